@@ -1,0 +1,205 @@
+//! Identifiers that clients carry: they name a slot and are signed, so that a forged one is refused before any look-up.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use subtle::ConstantTimeEq as _;
+
+use crate::keys::KeyRing;
+
+/// A share of all sessions; a node owns slots, not sessions. 0..4095.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u16);
+
+/// Counts the owners of a slot, from 1; 0 = no owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Epoch(pub u64);
+
+impl Slot {
+    /// Number of slots.
+    pub const COUNT: u16 = 4096;
+
+    /// A slot by number; `None` from 4096 on.
+    #[must_use]
+    pub fn new(number: u16) -> Option<Self> {
+        (number < Self::COUNT).then_some(Self(number))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Session id: `v1.<key id>.<slot>.<128 random bits>.<64-bit MAC>`. Only ids whose MAC was right exist as this type.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId {
+    text: String,
+    slot: Slot,
+}
+
+const SESSION_PURPOSE: &str = "session-id";
+const EVENT_PURPOSE: &str = "event-id";
+
+impl SessionId {
+    /// Makes an id in a slot from 16 random bytes.
+    #[must_use]
+    pub fn mint(keys: &KeyRing, slot: Slot, random: [u8; 16]) -> Self {
+        let key = keys.current();
+        let head = format!("v1.{key}.{:03x}.{}", slot.0, BASE64.encode(random));
+        let mac = keys.mac(key, SESSION_PURPOSE, head.as_bytes()).unwrap_or_default();
+        Self { text: format!("{head}.{}", BASE64.encode(mac.to_be_bytes())), slot }
+    }
+
+    /// Reads an id and checks its MAC; `None` if it was not made with a key of the ring.
+    #[must_use]
+    pub fn parse(keys: &KeyRing, text: &str) -> Option<Self> {
+        if text.len() > 96 {
+            return None;
+        }
+        let (head, mac) = text.rsplit_once('.')?;
+        let mut parts = head.split('.');
+        let (version, key, slot, random) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        if version != "v1" || parts.next().is_some() || slot.len() != 3 {
+            return None;
+        }
+        let expected = keys.mac(key, SESSION_PURPOSE, head.as_bytes())?.to_be_bytes();
+        let given: [u8; 8] = BASE64.decode(mac).ok()?.try_into().ok()?;
+        if !bool::from(expected.ct_eq(&given)) {
+            return None;
+        }
+        let _: [u8; 16] = BASE64.decode(random).ok()?.try_into().ok()?;
+        let slot = Slot::new(u16::from_str_radix(slot, 16).ok()?)?;
+        Some(Self { text: text.to_owned(), slot })
+    }
+
+    /// As clients carry it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The slot it lives in.
+    #[must_use]
+    pub const fn slot(&self) -> Slot {
+        self.slot
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Event id: `<stream>.<epoch>-<seq>.<32-bit MAC>`; the MAC covers the session too, so an id is worth nothing in another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId {
+    /// Stream within the session.
+    pub stream: u64,
+    /// Epoch the event was written in.
+    pub epoch: Epoch,
+    /// Place in the stream.
+    pub seq: u64,
+}
+
+impl EventId {
+    /// As clients carry it.
+    #[must_use]
+    pub fn sign(self, keys: &KeyRing, session: &SessionId) -> String {
+        let head = format!("{:x}.{:x}-{:x}", self.stream, self.epoch.0, self.seq);
+        let mac = Self::mac(keys, keys.current(), session, &head).unwrap_or_default();
+        format!("{head}.{mac:08x}")
+    }
+
+    /// Reads an id that was handed out in this session; `None` for any other.
+    #[must_use]
+    pub fn parse(keys: &KeyRing, session: &SessionId, text: &str) -> Option<Self> {
+        if text.len() > 80 {
+            return None;
+        }
+        let (head, mac) = text.rsplit_once('.')?;
+        let (stream, place) = head.split_once('.')?;
+        let (epoch, seq) = place.split_once('-')?;
+        let known = keys.names().any(|key| {
+            Self::mac(keys, key, session, head)
+                .is_some_and(|m| bool::from(format!("{m:08x}").as_bytes().ct_eq(mac.as_bytes())))
+        });
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        known.then_some(())?;
+        Some(Self { stream: number(stream)?, epoch: Epoch(number(epoch)?), seq: number(seq)? })
+    }
+
+    fn mac(keys: &KeyRing, key: &str, session: &SessionId, head: &str) -> Option<u32> {
+        let message = format!("{session}|{head}");
+        keys.mac(key, EVENT_PURPOSE, message.as_bytes()).map(|mac| (mac >> 32) as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> KeyRing {
+        KeyRing::single("k1", *b"0123456789abcdef0123456789abcdef")
+    }
+
+    fn id(slot: u16) -> SessionId {
+        SessionId::mint(&keys(), Slot::new(slot).unwrap(), *b"fedcba9876543210")
+    }
+
+    #[test]
+    fn ids_carry_their_slot_and_are_visible_ascii() {
+        for slot in [0, 1, 4095] {
+            let id = id(slot);
+            assert_eq!(SessionId::parse(&keys(), id.as_str()), Some(id.clone()));
+            assert_eq!(id.slot().number(), slot);
+            assert!(id.as_str().bytes().all(|c| (0x21..0x7f).contains(&c)));
+        }
+        assert_eq!(Slot::new(4096), None);
+    }
+
+    #[test]
+    fn any_changed_bit_is_refused() {
+        let good = id(77).as_str().to_owned();
+        for at in 0..good.len() {
+            for bit in 0..7 {
+                let mut bytes = good.clone().into_bytes();
+                bytes[at] ^= 1 << bit;
+                let Ok(text) = String::from_utf8(bytes) else { continue };
+                assert_eq!(SessionId::parse(&keys(), &text), None, "{text}");
+            }
+        }
+        assert_eq!(SessionId::parse(&KeyRing::single("k1", [9; 32]), &good), None);
+        assert_eq!(
+            SessionId::parse(&KeyRing::single("k2", *b"0123456789abcdef0123456789abcdef"), &good),
+            None
+        );
+    }
+
+    #[test]
+    fn event_ids_are_bound_to_their_session() {
+        let event = EventId { stream: 3, epoch: Epoch(1), seq: 255 };
+        let text = event.sign(&keys(), &id(5));
+        assert_eq!(EventId::parse(&keys(), &id(5), &text), Some(event));
+        assert_eq!(EventId::parse(&keys(), &id(6), &text), None);
+        assert_eq!(EventId::parse(&keys(), &id(5), &text.replace("3.", "4.")), None);
+        for junk in ["", ".", "..", "1.1-1", "1.1-1.00000000", "x.y-z.ffffffff"] {
+            assert_eq!(EventId::parse(&keys(), &id(5), junk), None, "{junk}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The ring of named keys that identifiers and sealed states are made with.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::Hasher;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+use siphasher::sip::SipHasher24;
+
+/// Named keys of 32 bytes: one signs, all are accepted. Rotation = add the new key everywhere, make it current, remove the old.
+#[derive(Clone)]
+pub struct KeyRing {
+    current: String,
+    keys: BTreeMap<String, [u8; 32]>,
+}
+
+/// Why a ring cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// `keys.current` names no key of the ring.
+    #[error("keys.current is {0:?}, which is not a key of keys.ring")]
+    NoCurrent(String),
+    /// A name that cannot stand in an identifier.
+    #[error("key name {0:?}: use 1 to 16 characters of [A-Za-z0-9]")]
+    Name(String),
+    /// A value that is not 32 bytes of base64, or is too simple.
+    #[error("key {0:?}: use 32 random bytes as base64, for example from `openssl rand -base64 32`")]
+    Value(String),
+}
+
+impl KeyRing {
+    /// A ring from configuration: name -> 32 bytes as base64.
+    ///
+    /// # Errors
+    /// [`KeyError`] naming the offending key.
+    pub fn new(current: &str, ring: &BTreeMap<String, String>) -> Result<Self, KeyError> {
+        let mut keys = BTreeMap::new();
+        for (name, value) in ring {
+            if name.is_empty() || name.len() > 16 || !name.bytes().all(|c| c.is_ascii_alphanumeric()) {
+                return Err(KeyError::Name(name.clone()));
+            }
+            let bytes: [u8; 32] = STANDARD
+                .decode(value.trim())
+                .ok()
+                .and_then(|v| v.try_into().ok())
+                .filter(|key: &[u8; 32]| distinct(key) >= 8)
+                .ok_or_else(|| KeyError::Value(name.clone()))?;
+            keys.insert(name.clone(), bytes);
+        }
+        if keys.contains_key(current) {
+            Ok(Self { current: current.to_owned(), keys })
+        } else {
+            Err(KeyError::NoCurrent(current.to_owned()))
+        }
+    }
+
+    /// A ring of one key.
+    #[must_use]
+    pub fn single(name: &str, key: [u8; 32]) -> Self {
+        Self { current: name.to_owned(), keys: BTreeMap::from([(name.to_owned(), key)]) }
+    }
+
+    /// Name of the key that signs.
+    #[must_use]
+    pub fn current(&self) -> &str {
+        &self.current
+    }
+
+    /// Names of all accepted keys.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+
+    /// A 64-bit MAC of `message` under the named key, for one purpose. `None` if there is no such key.
+    #[must_use]
+    pub fn mac(&self, key: &str, purpose: &str, message: &[u8]) -> Option<u64> {
+        let derived = self.derive(key, purpose)?;
+        let mut half = [0_u8; 16];
+        half.copy_from_slice(&derived[..16]);
+        let mut hasher = SipHasher24::new_with_key(&half);
+        hasher.write(message);
+        Some(hasher.finish())
+    }
+
+    /// A key for one purpose, derived from the named key. `None` if there is no such key.
+    #[must_use]
+    pub fn derive(&self, key: &str, purpose: &str) -> Option<[u8; 32]> {
+        let secret = self.keys.get(key)?;
+        // The key has a fixed length, so key and purpose cannot be confused.
+        Some(Sha256::new().chain_update(secret).chain_update(purpose.as_bytes()).finalize().into())
+    }
+}
+
+fn distinct(key: &[u8]) -> usize {
+    key.iter().collect::<std::collections::BTreeSet<_>>().len()
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyRing {{ current: {:?}, keys: {:?} }}", self.current, self.keys.keys())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weak_and_malformed_keys_are_refused() {
+        let ring = |value: &str| KeyRing::new("k1", &BTreeMap::from([("k1".to_owned(), value.to_owned())]));
+        assert!(ring("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").is_ok());
+        assert_eq!(ring("short").err(), Some(KeyError::Value("k1".into())));
+        assert_eq!(
+            ring("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").err(),
+            Some(KeyError::Value("k1".into()))
+        );
+        assert_eq!(KeyRing::new("k2", &BTreeMap::new()).err(), Some(KeyError::NoCurrent("k2".into())));
+    }
+
+    #[test]
+    fn debug_shows_names_only() {
+        assert_eq!(
+            format!("{:?}", KeyRing::single("k1", [7; 32])),
+            "KeyRing { current: \"k1\", keys: [\"k1\"] }"
+        );
+    }
+}

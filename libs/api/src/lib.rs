@@ -1,0 +1,75 @@
+//! What the services say to each other.
+//!
+//! Owns: the ports [`Registry`] and [`SessionHost`], their types, the gRPC adapters on both sides of each, the identifiers
+//! and the key ring they are made with, and the one error type with its table. Must not know: any implementation of a
+//! port, any runtime. Start reading at [`registry`] and [`session`].
+
+pub mod error;
+pub mod ids;
+pub mod keys;
+pub mod registry;
+pub mod session;
+pub mod wire;
+
+pub use error::{Code, Detail, Error};
+pub use ids::{Epoch, EventId, SessionId, Slot};
+pub use keys::KeyRing;
+pub use registry::Registry;
+pub use session::SessionHost;
+
+/// Messages and services generated from `proto/`. Stay inside the adapters.
+pub mod pb {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        clippy::wildcard_enum_match_arm,
+        clippy::allow_attributes_without_reason,
+        unused_qualifications,
+        reason = "generated"
+    )]
+
+    /// `trunkline.registry.v1`
+    pub mod registry {
+        /// Version 1.
+        pub mod v1 {
+            tonic::include_proto!("trunkline.registry.v1");
+        }
+        pub use self::v1::*;
+    }
+    /// `trunkline.session.v1`
+    pub mod session {
+        /// Version 1.
+        pub mod v1 {
+            tonic::include_proto!("trunkline.session.v1");
+        }
+        pub use self::v1::*;
+    }
+    /// `trunkline.mesh.v1`
+    pub mod mesh {
+        /// Version 1.
+        pub mod v1 {
+            tonic::include_proto!("trunkline.mesh.v1");
+        }
+        pub use self::v1::*;
+    }
+}
+
+use mcp::Revision;
+
+/// On whose behalf a request is made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Principal {
+    /// Stable within the issuer; empty = anonymous.
+    pub subject: String,
+    /// Who vouches for the subject.
+    pub issuer: String,
+    /// Tenant; empty where tenancy is not used.
+    pub tenant: String,
+}
+
+/// The revision a request context names, or the newest where it names none this build knows.
+pub(crate) fn revision_or_latest(text: &str) -> Revision {
+    Revision::parse(text).unwrap_or(Revision::LATEST)
+}

@@ -1,0 +1,124 @@
+//! The port of a session node: what a gateway asks of it.
+
+mod client;
+mod convert;
+mod server;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use mcp::{Era, Json};
+
+pub use self::client::SessionClient;
+pub use self::server::service;
+use crate::Principal;
+use crate::error::Error;
+
+/// Steps of an answer to a client. An `Err` item means that the node was lost before the ending.
+pub type Frames = BoxStream<'static, Result<Frame, Error>>;
+
+/// One message of a client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// As the client sent it; already known to be one JSON-RPC message.
+    pub message: Json,
+    /// Which kind of client.
+    pub era: Era,
+    /// Session id of an older client; `None` for `initialize` and for modern requests.
+    pub session: Option<String>,
+    /// The version header.
+    pub revision: Option<String>,
+    /// As the edge authenticated it.
+    pub principal: Principal,
+    /// Virtual server; empty = the whole mesh.
+    pub group: String,
+    /// The `Mcp-Param-*` headers, lower-case names, repeats kept.
+    pub param_headers: Vec<(String, Bytes)>,
+    /// Tells a repeated delivery.
+    pub request_key: String,
+}
+
+/// Opens or continues a server-to-client stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attach {
+    /// Session id.
+    pub session: String,
+    /// The version header.
+    pub revision: Option<String>,
+    /// As the edge authenticated it.
+    pub principal: Principal,
+    /// Where to continue; `None` = the session's own stream.
+    pub last_event_id: Option<String>,
+}
+
+/// Ends a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Close {
+    /// Session id.
+    pub session: String,
+    /// The version header.
+    pub revision: Option<String>,
+    /// As the edge authenticated it.
+    pub principal: Principal,
+}
+
+/// `Refused`, or `Accepted` and then either one `Answer`, or `Open`, events and the end of the stream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frame {
+    /// Taken on. Carries the session id to hand out with the answer to `initialize`.
+    Accepted {
+        /// `None` unless this answers `initialize`.
+        session: Option<String>,
+    },
+    /// Not taken on; nothing was executed.
+    Refused(Answer),
+    /// The whole answer.
+    Answer(Answer),
+    /// The answer is an event stream.
+    Open,
+    /// One event.
+    Event(Event),
+}
+
+/// A whole HTTP answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON body.
+    pub body: Option<Json>,
+    /// Retry-After, in seconds.
+    pub retry_after_s: Option<u32>,
+}
+
+impl Answer {
+    /// Status and body.
+    #[must_use]
+    pub const fn new(status: u16, body: Option<Json>) -> Self {
+        Self { status, body, retry_after_s: None }
+    }
+}
+
+/// One server-sent event.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Event {
+    /// SSE id, signed.
+    pub id: Option<String>,
+    /// A JSON-RPC message; `None` = an event without data.
+    pub message: Option<Json>,
+    /// SSE retry.
+    pub retry_ms: Option<u32>,
+}
+
+/// What a gateway asks of a session node.
+#[async_trait]
+pub trait SessionHost: Send + Sync + 'static {
+    /// Hands over one message. Dropping the frames is the client's disconnect.
+    async fn deliver(&self, delivery: Delivery) -> Result<Frames, Error>;
+
+    /// Opens or continues a stream.
+    async fn attach(&self, attach: Attach) -> Result<Frames, Error>;
+
+    /// Ends a session; the answer has no body.
+    async fn close(&self, close: Close) -> Result<Frames, Error>;
+}

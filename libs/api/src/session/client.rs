@@ -1,0 +1,41 @@
+//! The port over gRPC, gateway's side: a server stream per call.
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+
+use super::{Attach, Close, Delivery, Frames, SessionHost, convert};
+use crate::error::Error;
+use crate::pb::session as pb;
+use crate::pb::session::session_client::SessionClient as Client;
+use crate::wire::{MAX_MESSAGE, Wire};
+
+/// A session node at the other end of a [`Wire`].
+#[derive(Clone)]
+pub struct SessionClient(Client<Wire>);
+
+impl SessionClient {
+    /// Speaks through `wire`; opens nothing yet.
+    #[must_use]
+    pub fn new(wire: Wire) -> Self {
+        Self(Client::new(wire).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+    }
+}
+
+fn frames(response: tonic::Response<tonic::Streaming<pb::Frame>>) -> Frames {
+    response.into_inner().map(|item| convert::frame_from(item?)).boxed()
+}
+
+#[async_trait]
+impl SessionHost for SessionClient {
+    async fn deliver(&self, delivery: Delivery) -> Result<Frames, Error> {
+        Ok(frames(self.0.clone().deliver(convert::delivery_to(delivery)).await?))
+    }
+
+    async fn attach(&self, attach: Attach) -> Result<Frames, Error> {
+        Ok(frames(self.0.clone().attach(convert::attach_to(attach)).await?))
+    }
+
+    async fn close(&self, close: Close) -> Result<Frames, Error> {
+        Ok(frames(self.0.clone().close(convert::close_to(close)).await?))
+    }
+}

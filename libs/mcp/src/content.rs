@@ -1,0 +1,1 @@
+//! What a revision does not know, put into a form it does.

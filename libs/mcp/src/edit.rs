@@ -1,0 +1,239 @@
+//! The one editor of raw JSON objects: members are set or removed, every other byte stays as it was.
+
+use std::borrow::Cow;
+
+use crate::json::Json;
+use crate::scan::{self, Member};
+
+/// Collects changes to one object and writes the new text.
+///
+/// A name that occurs more than once is changed at each place it occurs.
+#[derive(Debug)]
+pub struct ObjectEditor<'a> {
+    source: &'a str,
+    members: Vec<(Member<'a>, Change<'a>)>,
+    added: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+#[derive(Debug, Clone)]
+enum Change<'a> {
+    Keep,
+    Remove,
+    Replace(Cow<'a, str>),
+}
+
+impl<'a> ObjectEditor<'a> {
+    /// Starts on an object in checked JSON text; anything else is treated as the empty object.
+    #[must_use]
+    pub fn new(source: &'a str) -> Self {
+        let source = if scan::is_object(source) { source } else { "{}" };
+        let members = scan::members(source).map(|m| (m, Change::Keep)).collect();
+        Self { source, members, added: Vec::new() }
+    }
+
+    /// The present value of a member, changes included.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        if let Some((_, value)) = self.added.iter().find(|(name, _)| name == key) {
+            return Some(value);
+        }
+        let (member, change) = self.members.iter().rev().find(|(m, _)| m.key == key)?;
+        match change {
+            Change::Keep => Some(member.value),
+            Change::Remove => None,
+            Change::Replace(value) => Some(value),
+        }
+    }
+
+    /// Sets a member to a raw JSON value, in its place if it exists, else at the end.
+    pub fn set(&mut self, key: impl Into<Cow<'a, str>>, raw: impl Into<Cow<'a, str>>) -> &mut Self {
+        let (key, raw) = (key.into(), raw.into());
+        let mut found = false;
+        for (member, change) in &mut self.members {
+            if member.key == key {
+                *change = Change::Replace(raw.clone());
+                found = true;
+            }
+        }
+        if !found {
+            self.added.retain(|(name, _)| *name != key);
+            self.added.push((key, raw));
+        }
+        self
+    }
+
+    /// Sets a member unless it is there already.
+    pub fn set_default(&mut self, key: impl Into<Cow<'a, str>>, raw: impl Into<Cow<'a, str>>) -> &mut Self {
+        let key = key.into();
+        if self.get(&key).is_none() {
+            self.set(key, raw);
+        }
+        self
+    }
+
+    /// Removes a member.
+    pub fn remove(&mut self, key: &str) -> &mut Self {
+        for (member, change) in &mut self.members {
+            if member.key == key {
+                *change = Change::Remove;
+            }
+        }
+        self.added.retain(|(name, _)| name != key);
+        self
+    }
+
+    /// Whether nothing would change.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.added.is_empty() && self.members.iter().all(|(_, c)| matches!(c, Change::Keep))
+    }
+
+    /// The new text.
+    #[must_use]
+    pub fn finish(&self) -> String {
+        let source = self.source;
+        if self.is_unchanged() {
+            return source.to_owned();
+        }
+        let open = source.find('{').unwrap_or(0);
+        let close = source.rfind('}').unwrap_or(source.len());
+        let extra: usize = self.added.iter().map(|(k, v)| k.len() + v.len() + 8).sum();
+        let mut out = String::with_capacity(source.len() + extra);
+        out.push_str(&source[..=open]);
+        let mut first = true;
+        for (member, change) in &self.members {
+            let (span, value) = (&member.span, &member.value_span);
+            match change {
+                Change::Remove => continue,
+                Change::Keep => {
+                    separate(&mut out, &mut first);
+                    out.push_str(&source[span.clone()]);
+                }
+                Change::Replace(raw) => {
+                    separate(&mut out, &mut first);
+                    out.push_str(&source[span.start..value.start]);
+                    out.push_str(raw);
+                    out.push_str(&source[value.end..span.end]);
+                }
+            }
+        }
+        for (key, raw) in &self.added {
+            separate(&mut out, &mut first);
+            out.push_str(&quote(key));
+            out.push(':');
+            out.push_str(raw);
+        }
+        out.push_str(&source[close..]);
+        out
+    }
+
+    /// The new text as [`Json`].
+    #[must_use]
+    pub fn finish_json(&self) -> Json {
+        Json::trusted(self.finish())
+    }
+}
+
+fn separate(out: &mut String, first: &mut bool) {
+    if !std::mem::take(first) {
+        out.push(',');
+    }
+}
+
+/// Text as a JSON string, quotes included.
+#[must_use]
+pub fn quote(text: &str) -> String {
+    Json::of(text).as_str().to_owned()
+}
+
+/// Builds an object from raw values, in the order given.
+#[must_use]
+pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, Cow<'a, str>)>) -> Json {
+    let mut editor = ObjectEditor::new("{}");
+    for (key, raw) in members {
+        editor.set(key, raw);
+    }
+    editor.finish_json()
+}
+
+/// Sets members of the object at `key` inside `source`, making it if it is missing or not an object.
+#[must_use]
+pub fn set_inside(source: &str, key: &str, inner: &[(&str, &str)]) -> String {
+    let current = scan::member(source, key).unwrap_or("{}");
+    let mut editor = ObjectEditor::new(current);
+    for (name, raw) in inner {
+        editor.set(*name, *raw);
+    }
+    let value = editor.finish();
+    ObjectEditor::new(source).set(key, value).finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn edited(source: &str, f: impl FnOnce(&mut ObjectEditor<'_>)) -> String {
+        let mut editor = ObjectEditor::new(source);
+        f(&mut editor);
+        editor.finish()
+    }
+
+    #[test]
+    fn every_other_byte_stays() {
+        let source = "{ \"n\" : 1.0 , \"big\":1e400,\"-0\": -0 , \"dup\":{\"a\":1,\"a\":2} }";
+        assert_eq!(edited(source, |_| {}), source);
+        assert_eq!(
+            edited(source, |e| {
+                e.set("n", "2");
+            }),
+            source.replace("1.0", "2")
+        );
+        assert_eq!(
+            edited(source, |e| {
+                e.set("new", "true");
+            }),
+            "{ \"n\" : 1.0 , \"big\":1e400,\"-0\": -0 , \"dup\":{\"a\":1,\"a\":2} ,\"new\":true}"
+        );
+        assert_eq!(
+            edited(source, |e| {
+                e.remove("n");
+            }),
+            "{ \"big\":1e400,\"-0\": -0 , \"dup\":{\"a\":1,\"a\":2} }"
+        );
+    }
+
+    #[test]
+    fn all_members_may_go_and_come() {
+        assert_eq!(
+            edited("{\"a\":1,\"b\":2}", |e| {
+                e.remove("a").remove("b");
+            }),
+            "{}"
+        );
+        assert_eq!(
+            edited("{}", |e| {
+                e.set("a", "1").set("a", "2").set_default("a", "3");
+            }),
+            "{\"a\":2}"
+        );
+        assert_eq!(
+            set_inside("{\"_meta\":{\"x\":1}}", "_meta", &[("y", "2")]),
+            "{\"_meta\":{\"x\":1,\"y\":2}}"
+        );
+        assert_eq!(set_inside("{}", "_meta", &[("y", "2")]), "{\"_meta\":{\"y\":2}}");
+    }
+
+    proptest! {
+        #[test]
+        fn setting_then_removing_restores(keys in proptest::collection::btree_map("[a-z]{1,3}", "[0-9]{1,3}", 0..5)) {
+            let body: Vec<String> = keys.iter().map(|(k, v)| format!(" \"{k}\" :1{v}")).collect();
+            let source = format!("{{{}}}", body.join(","));
+            let added = edited(&source, |e| { e.set("NEW", "null"); });
+            prop_assert_eq!(scan::member(&added, "NEW"), Some("null"));
+            let back = edited(&added, |e| { e.remove("NEW"); });
+            prop_assert_eq!(back, source);
+        }
+    }
+}

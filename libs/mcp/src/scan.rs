@@ -1,0 +1,520 @@
+//! One pass over JSON text: grammar (RFC 8259), limits, and the members of an object.
+//!
+//! Everything that decides on a message reads it through this module, and the exact bytes that were checked are the bytes
+//! that are forwarded, so no second parser can see another message.
+
+use std::borrow::Cow;
+
+/// Bounds on one JSON text.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Nesting of arrays and objects.
+    pub depth: usize,
+    /// Number of values of any kind.
+    pub values: usize,
+    /// Bytes of a member's name, as written.
+    pub key: usize,
+    /// Bytes of a string, as written.
+    pub string: usize,
+    /// Characters of a number.
+    pub number: usize,
+}
+
+impl Limits {
+    /// What is accepted from a client or a registry.
+    pub const MESSAGE: Self = Self { depth: 64, values: 100_000, key: 1024, string: 1 << 20, number: 64 };
+
+    /// What is accepted as a result: the same, but a string may fill the message (binary resources are base64 text).
+    pub const RESULT: Self = Self { depth: 64, values: 100_000, key: 1024, string: 8 << 20, number: 64 };
+}
+
+/// Why a text is not acceptable JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ScanError {
+    /// Not JSON: grammar, encoding, or an escaped half of a surrogate pair.
+    #[error("not JSON at byte {0}")]
+    Syntax(usize),
+    /// JSON, but beyond one of the [`Limits`].
+    #[error("a JSON limit is exceeded at byte {0}")]
+    Limit(usize),
+}
+
+/// Checks that `bytes` is exactly one JSON value within the limits.
+///
+/// # Errors
+/// [`ScanError`] with the offset of the first offence.
+pub fn check<'a>(bytes: &'a [u8], limits: &Limits) -> Result<&'a str, ScanError> {
+    let text = std::str::from_utf8(bytes).map_err(|e| ScanError::Syntax(e.valid_up_to()))?;
+    let mut checker = Checker { bytes, at: 0, values: 0, limits };
+    checker.space();
+    checker.value(0)?;
+    checker.space();
+    if checker.at == bytes.len() { Ok(text) } else { Err(ScanError::Syntax(checker.at)) }
+}
+
+struct Checker<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    values: usize,
+    limits: &'a Limits,
+}
+
+impl Checker<'_> {
+    fn peek(&self) -> u8 {
+        self.bytes.get(self.at).copied().unwrap_or(0)
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), b' ' | b'\t' | b'\n' | b'\r') {
+            self.at += 1;
+        }
+    }
+
+    fn syntax<T>(&self) -> Result<T, ScanError> {
+        Err(ScanError::Syntax(self.at))
+    }
+
+    fn value(&mut self, depth: usize) -> Result<(), ScanError> {
+        self.values += 1;
+        if self.values > self.limits.values {
+            return Err(ScanError::Limit(self.at));
+        }
+        match self.peek() {
+            b'{' => self.object(depth + 1),
+            b'[' => self.array(depth + 1),
+            b'"' => self.string(self.limits.string),
+            b't' => self.word(b"true"),
+            b'f' => self.word(b"false"),
+            b'n' => self.word(b"null"),
+            _ => self.number(),
+        }
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), ScanError> {
+        if self.bytes[self.at..].starts_with(word) {
+            self.at += word.len();
+            Ok(())
+        } else {
+            self.syntax()
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Result<(), ScanError> {
+        self.open(depth)?;
+        if self.peek() == b'}' {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.space();
+            if self.peek() != b'"' {
+                return self.syntax();
+            }
+            self.string(self.limits.key)?;
+            self.space();
+            if self.peek() != b':' {
+                return self.syntax();
+            }
+            self.at += 1;
+            self.space();
+            self.value(depth)?;
+            if !self.next_or_close(b'}')? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Result<(), ScanError> {
+        self.open(depth)?;
+        if self.peek() == b']' {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.space();
+            self.value(depth)?;
+            if !self.next_or_close(b']')? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn open(&mut self, depth: usize) -> Result<(), ScanError> {
+        if depth > self.limits.depth {
+            return Err(ScanError::Limit(self.at));
+        }
+        self.at += 1;
+        self.space();
+        Ok(())
+    }
+
+    /// True after a comma, false after the closing bracket.
+    fn next_or_close(&mut self, close: u8) -> Result<bool, ScanError> {
+        self.space();
+        let found = self.peek();
+        if found != b',' && found != close {
+            return self.syntax();
+        }
+        self.at += 1;
+        Ok(found == b',')
+    }
+
+    fn string(&mut self, limit: usize) -> Result<(), ScanError> {
+        let start = self.at;
+        self.at += 1;
+        loop {
+            match self.bytes.get(self.at) {
+                None => return self.syntax(),
+                Some(b'"') => break,
+                Some(b'\\') => self.escape()?,
+                Some(c) if *c < 0x20 => return self.syntax(),
+                Some(_) => self.at += 1,
+            }
+        }
+        self.at += 1;
+        if self.at - start - 2 > limit { Err(ScanError::Limit(start)) } else { Ok(()) }
+    }
+
+    fn escape(&mut self) -> Result<(), ScanError> {
+        match self.bytes.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.at += 2;
+                Ok(())
+            }
+            Some(b'u') => {
+                let first = self.hex4(self.at + 2)?;
+                self.at += 6;
+                if (0xDC00..0xE000).contains(&first) {
+                    return self.syntax();
+                }
+                if (0xD800..0xDC00).contains(&first) {
+                    if !self.bytes[self.at..].starts_with(b"\\u") {
+                        return self.syntax();
+                    }
+                    let second = self.hex4(self.at + 2)?;
+                    if !(0xDC00..0xE000).contains(&second) {
+                        return self.syntax();
+                    }
+                    self.at += 6;
+                }
+                Ok(())
+            }
+            _ => self.syntax(),
+        }
+    }
+
+    fn hex4(&self, at: usize) -> Result<u32, ScanError> {
+        let digits = self.bytes.get(at..at + 4).ok_or(ScanError::Syntax(at))?;
+        digits.iter().try_fold(0_u32, |sum, c| {
+            let digit = char::from(*c).to_digit(16).ok_or(ScanError::Syntax(at))?;
+            Ok(sum * 16 + digit)
+        })
+    }
+
+    fn digits(&mut self) -> Result<(), ScanError> {
+        if !self.peek().is_ascii_digit() {
+            return self.syntax();
+        }
+        while self.peek().is_ascii_digit() {
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), ScanError> {
+        let start = self.at;
+        if self.peek() == b'-' {
+            self.at += 1;
+        }
+        if self.peek() == b'0' {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == b'.' {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), b'e' | b'E') {
+            self.at += 1;
+            if matches!(self.peek(), b'+' | b'-') {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        if self.at - start > self.limits.number { Err(ScanError::Limit(start)) } else { Ok(()) }
+    }
+}
+
+/// One member of an object in checked JSON text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// The name with escapes resolved.
+    pub key: Cow<'a, str>,
+    /// The value as written, without surrounding white space.
+    pub value: &'a str,
+    /// Where the member's text stands, white space up to the neighbouring comma or bracket included.
+    pub span: std::ops::Range<usize>,
+    /// Where the value stands.
+    pub value_span: std::ops::Range<usize>,
+}
+
+/// The members of an object, in order. Empty for any other value.
+///
+/// `text` must have passed [`check`]; on other text the iterator ends early, without panicking.
+pub fn members(text: &str) -> Members<'_> {
+    let start = text.len() - text.trim_ascii_start().len();
+    let open = text.as_bytes().get(start) == Some(&b'{');
+    Members { text, at: if open { start + 1 } else { text.len() } }
+}
+
+/// See [`members`].
+#[derive(Debug, Clone)]
+pub struct Members<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = Member<'a>;
+
+    fn next(&mut self) -> Option<Member<'a>> {
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        let key_at = skip_space(bytes, start);
+        if bytes.get(key_at) != Some(&b'"') {
+            self.at = bytes.len();
+            return None;
+        }
+        let key_end = skip_value(bytes, key_at);
+        let colon = skip_space(bytes, key_end);
+        let value_at = skip_space(bytes, colon + 1);
+        let value_end = skip_value(bytes, value_at);
+        let end = skip_space(bytes, value_end);
+        self.at = if bytes.get(end) == Some(&b',') { end + 1 } else { bytes.len() };
+        Some(Member {
+            key: string(self.text.get(key_at..key_end)?)?,
+            value: self.text.get(value_at..value_end)?,
+            span: start..end,
+            value_span: value_at..value_end,
+        })
+    }
+}
+
+/// The elements of an array, as written. Empty for any other value. `text` must have passed [`check`].
+pub fn elements(text: &str) -> impl Iterator<Item = &str> {
+    let bytes = text.as_bytes();
+    let open = skip_space(bytes, 0);
+    let mut at = if bytes.get(open) == Some(&b'[') { open + 1 } else { bytes.len() };
+    std::iter::from_fn(move || {
+        let start = skip_space(bytes, at);
+        if start >= bytes.len() || bytes[start] == b']' {
+            return None;
+        }
+        let end = skip_value(bytes, start);
+        let after = skip_space(bytes, end);
+        at = if bytes.get(after) == Some(&b',') { after + 1 } else { bytes.len() };
+        text.get(start..end)
+    })
+}
+
+/// The value of the last member with this name (the one every other parser would see), if `text` is an object that has it.
+#[must_use]
+pub fn member<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    members(text).filter(|m| m.key == key).last().map(|m| m.value)
+}
+
+/// Follows names from object to object.
+#[must_use]
+pub fn path<'a>(text: &'a str, keys: &[&str]) -> Option<&'a str> {
+    keys.iter().try_fold(text, |value, key| member(value, key))
+}
+
+/// The content of a JSON string, escapes resolved; `None` if `raw` is not a string.
+#[must_use]
+pub fn string(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.trim_ascii().strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') {
+        serde_json::from_str::<String>(raw).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(inner))
+    }
+}
+
+/// Whether a value is an object.
+#[must_use]
+pub fn is_object(raw: &str) -> bool {
+    raw.trim_ascii_start().starts_with('{')
+}
+
+fn skip_space(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        at += 1;
+    }
+    at
+}
+
+/// End of the value that starts at `at`, in checked text.
+fn skip_value(bytes: &[u8], at: usize) -> usize {
+    match bytes.get(at) {
+        Some(b'"') => skip_string(bytes, at),
+        Some(b'{' | b'[') => {
+            let mut depth = 0_usize;
+            let mut i = at;
+            while i < bytes.len() {
+                match bytes[i] {
+                    b'"' => {
+                        i = skip_string(bytes, i);
+                        continue;
+                    }
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => {
+                        depth -= 1;
+                        if depth == 0 {
+                            return i + 1;
+                        }
+                    }
+                    _ => {}
+                }
+                i += 1;
+            }
+            bytes.len()
+        }
+        _ => {
+            let mut i = at;
+            while i < bytes.len() && !matches!(bytes[i], b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r') {
+                i += 1;
+            }
+            i
+        }
+    }
+}
+
+fn skip_string(bytes: &[u8], at: usize) -> usize {
+    let mut i = at + 1;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'"' => return i + 1,
+            b'\\' => i += 2,
+            _ => i += 1,
+        }
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ok(text: &str) -> bool {
+        check(text.as_bytes(), &Limits::MESSAGE).is_ok()
+    }
+
+    #[test]
+    fn grammar_table() {
+        for good in [
+            "0",
+            "-0",
+            "1.0",
+            "1e400",
+            "-1.5E-3",
+            "9223372036854775808",
+            "\"\"",
+            "\"\\ud83d\\ude00\"",
+            "null",
+            " true\n",
+            "[]",
+            "[ ]",
+            "[1,[2]]",
+            "{}",
+            "{\"a\":1,\"a\":2}",
+            "{ \"a\" : [ ] }",
+        ] {
+            assert!(ok(good), "{good}");
+        }
+        for bad in [
+            "",
+            " ",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "-",
+            "tru",
+            "nul",
+            "\"",
+            "\"\\x\"",
+            "\"\\ud83d\"",
+            "\"\\ude00\"",
+            "\"\\ud83dx\"",
+            "\"\\ud83d\\u0041\"",
+            "\"\t\"",
+            "[1,]",
+            "[1 2]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{a:1}",
+            "{\"a\":1,}",
+            "1 2",
+            "\u{feff}1",
+            "NaN",
+            "'a'",
+            "{}}",
+            "[",
+        ] {
+            assert!(matches!(check(bad.as_bytes(), &Limits::MESSAGE), Err(ScanError::Syntax(_))), "{bad}");
+        }
+        assert_eq!(check(b"\"\xc0\xaf\"", &Limits::MESSAGE), Err(ScanError::Syntax(1)));
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        let limits = Limits { depth: 2, values: 4, key: 2, string: 3, number: 3 };
+        let verdict = |text: &'static str| check(text.as_bytes(), &limits);
+        assert!(verdict("[[1]]").is_ok());
+        assert_eq!(verdict("[[[1]]]"), Err(ScanError::Limit(2)));
+        assert!(verdict("[1,2,3]").is_ok());
+        assert_eq!(verdict("[1,2,3,4]"), Err(ScanError::Limit(7)));
+        assert_eq!(verdict("{\"abc\":1}"), Err(ScanError::Limit(1)));
+        assert_eq!(verdict("\"abcd\""), Err(ScanError::Limit(0)));
+        assert_eq!(verdict("1234"), Err(ScanError::Limit(0)));
+    }
+
+    #[test]
+    fn members_keep_spans_and_resolve_names() {
+        let text = r#" { "m\u0065thod" : "x" ,"params":{"a":[1,"]"]} } "#;
+        let found: Vec<_> = members(text).collect();
+        assert_eq!(found[0].key, "method");
+        assert_eq!(found[0].value, "\"x\"");
+        assert_eq!(&text[found[0].span.clone()], r#" "m\u0065thod" : "x" "#);
+        assert_eq!(found[1].value, r#"{"a":[1,"]"]}"#);
+        assert_eq!(found.len(), 2);
+        assert_eq!(
+            elements(r#"[1, "a,b" ,{"c":[2]}]"#).collect::<Vec<_>>(),
+            ["1", "\"a,b\"", r#"{"c":[2]}"#]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_serde_json(text in r#"[\{\}\[\]",:0-9eE+\-.truefalsn \\u]{0,24}"#) {
+            let theirs = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+            // serde_json does not look for halves of surrogate pairs in values it ignores.
+            if !text.contains("\\u") {
+                prop_assert_eq!(ok(&text), theirs, "{}", text);
+            }
+        }
+
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(text) = check(&bytes, &Limits::MESSAGE) {
+                for m in members(text) {
+                    prop_assert!(check(m.value.as_bytes(), &Limits::MESSAGE).is_ok());
+                }
+            }
+        }
+    }
+}
