@@ -1,0 +1,1 @@
+//! The kit a registry is written with.

@@ -1,0 +1,1 @@
+//! The built-in tools as a registry.
