@@ -1,0 +1,112 @@
+//! Stopping: a request to drain, and the end of the patience for it.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Tells one role to stop. Held by whoever started the role; dropping it lets the role run on.
+#[derive(Debug)]
+pub struct Trigger {
+    draining: CancellationToken,
+    expired: CancellationToken,
+}
+
+/// What a role watches. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    draining: CancellationToken,
+    expired: CancellationToken,
+}
+
+/// A trigger and what it acts on.
+#[must_use]
+pub fn pair() -> (Trigger, Shutdown) {
+    let (draining, expired) = (CancellationToken::new(), CancellationToken::new());
+    (Trigger { draining: draining.clone(), expired: expired.clone() }, Shutdown { draining, expired })
+}
+
+impl Trigger {
+    /// Asks the role to take nothing new and to finish what it has.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Says that the grace period is over: whatever is still open is dropped.
+    pub fn expire(&self) {
+        self.draining.cancel();
+        self.expired.cancel();
+    }
+}
+
+impl Shutdown {
+    /// One that never comes.
+    #[must_use]
+    pub fn never() -> Self {
+        Self { draining: CancellationToken::new(), expired: CancellationToken::new() }
+    }
+
+    /// Waits until draining was asked for. Safe to use in `select!`.
+    pub async fn requested(&self) {
+        self.draining.cancelled().await;
+    }
+
+    /// Waits until the grace period is over. Safe to use in `select!`.
+    pub async fn expired(&self) {
+        self.expired.cancelled().await;
+    }
+
+    /// Whether draining was asked for.
+    #[must_use]
+    pub fn is_requested(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+}
+
+/// The process' stop signals, SIGTERM and SIGINT.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes the signals over from their default action. Needs a runtime.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn install() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one and names it. Safe to use in `select!`.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn draining_comes_before_the_end_of_patience() {
+        let (trigger, shutdown) = pair();
+        assert!(!shutdown.is_requested());
+        trigger.drain();
+        shutdown.requested().await;
+        assert!(!shutdown.expired.is_cancelled());
+        trigger.expire();
+        shutdown.expired().await;
+    }
+
+    #[test]
+    fn dropping_the_trigger_stops_nothing() {
+        let (trigger, shutdown) = pair();
+        drop(trigger);
+        assert!(!shutdown.is_requested());
+    }
+}

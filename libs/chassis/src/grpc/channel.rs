@@ -1,0 +1,162 @@
+//! Dialling: a channel that connects when it is first used and comes back by itself.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+use tower::Service;
+
+use crate::clock;
+use crate::telemetry::propagate::Inject;
+
+/// A channel whose requests carry the trace.
+pub type Traced = Inject<Channel>;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// An address that cannot be dialled.
+#[derive(Debug, thiserror::Error)]
+#[error("{address:?} is not an address; use HOST:PORT")]
+pub struct AddressError {
+    address: String,
+}
+
+/// A channel to `address` (HOST:PORT). Opens nothing yet: the first request connects, and so does the first one after the
+/// connection was lost. While the peer cannot be reached, requests fail at once instead of dialling again, for a pause that
+/// grows from 20 ms to half a second.
+///
+/// # Errors
+/// [`AddressError`] for anything but HOST:PORT.
+pub fn dial(address: &str) -> Result<Traced, AddressError> {
+    let refused = || AddressError { address: address.to_owned() };
+    let authority: http::uri::Authority = address.parse().map_err(|_invalid| refused())?;
+    if authority.port_u16().is_none() || authority.as_str().contains('@') {
+        return Err(refused());
+    }
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
+        .map_err(|_invalid| refused())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let channel = endpoint
+        .connect_with_connector_lazy(Patient { address: authority.to_string(), pause: Arc::default() });
+    Ok(Inject::new(channel))
+}
+
+/// Connects, and after a failure lets a pause pass before it tries again.
+#[derive(Clone)]
+struct Patient {
+    address: String,
+    pause: Arc<Mutex<Pause>>,
+}
+
+#[derive(Default)]
+struct Pause {
+    length: Duration,
+    until: Option<Instant>,
+}
+
+impl Pause {
+    fn left(&self, now: Instant) -> Option<Duration> {
+        self.until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// Grows to twice its length; the time waited is between half of it and all of it, so that many callers spread out.
+    fn grow(&mut self, now: Instant, draw: u8) {
+        self.length = (self.length * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.until = Some(now + self.length / 2 + self.length / 2 * u32::from(draw) / 255);
+    }
+}
+
+impl Service<Uri> for Patient {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _target: Uri) -> Self::Future {
+        let Self { address, pause } = self.clone();
+        Box::pin(async move {
+            if let Some(left) = lock(&pause).left(Instant::now()) {
+                let text = format!("{address} could not be reached; next try in {} ms", left.as_millis());
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, text));
+            }
+            match connect(&address).await {
+                Ok(stream) => {
+                    *lock(&pause) = Pause::default();
+                    Ok(TokioIo::new(stream))
+                }
+                Err(error) => {
+                    let [draw] = clock::random::<1>().unwrap_or([255]);
+                    lock(&pause).grow(Instant::now(), draw);
+                    Err(io::Error::new(error.kind(), format!("cannot reach {address}: {error}")))
+                }
+            }
+        })
+    }
+}
+
+fn lock(pause: &Mutex<Pause>) -> std::sync::MutexGuard<'_, Pause> {
+    pause.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_host_and_port_is_an_address() {
+        for good in ["127.0.0.1:7101", "session-1.mesh.svc:7101", "[::1]:7101"] {
+            // A channel needs a runtime to be made.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _entered = runtime.enter();
+            assert!(dial(good).is_ok(), "{good}");
+        }
+        for bad in ["", "127.0.0.1", "http://127.0.0.1:7101", "me@host:1", "a b:1", "host:port"] {
+            assert!(dial(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_pause_doubles_up_to_its_bound_and_ends() {
+        let now = Instant::now();
+        let mut pause = Pause::default();
+        assert_eq!(pause.left(now), None);
+        let lengths: Vec<u128> = (0..7)
+            .map(|_| {
+                pause.grow(now, 255);
+                pause.left(now).unwrap().as_millis()
+            })
+            .collect();
+        assert_eq!(lengths, [20, 40, 80, 160, 320, 500, 500]);
+        assert_eq!(pause.left(now + LONGEST_PAUSE), None);
+        pause.grow(now, 0);
+        assert_eq!(pause.left(now).unwrap().as_millis(), 250);
+    }
+}

@@ -1,0 +1,15 @@
+//! How any of the processes starts, is configured, serves, traces and stops.
+//!
+//! Owns: the configuration loader, telemetry and trace propagation, tasks, clocks and randomness, shutdown, gRPC servers
+//! and channels. Must not know: MCP, or any type of the domain. Start reading at [`serve`].
+//!
+//! Deliberately absent: globals. Configuration, shutdown and clocks are handed in, so that two meshes fit in one process.
+
+pub mod clock;
+pub mod config;
+pub mod drain;
+pub mod entry;
+pub mod grpc;
+pub mod serve;
+pub mod task;
+pub mod telemetry;

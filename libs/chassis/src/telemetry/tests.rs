@@ -1,0 +1,115 @@
+use std::sync::{Arc, Mutex};
+
+use http::HeaderMap;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{SpanData, SpanExporter as Exporter};
+use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
+use tracing::Instrument as _;
+
+use super::*;
+
+/// Keeps what is exported as (service, span).
+#[derive(Debug, Clone, Default)]
+struct Kept {
+    service: String,
+    spans: Arc<Mutex<Vec<(String, SpanData)>>>,
+}
+
+impl Exporter for Kept {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.spans.lock().unwrap().extend(batch.into_iter().map(|span| (self.service.clone(), span)));
+        Ok(())
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.service = resource.get(&"service.name".into()).unwrap().to_string();
+    }
+}
+
+fn recorded(roles: &[&'static str], act: impl FnOnce()) -> Vec<(String, SpanData)> {
+    let kept = Kept::default();
+    let exporters = roles.iter().map(|role| (*role, kept.clone())).collect();
+    let provider =
+        SdkTracerProvider::builder().with_simple_exporter(ByRole::new(exporters, roles[0], "test")).build();
+    let subscriber = tracing_subscriber::registry().with(span_layer(&provider));
+    tracing::subscriber::with_default(subscriber, act);
+    provider.shutdown().unwrap();
+    let mut spans = kept.spans.lock().unwrap().clone();
+    spans.sort_by_key(|(_, span)| span.start_time);
+    spans
+}
+
+#[test]
+fn roles_of_one_process_are_services_of_their_own_in_one_trace() {
+    let spans = recorded(&["gateway", "session"], || {
+        hop("gateway", Side::Server, "tools/call echo").in_scope(|| {
+            tracing::info_span!("nameless")
+                .in_scope(|| hop("session", Side::Internal, "deliver").in_scope(|| ()));
+        });
+    });
+    let seen: Vec<_> = spans.iter().map(|(service, span)| (service.as_str(), span.name.as_ref())).collect();
+    assert_eq!(
+        seen,
+        [
+            ("trunkline-gateway", "tools/call echo"),
+            ("trunkline-gateway", "nameless"),
+            ("trunkline-session", "deliver")
+        ]
+    );
+    for pair in spans.windows(2) {
+        assert_eq!(pair[1].1.parent_span_id, pair[0].1.span_context.span_id());
+        assert_eq!(pair[1].1.span_context.trace_id(), pair[0].1.span_context.trace_id());
+    }
+}
+
+#[test]
+fn a_trace_goes_on_across_processes() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let spans = recorded(&["gateway", "session"], || {
+        let handler = service_fn(|request: http::Request<()>| async move {
+            async {}.instrument(hop("session", Side::Internal, "deliver")).await;
+            Ok::<_, std::convert::Infallible>(request.headers().clone())
+        });
+        let mut wire = propagate::Inject::new(propagate::Extract.layer(handler));
+        let headers: HeaderMap = runtime.block_on(
+            async {
+                // A new task has no current span, as a new process has none.
+                wire.ready().await.unwrap().call(http::Request::new(())).await.unwrap()
+            }
+            .instrument(hop("gateway", Side::Server, "tools/call echo")),
+        );
+        assert!(headers.contains_key("traceparent"));
+        assert!(!headers.contains_key("tracestate"));
+    });
+    assert_eq!(spans.len(), 2);
+    assert_eq!(spans[1].1.parent_span_id, spans[0].1.span_context.span_id());
+    assert!(spans[1].1.parent_span_is_remote, "the parent came by the header");
+}
+
+#[test]
+fn a_failed_hop_says_what_kind_of_failure_it_was() {
+    let spans = recorded(&["session"], || {
+        failed(&hop("session", Side::Internal, "deliver"), "timeout", "no answer in 1 s")
+    });
+    let (_, span) = &spans[0];
+    assert_eq!(span.status, opentelemetry::trace::Status::error("no answer in 1 s"));
+    assert!(span.attributes.contains(&opentelemetry::KeyValue::new("error.type", "timeout")));
+}
+
+#[test]
+fn spans_have_a_trace_id_even_when_nothing_is_recorded() {
+    let (provider, runtime) = provider(&["gateway"], &Config::default()).unwrap();
+    assert!(runtime.is_none());
+    let subscriber = tracing_subscriber::registry().with(span_layer(&provider));
+    tracing::subscriber::with_default(subscriber, || {
+        assert_eq!(trace_id(&hop("gateway", Side::Server, "ping")).map(|id| id.len()), Some(32));
+    });
+}
+
+#[test]
+fn wrong_settings_are_named() {
+    let wrong = |config: Config| check(&config).unwrap_err().to_string();
+    assert!(wrong(Config { log: "loud".into(), ..Config::default() }).starts_with("telemetry.log: "));
+    assert!(wrong(Config { sample: 2.0, ..Config::default() }).starts_with("telemetry.sample: 2"));
+}
