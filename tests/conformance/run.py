@@ -13,7 +13,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
 
+import modern as _modern  # noqa: E402, F401
+import older as _older  # noqa: E402, F401
+import rounds as _rounds  # noqa: E402, F401
 import tools  # noqa: E402
+import twin  # noqa: E402
 from mesh import Mesh, exit_on_signals, shares  # noqa: E402
 
 LEAST_SHARE = 0.4
@@ -123,6 +127,10 @@ def main(binaries: Path) -> int:
             for revision in SCORED:
                 results = work / "results" / topology / revision
                 judge(results, revision, topology, suite(url, revision, results), tally)
+            for name, failure in twin.run(url):
+                tally.check(failure is None, f"{topology} {name}")
+                if failure is not None:
+                    print("  " + failure.replace("\n", "\n  "))
 
         with Mesh(binaries, work / "up") as mesh:
             run("up", mesh.up([mesh.fixtures()]))
