@@ -11,7 +11,7 @@ use crate::scan;
 const KEYWORD: &str = "x-mcp-header";
 
 /// Keywords with subschemas that a chain of `properties` does not reach: one, or an array of them.
-const SUBSCHEMAS: [&str; 17] = [
+const SUBSCHEMAS: [&str; 16] = [
     "items",
     "additionalItems",
     "prefixItems",
@@ -28,7 +28,6 @@ const SUBSCHEMAS: [&str; 17] = [
     "if",
     "then",
     "else",
-    "extends",
 ];
 
 /// The same, with a name for each subschema.
@@ -250,7 +249,8 @@ enum Number {
 }
 
 impl Number {
-    const LARGEST: u64 = (1 << 53) - 1;
+    const LARGEST: i64 = (1 << 53) - 1;
+    const LARGEST_POWER: i64 = 1_000_000;
 
     /// Reads JSON's grammar of numbers; `None` for other text.
     fn read(text: &str) -> Option<Self> {
@@ -275,13 +275,214 @@ impl Number {
                 if !is_digits(digits) {
                     return None;
                 }
-                let size = digits.parse().unwrap_or(i64::from(i32::MAX));
+                let size =
+                    digits.parse().map_or(Self::LARGEST_POWER, |size: i64| size.min(Self::LARGEST_POWER));
                 if text.starts_with('-') { -size } else { size }
             }
         };
         let digits = format!("{whole}{}", fraction.unwrap_or(""));
         let significant = digits.trim_end_matches('0');
-        let dropped = digits.len() - significant.len() + power_of(power) - fraction_len(fraction);
-        None.or(Some(Self::of(negative, significant.trim_start_matches('0'), dropped)))
+        let power = power + (digits.len() - significant.len()) as i64 - fraction.map_or(0, str::len) as i64;
+        Some(Self::of(negative, significant.trim_start_matches('0'), power))
+    }
+
+    /// `digits` times ten to the `power`; `digits` neither starts nor ends with a zero.
+    fn of(negative: bool, digits: &str, power: i64) -> Self {
+        if digits.is_empty() {
+            return Self::Integer(0);
+        }
+        let Ok(power) = usize::try_from(power) else {
+            return Self::Fraction;
+        };
+        // 2^53 has sixteen digits.
+        if digits.len() + power > 16 {
+            return Self::Unsafe;
+        }
+        match format!("{digits}{}", "0".repeat(power)).parse::<i64>() {
+            Ok(size) if size <= Self::LARGEST => Self::Integer(if negative { -size } else { size }),
+            _ => Self::Unsafe,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn param(header: &str, path: &[&str], kind: ParamKind) -> ParamHeader {
+        ParamHeader { header: header.into(), path: path.iter().map(|p| (*p).to_owned()).collect(), kind }
+    }
+
+    #[test]
+    fn headers_are_found_at_any_depth_of_properties() {
+        let schema = r#"{"type":"object","properties":{
+            "region":{"type":"string","x-mcp-header":"Region"},
+            "query":{"type":"string","description":"say \"x-mcp-header\"","default":{"x-mcp-header":"no"}},
+            "options":{"type":"object","properties":{"limit":{"x-mcp-h\u0065ader":"LIMIT","type":"integer"}}},
+            "x-mcp-header":{"type":"boolean","x-mcp-header":"a.b"}}}"#;
+        assert_eq!(
+            param_headers(schema),
+            Ok(vec![
+                param("mcp-param-region", &["region"], ParamKind::String),
+                param("mcp-param-limit", &["options", "limit"], ParamKind::Integer),
+                param("mcp-param-a.b", &["x-mcp-header"], ParamKind::Boolean),
+            ])
+        );
+        for plain in
+            ["{}", "true", r#"{"type":"object"}"#, r#"{"properties":[]}"#, r#"{"properties":{"a":true}}"#]
+        {
+            assert_eq!(param_headers(plain), Ok(vec![]), "{plain}");
+        }
+    }
+
+    #[test]
+    fn illegal_headers_name_place_and_fault() {
+        let property = |body: &str| format!(r#"{{"properties":{{"a":{{{body}}}}}}}"#);
+        let marked = r#"{"type":"string","x-mcp-header":"X"}"#;
+        let mut table = vec![
+            (property(r#""type":"string","x-mcp-header":"""#), "a", Fault::Name),
+            (property(r#""type":"string","x-mcp-header":"a b""#), "a", Fault::Name),
+            (property(r#""type":"string","x-mcp-header":"a:b""#), "a", Fault::Name),
+            (property(r#""type":"string","x-mcp-header":"a\r\nb""#), "a", Fault::Name),
+            (property(r#""type":"string","x-mcp-header":"é""#), "a", Fault::Name),
+            (property(r#""type":"string","x-mcp-header":7"#), "a", Fault::Name),
+            (property(r#""type":"string","x-mcp-header":null"#), "a", Fault::Name),
+            (property(r#""type":"number","x-mcp-header":"X""#), "a", Fault::Type),
+            (property(r#""type":"object","x-mcp-header":"X""#), "a", Fault::Type),
+            (property(r#""type":["string","null"],"x-mcp-header":"X""#), "a", Fault::Type),
+            (property(r#""x-mcp-header":"X""#), "a", Fault::Type),
+            (r#"{"type":"string","x-mcp-header":"X"}"#.to_owned(), "", Fault::Unreachable),
+            (
+                r#"{"properties":{"a":{"type":"string","x-mcp-header":"Xy"},"b":{"type":"string","x-mcp-header":"xY"}}}"#.to_owned(),
+                "b",
+                Fault::NotUnique,
+            ),
+            (property(&format!(r#""properties":{{"b":{{"items":{marked}}}}}"#)), "a.b.items", Fault::Unreachable),
+        ];
+        for keyword in SUBSCHEMAS {
+            table.push((property(&format!(r#""{keyword}":{marked}"#)), "?", Fault::Unreachable));
+            table.push((property(&format!(r#""{keyword}":[true,{marked}]"#)), "?", Fault::Unreachable));
+            table.push((
+                format!(r#"{{"{keyword}":{{"properties":{{"a":{marked}}}}}}}"#),
+                "?",
+                Fault::Unreachable,
+            ));
+        }
+        for keyword in NAMED_SUBSCHEMAS {
+            table.push((format!(r#"{{"{keyword}":{{"properties":{marked}}}}}"#), "?", Fault::Unreachable));
+        }
+        for (schema, at, fault) in table {
+            let found = param_headers(&schema).unwrap_err();
+            assert_eq!(found.fault, fault, "{schema}");
+            assert!(at == "?" || found.at == at, "{schema}: {}", found.at);
+        }
+    }
+
+    /// Header values for `mcp-param-x` and arguments, with the verdict.
+    fn verdict(headers: &[&[u8]], arguments: &str) -> Option<Problem> {
+        let params = [param("mcp-param-x", &["o", "x"], ParamKind::Integer)];
+        let mut given = vec![("mcp-param-unknown".to_owned(), Bytes::from_static(b"\xff"))];
+        given.extend(headers.iter().map(|v| ("mcp-param-x".to_owned(), Bytes::copy_from_slice(v))));
+        check_params(&given, Some(arguments), &params).err().map(|e| {
+            assert_eq!(e.header, "mcp-param-x");
+            e.problem
+        })
+    }
+
+    #[test]
+    fn presence_is_the_same_on_both_sides() {
+        let given: [&[u8]; 1] = [b"7"];
+        for absent in
+            ["{}", r#"{"o":{}}"#, r#"{"o":{"x":null}}"#, r#"{"o":null}"#, r#"{"o":[7]}"#, r#"{"x":7}"#, "[]"]
+        {
+            assert_eq!(verdict(&[], absent), None, "{absent}");
+            assert_eq!(verdict(&given, absent), Some(Problem::Unexpected), "{absent}");
+        }
+        for present in ["7", "true", "\"\"", "[7]", "{}", "7.5"] {
+            let arguments = format!(r#"{{"o":{{"x":{present}}}}}"#);
+            assert_eq!(verdict(&[], &arguments), Some(Problem::Missing), "{present}");
+            assert_eq!(verdict(&[b"7", b"7"], &arguments), Some(Problem::Repeated), "{present}");
+        }
+        assert_eq!(verdict(&given, r#"{"o":{"x":7,"x":7}}"#), Some(Problem::Different));
+        assert_eq!(verdict(&given, r#"{"o":{"x":7},"o":{}}"#), Some(Problem::Different));
+        assert_eq!(check_params(&[], None, &[param("mcp-param-x", &["x"], ParamKind::String)]), Ok(()));
+    }
+
+    #[test]
+    fn values_are_compared_by_their_type() {
+        const SAME: Option<Problem> = None;
+        const OTHER: Option<Problem> = Some(Problem::Different);
+        const BROKEN: Option<Problem> = Some(Problem::Undecodable);
+        let table: [(&[u8], &str, Option<Problem>); 44] = [
+            (b"42", "42", SAME),
+            (b"42.0", "42", SAME),
+            (b"42", "42.00", SAME),
+            (b"4.2e1", "42", SAME),
+            (b"42", "420E-1", SAME),
+            (b"-7", "-7", SAME),
+            (b"0", "-0", SAME),
+            (b"0e99999999999999999999", "0", SAME),
+            (b" 42\t", "42", SAME),
+            (b"=?base64?NDI=?=", "42", SAME),
+            (b"9007199254740991", "9007199254740991", SAME),
+            (b"-9007199254740991", "-9.007199254740991e15", SAME),
+            (b"4.5", "4.5", SAME),
+            (b"9007199254740992", "9007199254740992", OTHER),
+            (b"9007199254740993", "9007199254740992", OTHER),
+            (b"1e99999999999999999999", "1e99999999999999999999", OTHER),
+            (b"42", "43", OTHER),
+            (b"042", "42", OTHER),
+            (b"+42", "42", OTHER),
+            (b"0x2a", "42", OTHER),
+            (b"42.", "42", OTHER),
+            (b"1e", "1", OTHER),
+            (b"", "0", OTHER),
+            (b"4.50", "4.5", OTHER),
+            (b"1e-99999999999999999999", "0", OTHER),
+            (b"true", "1", OTHER),
+            (b"true", "true", SAME),
+            (b"false", "false", SAME),
+            (b"True", "true", OTHER),
+            (b"1", "true", OTHER),
+            (b"us-west1", "\"us-west1\"", SAME),
+            (b"us-west1", "\"us\\u002dwest1\"", SAME),
+            (b"US-WEST1", "\"us-west1\"", OTHER),
+            (b"42.0", "\"42\"", OTHER),
+            (b"=?base64?SGVsbG8sIOS4lueVjA==?=", "\"Hello, 世界\"", SAME),
+            (b"=?base64??=", "\"\"", SAME),
+            (b"", "\"\"", SAME),
+            (b"=?BASE64?SGVsbG8=?=", "\"Hello\"", OTHER),
+            (b"=?BASE64?SGVsbG8=?=", "\"=?BASE64?SGVsbG8=?=\"", SAME),
+            (b"=?base64?SGVsbG8?=", "\"Hello\"", BROKEN),
+            (b"=?base64?SGVs*G8=?=", "\"Hello\"", BROKEN),
+            (b"Hello, \xe4\xb8\x96", "\"Hello, 世\"", BROKEN),
+            (b"[7]", "[7]", OTHER),
+            (b"{}", "{}", OTHER),
+        ];
+        for (header, value, expected) in table {
+            let found = verdict(&[header], &format!(r#"{{"o":{{"x":{value}}}}}"#));
+            assert_eq!(found, expected, "{} against {value}", header.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_client_repeats_is_accepted(text in any::<String>(), number in -Number::LARGEST..=Number::LARGEST) {
+            for value in [crate::Json::of(&text), crate::Json::of(&number)] {
+                let plain = scan::string(value.as_str()).unwrap_or(value.as_str().into());
+                let header = crate::header::encode(&plain);
+                let arguments = format!(r#"{{"o":{{"x":{value}}}}}"#);
+                prop_assert_eq!(verdict(&[header.as_bytes()], &arguments), None);
+            }
+        }
+
+        #[test]
+        fn integers_compare_as_numbers(a in -2000_i64..2000, b in -2000_i64..2000, zeros in 0_usize..3) {
+            let header = format!("{a}.0{}", "0".repeat(zeros));
+            let same = verdict(&[header.as_bytes()], &format!(r#"{{"o":{{"x":{b}}}}}"#)).is_none();
+            prop_assert_eq!(same, a == b);
+        }
     }
 }
