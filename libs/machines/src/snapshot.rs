@@ -1,0 +1,235 @@
+//! The durable part of a session, and the changes it is made of.
+//!
+//! The session machine keeps its durable state in a [`Snapshot`] and alters it through [`Snapshot::apply`] only, with the
+//! very changes it asks to commit: whoever folds the committed changes has the machine's snapshot.
+
+mod apply;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+use mcp::log::Level;
+use mcp::rpc::Id;
+use mcp::{Json, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::input::{CallId, Millis, StreamId};
+use crate::journal::{Answer, Entry, JournalState, Round};
+
+pub(crate) use self::apply::Undo;
+
+/// Everything that outlives an owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Form of this structure.
+    pub version: u32,
+    /// What was negotiated.
+    pub handshake: Option<Handshake>,
+    /// Level of `logging/setLevel`.
+    pub level: Option<Level>,
+    /// Watched resources.
+    pub subscriptions: BTreeSet<String>,
+    /// Calls under way.
+    pub journal: BTreeMap<CallId, Entry>,
+    /// Event streams, open or kept for a late reader.
+    pub streams: BTreeMap<StreamId, StreamLog>,
+    /// Lowest stream number that never had an event.
+    pub next_stream: u64,
+    /// Lowest call number that was never journaled.
+    pub next_call: u64,
+    /// Number of the next question to the client.
+    pub next_ask: u64,
+    /// The session is over.
+    pub ended: bool,
+}
+
+/// What the handshake settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handshake {
+    /// Negotiated revision.
+    pub revision: Revision,
+    /// The client's capabilities object.
+    pub capabilities: Json,
+    /// The client's Implementation object.
+    pub client_info: Json,
+    /// Whether the client has shown that it has the answer.
+    pub ready: bool,
+}
+
+/// The events of one stream that are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StreamLog {
+    /// The request it answers; `None` for the session's own stream.
+    pub request: Option<Id>,
+    /// Highest number given to an event.
+    pub last: u64,
+    /// Highest number of a message that is no longer kept.
+    pub trimmed: u64,
+    /// Highest number handed to a reader (own stream only).
+    pub delivered: u64,
+    /// When it was finished.
+    pub finished_at: Option<Millis>,
+    /// Messages by number.
+    pub events: VecDeque<Logged>,
+    /// Bytes of these messages.
+    pub bytes: usize,
+}
+
+/// One kept message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logged {
+    /// Number in its stream.
+    pub seq: u64,
+    /// JSON-RPC message.
+    pub message: Json,
+}
+
+/// One step of the durable state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// `initialize` was answered.
+    Greeted(Box<Handshake>),
+    /// The client has the answer.
+    Ready,
+    /// `logging/setLevel`.
+    LevelSet(Level),
+    /// A resource is watched.
+    Subscribed(String),
+    /// A resource is no longer watched.
+    Unsubscribed(String),
+    /// A step of a journaled call.
+    Call(CallId, CallChange),
+    /// A step of a stream.
+    Stream(StreamId, StreamChange),
+    /// The session is over; nothing of it is kept.
+    Ended,
+}
+
+/// One step of a journaled call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallChange {
+    /// It was taken on.
+    Accepted(Box<Entry>),
+    /// A registry may hear of it from now on.
+    Dispatched,
+    /// This registry instance has taken it on.
+    Placed(String),
+    /// It asks the client.
+    Asked(Box<Round>),
+    /// The client has answered a question.
+    Answered {
+        /// Which question.
+        key: String,
+        /// How.
+        answer: Answer,
+    },
+    /// All questions are answered or withdrawn.
+    RoundClosed {
+        /// New deadline of the call.
+        deadline: Millis,
+    },
+    /// It is over, in this ending state.
+    Ended(JournalState),
+}
+
+/// One step of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamChange {
+    /// It may have events from now on.
+    Opened {
+        /// The request it answers; `None` for the session's own stream.
+        request: Option<Id>,
+    },
+    /// It has an event.
+    Appended {
+        /// The event's number.
+        seq: u64,
+        /// `None`: only the number is used up.
+        message: Option<Json>,
+        /// Whether a reader is there.
+        delivered: bool,
+    },
+    /// A reader has been given everything up to here (own stream only).
+    Delivered {
+        /// Number of the last event.
+        through: u64,
+    },
+    /// The oldest events are no longer kept.
+    Trimmed {
+        /// Number of the last event that went.
+        through: u64,
+    },
+    /// It will have no more events.
+    Finished {
+        /// When.
+        at: Millis,
+    },
+    /// It is no longer kept.
+    Dropped,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            version: Self::VERSION,
+            handshake: None,
+            level: None,
+            subscriptions: BTreeSet::new(),
+            journal: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            next_stream: 1,
+            next_call: 1,
+            next_ask: 1,
+            ended: false,
+        }
+    }
+}
+
+/// Why a stored snapshot cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadError {
+    /// It has a form this build does not know.
+    Version(u32),
+    /// It is damaged.
+    Damaged(String),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => {
+                write!(f, "snapshot has version {version}, this build knows {}", Snapshot::VERSION)
+            }
+            Self::Damaged(why) => write!(f, "snapshot is damaged: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+impl Snapshot {
+    /// The form this build writes.
+    pub const VERSION: u32 = 1;
+
+    /// Writes it as JSON.
+    #[must_use]
+    pub fn save(&self) -> Json {
+        Json::of(self)
+    }
+
+    /// Reads what [`Snapshot::save`] wrote.
+    ///
+    /// # Errors
+    /// [`LoadError`] if it was written in another form or is damaged.
+    pub fn load(json: &Json) -> Result<Self, LoadError> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let head: Head = json.read().map_err(|e| LoadError::Damaged(e.to_string()))?;
+        if head.version != Self::VERSION {
+            return Err(LoadError::Version(head.version));
+        }
+        json.read().map_err(|e| LoadError::Damaged(e.to_string()))
+    }
+}

@@ -1,0 +1,205 @@
+//! Applying a change, and taking it back when its commit was refused.
+
+use super::{CallChange, Change, Handshake, Logged, Snapshot, StreamChange, StreamLog};
+use crate::input::{CallId, StreamId};
+use crate::journal::{Entry, JournalState};
+
+/// What takes one change back.
+#[derive(Debug, Clone)]
+pub(crate) enum Undo {
+    Handshake(Option<Box<Handshake>>),
+    Level(Option<mcp::log::Level>),
+    Subscription { uri: String, present: bool },
+    Call { call: CallId, before: Option<Box<Entry>>, next_call: u64, next_ask: u64 },
+    Stream { stream: StreamId, before: Option<Box<StreamLog>>, next_stream: u64 },
+    Appended { stream: StreamId, last: u64, delivered: u64 },
+    Delivered { stream: StreamId, delivered: u64 },
+    Trimmed { stream: StreamId, trimmed: u64, events: Vec<Logged> },
+    Unfinished { stream: StreamId },
+    All(Box<Snapshot>),
+}
+
+impl Snapshot {
+    /// Applies one committed change. A change that does not fit (a call or stream that is not there) does nothing.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Greeted(handshake) => self.handshake = Some(Handshake::clone(handshake)),
+            Change::Ready => {
+                if let Some(handshake) = &mut self.handshake {
+                    handshake.ready = true;
+                }
+            }
+            Change::LevelSet(level) => self.level = Some(*level),
+            Change::Subscribed(uri) => {
+                self.subscriptions.insert(uri.clone());
+            }
+            Change::Unsubscribed(uri) => {
+                self.subscriptions.remove(uri);
+            }
+            Change::Call(call, change) => self.apply_to_call(*call, change),
+            Change::Stream(stream, change) => self.apply_to_stream(*stream, change),
+            Change::Ended => *self = Self { ended: true, ..Self::default() },
+        }
+    }
+
+    fn apply_to_call(&mut self, call: CallId, change: &CallChange) {
+        if let CallChange::Accepted(entry) = change {
+            self.next_call = self.next_call.max(call.0.saturating_add(1));
+            self.journal.insert(call, Entry::clone(entry));
+            return;
+        }
+        if let CallChange::Ended(_) = change {
+            self.journal.remove(&call);
+            return;
+        }
+        let Some(entry) = self.journal.get_mut(&call) else { return };
+        match change {
+            CallChange::Accepted(_) | CallChange::Ended(_) => {}
+            CallChange::Dispatched => entry.state = JournalState::Dispatched,
+            CallChange::Placed(instance) => entry.instance = Some(instance.clone()),
+            CallChange::Asked(round) => {
+                let highest = round.asks.iter().filter_map(|ask| ask.number).max().unwrap_or(0);
+                self.next_ask = self.next_ask.max(highest.saturating_add(1));
+                entry.round = Some((**round).clone());
+            }
+            CallChange::Answered { key, answer } => {
+                let asks = entry.round.iter_mut().flat_map(|round| &mut round.asks);
+                for ask in asks.filter(|ask| ask.key == *key) {
+                    ask.answer = Some(answer.clone());
+                }
+            }
+            CallChange::RoundClosed { deadline } => {
+                entry.round = None;
+                entry.deadline = *deadline;
+            }
+        }
+    }
+
+    fn apply_to_stream(&mut self, stream: StreamId, change: &StreamChange) {
+        if let StreamChange::Opened { request } = change {
+            self.next_stream = self.next_stream.max(stream.0.saturating_add(1));
+            self.streams.insert(stream, StreamLog { request: request.clone(), ..StreamLog::default() });
+            return;
+        }
+        if let StreamChange::Dropped = change {
+            self.streams.remove(&stream);
+            return;
+        }
+        let Some(log) = self.streams.get_mut(&stream) else { return };
+        match change {
+            StreamChange::Opened { .. } | StreamChange::Dropped => {}
+            StreamChange::Appended { seq, message, delivered } => {
+                log.last = *seq;
+                if *delivered {
+                    log.delivered = *seq;
+                }
+                if let Some(message) = message {
+                    log.bytes += message.as_str().len();
+                    log.events.push_back(Logged { seq: *seq, message: message.clone() });
+                }
+            }
+            StreamChange::Delivered { through } => log.delivered = *through,
+            StreamChange::Trimmed { through } => {
+                while log.events.front().is_some_and(|event| event.seq <= *through) {
+                    let gone = log.events.pop_front();
+                    log.bytes -= gone.map_or(0, |event| event.message.as_str().len());
+                }
+                log.trimmed = *through;
+            }
+            StreamChange::Finished { at } => log.finished_at = Some(*at),
+        }
+    }
+
+    /// What would take `change` back, if it were applied now.
+    pub(crate) fn undo_of(&self, change: &Change) -> Undo {
+        match change {
+            Change::Greeted(_) | Change::Ready => Undo::Handshake(self.handshake.clone().map(Box::new)),
+            Change::LevelSet(_) => Undo::Level(self.level),
+            Change::Subscribed(uri) | Change::Unsubscribed(uri) => {
+                Undo::Subscription { uri: uri.clone(), present: self.subscriptions.contains(uri) }
+            }
+            Change::Call(call, _) => Undo::Call {
+                call: *call,
+                before: self.journal.get(call).cloned().map(Box::new),
+                next_call: self.next_call,
+                next_ask: self.next_ask,
+            },
+            Change::Stream(stream, change) => self.undo_of_stream(*stream, change),
+            Change::Ended => Undo::All(Box::new(self.clone())),
+        }
+    }
+
+    fn undo_of_stream(&self, stream: StreamId, change: &StreamChange) -> Undo {
+        let log = self.streams.get(&stream);
+        let number = |of: fn(&StreamLog) -> u64| log.map_or(0, of);
+        match change {
+            StreamChange::Opened { .. } | StreamChange::Dropped => {
+                Undo::Stream { stream, before: log.cloned().map(Box::new), next_stream: self.next_stream }
+            }
+            StreamChange::Appended { .. } => {
+                Undo::Appended { stream, last: number(|l| l.last), delivered: number(|l| l.delivered) }
+            }
+            StreamChange::Delivered { .. } => Undo::Delivered { stream, delivered: number(|l| l.delivered) },
+            StreamChange::Trimmed { through } => {
+                let events = log.iter().flat_map(|l| &l.events).take_while(|e| e.seq <= *through).cloned();
+                Undo::Trimmed { stream, trimmed: number(|l| l.trimmed), events: events.collect() }
+            }
+            StreamChange::Finished { .. } => Undo::Unfinished { stream },
+        }
+    }
+
+    /// Takes a change back. Changes are taken back in the opposite order.
+    pub(crate) fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Handshake(before) => self.handshake = before.map(|b| *b),
+            Undo::Level(before) => self.level = before,
+            Undo::Subscription { uri, present: true } => {
+                self.subscriptions.insert(uri);
+            }
+            Undo::Subscription { uri, present: false } => {
+                self.subscriptions.remove(&uri);
+            }
+            Undo::Call { call, before, next_call, next_ask } => {
+                (self.next_call, self.next_ask) = (next_call, next_ask);
+                match before {
+                    Some(entry) => self.journal.insert(call, *entry),
+                    None => self.journal.remove(&call),
+                };
+            }
+            Undo::Stream { stream, before, next_stream } => {
+                self.next_stream = next_stream;
+                match before {
+                    Some(log) => self.streams.insert(stream, *log),
+                    None => self.streams.remove(&stream),
+                };
+            }
+            Undo::Appended { stream, last, delivered } => {
+                let Some(log) = self.streams.get_mut(&stream) else { return };
+                if log.events.back().is_some_and(|event| event.seq > last) {
+                    let gone = log.events.pop_back();
+                    log.bytes -= gone.map_or(0, |event| event.message.as_str().len());
+                }
+                (log.last, log.delivered) = (last, delivered);
+            }
+            Undo::Delivered { stream, delivered } => {
+                if let Some(log) = self.streams.get_mut(&stream) {
+                    log.delivered = delivered;
+                }
+            }
+            Undo::Trimmed { stream, trimmed, events } => {
+                let Some(log) = self.streams.get_mut(&stream) else { return };
+                log.trimmed = trimmed;
+                for event in events.into_iter().rev() {
+                    log.bytes += event.message.as_str().len();
+                    log.events.push_front(event);
+                }
+            }
+            Undo::Unfinished { stream } => {
+                if let Some(log) = self.streams.get_mut(&stream) {
+                    log.finished_at = None;
+                }
+            }
+            Undo::All(before) => *self = *before,
+        }
+    }
+}
