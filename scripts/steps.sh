@@ -1,0 +1,45 @@
+# Sourced by scripts/check and scripts/test: runs steps, keeps their output in files, counts.
+
+logs=target/test-logs
+mkdir -p "$logs"
+passed=0
+failed=0
+script=$(basename "$0")
+
+# step NAME COMMAND..: a step that succeeded counts what its output sums up, at least itself.
+step() {
+    name=$1
+    shift
+    log="$logs/$script-$name.log"
+    begin=$(date +%s)
+    "$@" >"$log" 2>&1
+    code=$?
+    took=$(($(date +%s) - begin))
+    # Lines of cargo's test runner, and the closing line of scripts.
+    counts=$(awk '
+        /^test result: / { p += $4; f += $6 }
+        /^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 }
+        END { printf "%d %d", p, f }' "$log")
+    good=${counts% *}
+    bad=${counts#* }
+    if [ "$code" -ne 0 ]; then
+        [ "$bad" -gt 0 ] || bad=1
+    elif [ "$good" -eq 0 ] && [ "$bad" -eq 0 ]; then
+        good=1
+    fi
+    # A step that says it is well and counts failures is not well.
+    passed=$((passed + good))
+    failed=$((failed + bad))
+    if [ "$bad" -eq 0 ]; then
+        echo "ok      $name ${took} s ($good passed)"
+    else
+        echo "FAILED  $name ${took} s ($good passed, $bad failed; exit code $code): $log"
+        tail -n 30 "$log" | sed 's/^/        /'
+    fi
+}
+
+# Prints the sum, alone on its line; fails if anything did or nothing ran.
+finish() {
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+}
