@@ -100,6 +100,8 @@ pub enum Detail {
     },
     /// Provably not executed: the callee is draining.
     Draining,
+    /// Provably not executed: no connection to the callee could be made. Made by the caller's side only.
+    NotReached,
     /// Whether it was executed is not known.
     OutcomeUnknown {
         /// The invocation.
@@ -178,6 +180,9 @@ impl From<Error> for Status {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
+        if status.code() == Grpc::Unavailable && was_refused(&status) {
+            return Self::new(Code::Unavailable, status.message()).with(Detail::NotReached);
+        }
         let detail = status
             .metadata()
             .get_bin(TRAILER)
@@ -188,12 +193,24 @@ impl From<Status> for Error {
     }
 }
 
+/// Whether the connection was refused, so that the request cannot have left.
+fn was_refused(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return io.kind() == std::io::ErrorKind::ConnectionRefused;
+        }
+        source = error.source();
+    }
+    false
+}
+
 fn encode(detail: Detail) -> mesh::ErrorDetail {
     use error_detail::Detail as Wire;
     let detail = match detail {
         Detail::NotOwner { owner, epoch } => Wire::NotOwner(mesh::NotOwner { owner, epoch }),
         Detail::StaleEpoch { highest } => Wire::StaleEpoch(mesh::StaleEpoch { highest }),
-        Detail::Draining => Wire::Draining(mesh::Draining {}),
+        Detail::Draining | Detail::NotReached => Wire::Draining(mesh::Draining {}),
         Detail::OutcomeUnknown { invocation } => Wire::OutcomeUnknown(mesh::OutcomeUnknown { invocation }),
         Detail::BadState => Wire::BadState(mesh::BadState {}),
         Detail::Overloaded { retry_after } => Wire::Overloaded(mesh::Overloaded {

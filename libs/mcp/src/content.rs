@@ -21,11 +21,13 @@ pub fn downgrade(method: Method, result: Json, revision: Revision) -> Json {
     let changed = match method {
         Method::ToolsCall => tool_result(result.as_str(), revision),
         Method::PromptsGet => map_member(result.as_str(), "messages", &|messages| {
-            map_elements(messages, &|message| map_member(message, "content", &|c| blocks(c, revision, Place::Result)))
+            map_elements(messages, &|message| {
+                map_member(message, "content", &|c| blocks(c, revision, Place::Result))
+            })
         }),
-        Method::ToolsList => {
-            map_member(result.as_str(), "tools", &|tools| map_elements(tools, &|tool| without_foreign_schema(tool)))
-        }
+        Method::ToolsList => map_member(result.as_str(), "tools", &|tools| {
+            map_elements(tools, &|tool| without_foreign_schema(tool))
+        }),
         Method::Initialize
         | Method::Ping
         | Method::Discover
@@ -217,7 +219,8 @@ mod tests {
 
     #[test]
     fn each_type_appears_with_its_revision() {
-        let types = [("text", 0), ("image", 0), ("resource", 0), ("audio", 1), ("resource_link", 2), ("hologram", 4)];
+        let types =
+            [("text", 0), ("image", 0), ("resource", 0), ("audio", 1), ("resource_link", 2), ("hologram", 4)];
         for (kind, since) in types {
             let result = format!(r#"{{"content":[{{"type":"{kind}","x":1.0}}]}}"#);
             for (at, revision) in OLDER.into_iter().enumerate() {
@@ -283,7 +286,15 @@ mod tests {
 
     #[test]
     fn odd_shapes_pass_unharmed() {
-        for odd in ["null", "[]", "{}", r#"{"content":null}"#, r#"{"content":{}}"#, r#"{"content":[1,null]}"#, r#"{"messages":[1]}"#] {
+        for odd in [
+            "null",
+            "[]",
+            "{}",
+            r#"{"content":null}"#,
+            r#"{"content":{}}"#,
+            r#"{"content":[1,null]}"#,
+            r#"{"messages":[1]}"#,
+        ] {
             for method in Method::ALL {
                 let out = downgrade(method, Json::trusted(odd), Revision::V2024_11_05);
                 assert!(scan::check(out.as_str().as_bytes(), &scan::Limits::RESULT).is_ok(), "{odd}");
@@ -294,7 +305,9 @@ mod tests {
     #[test]
     fn sampling_messages_have_one_known_block_each_before_arrays_came() {
         let params = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"audio","mimeType":"m"}],"k":1},{"role":"assistant","content":{"type":"tool_use","id":"1"}}],"maxTokens":5.0}"#;
-        let ask = |revision| for_client_request(server_request::SAMPLE, Json::trusted(params), revision).to_string();
+        let ask = |revision| {
+            for_client_request(server_request::SAMPLE, Json::trusted(params), revision).to_string()
+        };
         assert_eq!(ask(Revision::V2025_11_25), params);
         assert_eq!(
             ask(Revision::V2024_11_05),
@@ -310,7 +323,9 @@ mod tests {
     #[test]
     fn elicitation_has_no_mode_before_there_were_two() {
         let params = r#"{"mode":"form","message":"m","requestedSchema":{}}"#;
-        let ask = |revision| for_client_request(server_request::ELICIT, Json::trusted(params), revision).to_string();
+        let ask = |revision| {
+            for_client_request(server_request::ELICIT, Json::trusted(params), revision).to_string()
+        };
         assert_eq!(ask(Revision::V2025_06_18), r#"{"message":"m","requestedSchema":{}}"#);
         assert_eq!(ask(Revision::V2025_11_25), params);
     }

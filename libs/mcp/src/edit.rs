@@ -56,8 +56,10 @@ impl<'a> ObjectEditor<'a> {
             }
         }
         if !found {
-            self.added.retain(|(name, _)| *name != key);
-            self.added.push((key, raw));
+            match self.added.iter_mut().find(|(name, _)| *name == key) {
+                Some((_, value)) => *value = raw,
+                None => self.added.push((key, raw)),
+            }
         }
         self
     }

@@ -16,6 +16,7 @@ pub mod name;
 pub mod revision;
 pub mod rpc;
 pub mod scan;
+pub mod template;
 
 pub use json::Json;
 pub use method::Method;

@@ -1,0 +1,324 @@
+//! Runs one session while something is in flight. No decisions: inputs go to the machine, effects come back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use api::session::Frame;
+use api::{Code, Error, EventId};
+use futures::future::{AbortHandle, Abortable};
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use machines::{CallFrame, CallId, Continuation, Input, Millis, StopReason, StreamId};
+use mcp::rpc::{self, RpcError};
+use mcp::{Json, code};
+use tokio::sync::mpsc;
+use tracing::{Instrument as _, Span};
+
+use crate::calling::Caller;
+use crate::host::Shared;
+use crate::registries::call::{Call, Heard};
+use crate::registries::watches::Subscription;
+use crate::residents::{Letter, Reader, Resident};
+
+/// Something that was waited for has come.
+pub(crate) enum News {
+    /// A registry said something.
+    Heard(CallId, Heard),
+    /// A subscription was accepted or refused.
+    Subscribed(CallId, String, Result<Subscription, RpcError>),
+}
+
+/// A reader of one stream.
+pub(crate) struct Reading {
+    pub(crate) reader: Reader,
+    /// Told from an earlier reader of the same stream.
+    number: u64,
+    watch: AbortHandle,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+type Gone = Pin<Box<dyn Future<Output = Result<(StreamId, u64), futures::future::Aborted>> + Send>>;
+
+/// See the module.
+pub(crate) struct Actor {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) resident: Box<Resident>,
+    pub(crate) caller: Caller,
+    pub(crate) readers: BTreeMap<StreamId, Reading>,
+    next_reader: u64,
+    gone: FuturesUnordered<Gone>,
+    pub(crate) calls: BTreeMap<CallId, Arc<Call>>,
+    pub(crate) news: SelectAll<BoxStream<'static, News>>,
+    /// Inputs that need no waiting.
+    pub(crate) pending: VecDeque<Input>,
+    pub(crate) wake: Option<Millis>,
+    pub(crate) stopped: Option<StopReason>,
+}
+
+enum Turn {
+    Letter(Option<Letter>),
+    News(News),
+    Gone(StreamId, u64),
+    Time,
+}
+
+impl Actor {
+    pub(crate) fn new(shared: Arc<Shared>, resident: Box<Resident>) -> Self {
+        let caller = Caller {
+            mesh: shared.mesh.clone(),
+            owner: Some((resident.id.slot(), resident.epoch)),
+            principal: resident.principal.as_ref().clone(),
+            affinity: shared.affinity_of(&resident.id),
+        };
+        let wake = resident.machine.next_wake();
+        Self {
+            shared,
+            resident,
+            caller,
+            readers: BTreeMap::new(),
+            next_reader: 0,
+            gone: FuturesUnordered::new(),
+            calls: BTreeMap::new(),
+            news: SelectAll::new(),
+            pending: VecDeque::new(),
+            wake,
+            stopped: None,
+        }
+    }
+
+    /// Works until nothing is in flight any more, or the session is over.
+    pub(crate) async fn run(mut self, mut letters: mpsc::Receiver<Letter>) {
+        loop {
+            while let Some(input) = self.pending.pop_front() {
+                self.take(input).await;
+            }
+            if let Some(reason) = self.stopped {
+                return self.end(reason).await;
+            }
+            if self.is_quiet() {
+                let shared = self.shared.clone();
+                match shared.residents.rest(self.resident, &mut letters) {
+                    Ok(()) => return,
+                    Err(back) => {
+                        let (resident, letter) = *back;
+                        self = Self::new(shared, resident);
+                        self.open_letter(letter).await;
+                        continue;
+                    }
+                }
+            }
+            match self.wait(&mut letters).await {
+                Turn::Letter(Some(letter)) => self.open_letter(letter).await,
+                Turn::Letter(None) => return,
+                Turn::News(news) => self.hear(news).await,
+                Turn::Gone(stream, number) => self.lose_reader(stream, number).await,
+                Turn::Time => {
+                    self.wake = None;
+                    self.take(Input::DeadlineReached).await;
+                }
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.readers.is_empty() && self.news.is_empty() && self.calls.is_empty() && self.pending.is_empty()
+    }
+
+    async fn wait(&mut self, letters: &mut mpsc::Receiver<Letter>) -> Turn {
+        let left =
+            self.wake.map(|at| Duration::from_millis(at.saturating_sub(chassis::clock::unix_millis())));
+        let timer = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(news) = self.news.next(), if !self.news.is_empty() => Turn::News(news),
+            Some(gone) = self.gone.next(), if !self.gone.is_empty() => match gone {
+                Ok((stream, number)) => Turn::Gone(stream, number),
+                // The stream was finished by us.
+                Err(futures::future::Aborted) => Turn::Gone(StreamId::OWN, 0),
+            },
+            letter = letters.recv() => Turn::Letter(letter),
+            () = timer => Turn::Time,
+        }
+    }
+
+    async fn open_letter(&mut self, letter: Letter) {
+        match letter {
+            Letter::Message { message, reply, span } => {
+                let stream = self.resident.machine.reserve_stream();
+                self.add_reader(stream, reply);
+                self.take(Input::Client { stream, message }).instrument(span).await;
+            }
+            Letter::Attach { cursor, reply } => self.attach(cursor, reply).await,
+            Letter::Close { reply } => {
+                let stream = self.resident.machine.reserve_stream();
+                self.add_reader(stream, reply);
+                self.take(Input::Close { stream }).await;
+            }
+            Letter::Changed(kind) => self.take(Input::CatalogChanged(kind)).await,
+            Letter::Updated { uri, params } => self.take(Input::ResourceUpdated { uri, params }).await,
+            Letter::Wake => self.take(Input::DeadlineReached).await,
+            Letter::Drain => self.take(Input::Drain).await,
+        }
+    }
+
+    /// One step of the machine, and everything it wants.
+    async fn take(&mut self, input: Input) {
+        let effects = self.resident.machine.step(chassis::clock::unix_millis(), input);
+        debug_assert_eq!(machines::check(&self.resident.machine), Ok(()));
+        self.perform(effects).await;
+    }
+
+    async fn hear(&mut self, news: News) {
+        match news {
+            News::Subscribed(call, uri, outcome) => {
+                let frame = match outcome {
+                    Ok(subscription) => {
+                        self.resident.subscriptions.insert(uri, subscription);
+                        CallFrame::Result(Json::empty_object())
+                    }
+                    Err(error) => CallFrame::Error(error),
+                };
+                self.take(Input::Frame { call, frame }).await;
+            }
+            News::Heard(call, Heard::Frame(frame)) => self.take(Input::Frame { call, frame }).await,
+            News::Heard(call, Heard::InputRequired(input)) => {
+                let continuation = match input.continuation {
+                    api::registry::Continuation::Parked => {
+                        // An upstream that gives up asking and answers is heard.
+                        if let Some(running) = self.calls.get(&call) {
+                            let heard = running.clone().attach().map(move |heard| News::Heard(call, heard));
+                            self.news.push(heard.boxed());
+                        }
+                        Continuation::Parked
+                    }
+                    api::registry::Continuation::State(state) => Continuation::State(state),
+                };
+                let frame =
+                    CallFrame::InputRequired { requests: input.requests, round: input.round, continuation };
+                self.take(Input::Frame { call, frame }).await;
+            }
+        }
+    }
+
+    /// From now on frames of a stream go to this reader.
+    fn add_reader(&mut self, stream: StreamId, reader: Reader) {
+        self.next_reader += 1;
+        let number = self.next_reader;
+        let (watch, registration) = AbortHandle::new_pair();
+        let watched = reader.clone();
+        let closed = async move {
+            watched.closed().await;
+            (stream, number)
+        };
+        self.gone.push(Abortable::new(closed, registration).boxed());
+        self.readers.insert(stream, Reading { reader, number, watch });
+    }
+
+    async fn lose_reader(&mut self, stream: StreamId, number: u64) {
+        if self.readers.get(&stream).is_some_and(|reading| reading.number == number) {
+            self.readers.remove(&stream);
+            self.take(Input::ReaderGone(stream)).await;
+        }
+    }
+
+    /// Hands a frame to a stream's reader. A reader that is too far behind is let go; the log has its events.
+    pub(crate) fn send(&mut self, stream: StreamId, frame: Frame) {
+        let Some(reading) = self.readers.get(&stream) else { return };
+        if reading.reader.try_send(Ok(frame)).is_err() {
+            self.readers.remove(&stream);
+            self.pending.push_back(Input::ReaderGone(stream));
+        }
+    }
+
+    /// Gives a late reader what it has missed, then what is new.
+    async fn attach(&mut self, cursor: Option<EventId>, reply: Reader) {
+        let (stream, after) = match cursor {
+            None => (StreamId::OWN, None),
+            Some(event) => (StreamId(event.stream), Some(event.seq)),
+        };
+        let Some(replay) = self.resident.machine.replay(stream, after) else {
+            let error = RpcError::new(code::INVALID_REQUEST, "the stream of Last-Event-ID is no longer kept");
+            let refused = api::session::Answer::new(400, Some(rpc::error(None, &error)));
+            // A reader that is gone does not want to know.
+            let _gone = reply.try_send(Ok(Frame::Refused(refused))).is_err();
+            return;
+        };
+        self.add_reader(stream, reply);
+        self.send(stream, Frame::Accepted { session: None });
+        self.send(stream, Frame::Open);
+        if replay.gap {
+            let event = api::session::Event { message: Some(gap_notice()), ..Default::default() };
+            self.send(stream, Frame::Event(event));
+        }
+        for event in replay.events {
+            let event = self.sign(stream, event);
+            self.send(stream, Frame::Event(event));
+        }
+        if replay.finished {
+            self.readers.remove(&stream);
+        } else {
+            self.take(Input::ReaderAttached(stream)).await;
+        }
+    }
+
+    /// A machine's event as clients see it.
+    pub(crate) fn sign(&self, stream: StreamId, event: machines::Event) -> api::session::Event {
+        let id = event.seq.map(|seq| {
+            EventId { stream: stream.0, epoch: self.resident.epoch, seq }
+                .sign(&self.shared.keys, &self.resident.id)
+        });
+        api::session::Event { id, message: event.message, retry_ms: event.retry_ms }
+    }
+
+    /// The session is over on this node.
+    async fn end(mut self, reason: StopReason) {
+        for (_, call) in std::mem::take(&mut self.calls) {
+            call.route.link.release(call.context());
+        }
+        self.shared.residents.remove(&self.resident.id);
+        if reason == StopReason::Lost {
+            for reading in self.readers.values() {
+                let lost = Error::new(Code::Unavailable, "the session was lost to another owner");
+                let _gone = reading.reader.try_send(Err(lost)).is_err();
+            }
+        } else if let Err(refusal) = self.shared.store.remove(&self.resident.id, self.resident.epoch).await {
+            tracing::warn!(?refusal, "an ended session could not be removed from the store");
+        }
+    }
+}
+
+/// Said where events between the client's cursor and the replay are no longer kept: a gap is never silent.
+fn gap_notice() -> Json {
+    Json::trusted(concat!(
+        r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"warning","logger":"trunkline","#,
+        r#""data":"events before this point are no longer kept"}}"#
+    ))
+}
+
+/// A stream that is polled inside a span.
+pub(crate) struct InSpan<S> {
+    pub(crate) stream: S,
+    pub(crate) span: Span,
+}
+
+impl<S: Stream + Unpin> Stream for InSpan<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = &mut *self;
+        let _inside = this.span.enter();
+        this.stream.poll_next_unpin(context)
+    }
+}

@@ -1,0 +1,145 @@
+//! Wires the session role. `build` opens and spawns nothing; `serve` runs it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use api::{SessionHost, Slot};
+use chassis::drain::Shutdown;
+use chassis::serve::Incoming;
+use chassis::task::{self, Kind};
+use machines::ListKind;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::deps::Deps;
+use crate::facts::Facts;
+use crate::host::{Host, Shared};
+use crate::registries::Registries;
+use crate::residents::{Letter, Residents};
+
+/// How long a starting node waits for registries that do not answer.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How often idle sessions are looked at whose moment may have come.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The session role.
+pub struct App {
+    shared: Arc<Shared>,
+}
+
+/// Why it cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Two registries cannot be told apart.
+    #[error("session.registries: {0:?} is listed twice")]
+    Twice(String),
+}
+
+impl App {
+    /// Puts the role together.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the configuration contradicts itself.
+    pub fn build(config: Config, deps: Deps) -> Result<Self, BuildError> {
+        let mut addresses: Vec<&str> = deps.registries.iter().map(|r| r.address.as_str()).collect();
+        addresses.sort_unstable();
+        if let Some(pair) = addresses.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(BuildError::Twice(pair[0].to_owned()));
+        }
+        let mesh: Arc<str> = match config.mesh.as_str() {
+            "" => derived_mesh(&deps.keys).into(),
+            name => name.into(),
+        };
+        let registries = Registries::new(deps.registries, config.page_size);
+        let shared = Arc::new_cyclic(|this| Shared {
+            this: this.clone(),
+            facts: Facts::new(&config),
+            config,
+            keys: deps.keys,
+            epoch: deps.epoch,
+            mesh,
+            store: deps.store,
+            registries,
+            residents: Residents::default(),
+            ready: watch::channel(false).0,
+            draining: AtomicBool::new(false),
+            drain: CancellationToken::new(),
+        });
+        Ok(Self { shared })
+    }
+
+    /// The in-process door.
+    #[must_use]
+    pub fn handle(&self) -> Arc<dyn SessionHost> {
+        Arc::new(Host(self.shared.clone()))
+    }
+
+    /// Runs the role until shutdown, on the network if there is one.
+    ///
+    /// # Errors
+    /// When the listener breaks, or the store refuses the slots.
+    pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> chassis::serve::RoleResult {
+        let stop = CancellationToken::new();
+        let _end = stop.clone().drop_guard();
+        for slot in (0..Slot::COUNT).filter_map(Slot::new).filter(|s| self.shared.config.slots.contains(*s)) {
+            let fenced = self.shared.store.fence(slot, self.shared.epoch).await;
+            fenced.map_err(|refusal| format!("slot {slot} cannot be taken over: {refusal:?}"))?;
+        }
+        let registries = self.shared.registries.clone();
+        let changes = registries.changes();
+        let _links = task::spawn(Kind::Upkeep, "registries", registries.clone().run(stop.clone()));
+        let _changes = task::spawn(Kind::Upkeep, "list changes", announce(self.shared.clone(), changes));
+        let _sweep = task::spawn(Kind::Upkeep, "sweep", sweep(self.shared.clone()));
+        // Registries that are down do not keep the others' clients waiting for ever.
+        let _slow = tokio::time::timeout(SETTLE, registries.settled()).await.is_err();
+        self.shared.ready.send_replace(true);
+        let draining = drain(self.shared.clone(), shutdown.clone());
+        let routes = api::session::service(self.handle());
+        let (served, ()) = tokio::join!(chassis::grpc::server::serve(routes, incoming, shutdown), draining);
+        Ok(served?)
+    }
+}
+
+async fn drain(shared: Arc<Shared>, shutdown: Shutdown) {
+    shutdown.requested().await;
+    shared.draining.store(true, Ordering::Relaxed);
+    shared.drain.cancel();
+    for id in shared.residents.all() {
+        // A full queue belongs to a session that is busy anyway.
+        let _busy = shared.post(&id, None, Letter::Drain).is_err();
+    }
+}
+
+/// Passes each change of a list on to every session.
+async fn announce(shared: Arc<Shared>, mut changes: broadcast::Receiver<ListKind>) {
+    loop {
+        match changes.recv().await {
+            Ok(kind) => shared.announce(kind).await,
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                for kind in [ListKind::Tools, ListKind::Resources, ListKind::Prompts] {
+                    shared.announce(kind).await;
+                }
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        tick.tick().await;
+        for id in shared.residents.due(chassis::clock::unix_millis()) {
+            // A session that is gone, or busy, needs no waking.
+            let _gone = shared.post(&id, None, Letter::Wake).is_err();
+        }
+    }
+}
+
+/// The same for all nodes that share their keys, and for nobody else.
+fn derived_mesh(keys: &api::KeyRing) -> String {
+    let derived = keys.derive(keys.current(), "mesh").unwrap_or_default();
+    derived.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,205 @@
+//! From a machine's wish for a call to the stream that serves it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::registry::{Context, Operation, Start};
+use api::{Epoch, Principal, Slot};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use machines::{CallContext, CallFrame, Millis};
+use mcp::edit::ObjectEditor;
+use mcp::rpc::RpcError;
+use mcp::{Json, Method, Revision, code, edit, scan};
+
+use crate::registries::Registries;
+use crate::registries::call::{Call, Heard};
+
+/// On whose behalf calls are made.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) mesh: Arc<str>,
+    pub(crate) owner: Option<(Slot, Epoch)>,
+    pub(crate) principal: Principal,
+    pub(crate) affinity: String,
+}
+
+/// How a call is served.
+pub(crate) enum Opened {
+    /// Answered from memory.
+    Now(CallFrame),
+    /// One answer, later.
+    Once(BoxFuture<'static, CallFrame>),
+    /// Frames.
+    Frames(Arc<Call>, BoxStream<'static, Heard>),
+}
+
+/// Begins what the machine asked for.
+pub(crate) fn open(
+    registries: &Arc<Registries>,
+    caller: &Caller,
+    method: Method,
+    params: &Json,
+    context: &CallContext,
+    deadline: Option<Instant>,
+) -> Opened {
+    match method {
+        Method::ToolsList | Method::ResourcesList | Method::ResourceTemplatesList | Method::PromptsList => {
+            Opened::Now(outcome(registries.list(method, Some(params))))
+        }
+        Method::Complete => complete(registries, caller, params, context, deadline),
+        Method::ToolsCall => start(registries, caller, Operation::Call, params, context, deadline),
+        Method::ResourcesRead => start(registries, caller, Operation::Read, params, context, deadline),
+        Method::PromptsGet => start(registries, caller, Operation::Get, params, context, deadline),
+        Method::Initialize
+        | Method::Ping
+        | Method::Discover
+        | Method::ResourcesSubscribe
+        | Method::ResourcesUnsubscribe
+        | Method::Listen
+        | Method::SetLevel => {
+            Opened::Now(CallFrame::Error(RpcError::new(code::METHOD_NOT_FOUND, "Method not found")))
+        }
+    }
+}
+
+/// The operation of a method that is answered with frames.
+pub(crate) const fn operation(method: Method) -> Option<Operation> {
+    match method {
+        Method::ToolsCall => Some(Operation::Call),
+        Method::ResourcesRead => Some(Operation::Read),
+        Method::PromptsGet => Some(Operation::Get),
+        Method::Initialize
+        | Method::Ping
+        | Method::Discover
+        | Method::ToolsList
+        | Method::ResourcesList
+        | Method::ResourceTemplatesList
+        | Method::ResourcesSubscribe
+        | Method::ResourcesUnsubscribe
+        | Method::Listen
+        | Method::PromptsList
+        | Method::Complete
+        | Method::SetLevel => None,
+    }
+}
+
+/// What a request names: `params.name` or `params.uri`.
+pub(crate) fn target(operation: Operation, params: &Json) -> Result<String, RpcError> {
+    let member = match operation {
+        Operation::Call | Operation::Get => "name",
+        Operation::Read => "uri",
+    };
+    params
+        .text(member)
+        .ok_or_else(|| RpcError::new(code::INVALID_PARAMS, format!("`{member}` must be a string")))
+}
+
+fn start(
+    registries: &Arc<Registries>,
+    caller: &Caller,
+    operation: Operation,
+    params: &Json,
+    context: &CallContext,
+    deadline: Option<Instant>,
+) -> Opened {
+    let modern = context.revision >= Revision::V2026_07_28;
+    let route = match target(operation, params)
+        .and_then(|name| registries.route(operation, &name, modern).map(|r| (name, r)))
+    {
+        Ok((name, route)) => (name, route),
+        Err(error) => return Opened::Now(CallFrame::Error(error)),
+    };
+    let (name, route) = route;
+    // A read by template names the URI, not the template.
+    let own = if operation == Operation::Read { name } else { route.entry.own.clone() };
+    let begin = Start { operation, target: own, params: params.clone(), continuation: None };
+    let Some(context) = registry_context(caller, &route.entry.source.registry, context, deadline) else {
+        return Opened::Now(CallFrame::Lost { reason: "no_randomness", not_executed: true });
+    };
+    let call = Call::new(route, begin, context);
+    let frames = call.clone().begin();
+    Opened::Frames(call, frames)
+}
+
+fn complete(
+    registries: &Arc<Registries>,
+    caller: &Caller,
+    params: &Json,
+    context: &CallContext,
+    deadline: Option<Instant>,
+) -> Opened {
+    let route = match registries.route_completion(params) {
+        Ok(route) => route,
+        Err(error) => return Opened::Now(CallFrame::Error(error)),
+    };
+    let Some(context) = registry_context(caller, &route.entry.source.registry, context, deadline) else {
+        return Opened::Now(CallFrame::Lost { reason: "no_randomness", not_executed: true });
+    };
+    let own = with_own_name(params, &route.entry.own);
+    let answer = async move {
+        match route.link.port.complete(context, own).await {
+            Ok(answer) => outcome(answer),
+            Err(error) if error.code == api::Code::Unimplemented => outcome(Ok(no_completions())),
+            Err(_) => CallFrame::Lost { reason: "registry_lost", not_executed: false },
+        }
+    };
+    Opened::Once(answer.boxed())
+}
+
+fn outcome(answer: Result<Json, RpcError>) -> CallFrame {
+    match answer {
+        Ok(result) => CallFrame::Result(result),
+        Err(error) => CallFrame::Error(error),
+    }
+}
+
+fn no_completions() -> Json {
+    Json::trusted(r#"{"completion":{"values":[],"total":0,"hasMore":false}}"#)
+}
+
+/// Puts the registry's own name into `ref`.
+fn with_own_name(params: &Json, own: &str) -> Json {
+    let Some(reference) = scan::member(params.as_str(), "ref") else { return params.clone() };
+    if scan::member(reference, "name").and_then(scan::string).is_none_or(|name| name == own) {
+        return params.clone();
+    }
+    let renamed = ObjectEditor::new(reference).set("name", edit::quote(own)).finish();
+    ObjectEditor::new(params.as_str()).set("ref", renamed).finish_json()
+}
+
+/// What a registry is told; `None` if the operating system has no random bytes to give.
+pub(crate) fn registry_context(
+    caller: &Caller,
+    registry: &str,
+    context: &CallContext,
+    deadline: Option<Instant>,
+) -> Option<Context> {
+    Some(Context {
+        mesh: caller.mesh.to_string(),
+        registry: registry.to_owned(),
+        invocation: new_invocation()?,
+        owner: caller.owner,
+        principal: caller.principal.clone(),
+        affinity: caller.affinity.clone(),
+        revision: context.revision,
+        client_capabilities: context.client_capabilities.clone(),
+        log_level: context.log_level,
+        progress: context.progress,
+        catalogue_digest: String::new(),
+        deadline,
+    })
+}
+
+/// A fresh invocation id.
+pub(crate) fn new_invocation() -> Option<String> {
+    use base64::Engine as _;
+    let random: [u8; 16] = chassis::clock::random().ok()?;
+    Some(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random))
+}
+
+/// A machine's moment as one of the runtime's clock.
+pub(crate) fn instant(moment: Millis) -> Instant {
+    Instant::now() + Duration::from_millis(moment.saturating_sub(chassis::clock::unix_millis()))
+}

@@ -1,0 +1,70 @@
+//! Settings of the session role.
+
+use placement::SlotRange;
+use serde::{Deserialize, Serialize};
+
+/// Section `[session]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address gateways reach this node at, `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// Name of this node in logs and traces.
+    pub node: String,
+    /// Slots this node owns, for example "0-2047". All nodes together own 0-4095, each slot once.
+    pub slots: SlotRange,
+    /// Identifies the mesh towards registries; empty = derived from the keys.
+    pub mesh: String,
+    /// Registry processes to use.
+    pub registries: Vec<RegistryConfig>,
+    /// Name of the server as clients see it.
+    pub server_name: String,
+    /// Entries per page of a list.
+    pub page_size: usize,
+    /// How long clients may cache lists, in milliseconds; a registry may ask for less.
+    pub list_ttl_ms: u64,
+    /// A session without any traffic for this long is ended, in seconds.
+    pub idle_timeout_s: u64,
+    /// A session whose handshake is not finished within this is ended, in seconds.
+    pub init_timeout_s: u64,
+    /// A call that has not ended within this is cancelled, in seconds.
+    pub call_timeout_s: u64,
+    /// How long an answer of the user is awaited, in seconds.
+    pub ask_timeout_s: u64,
+    /// Sessions on this node; further ones are refused with 429.
+    pub max_sessions: usize,
+    /// Sessions of one principal on this node.
+    pub max_sessions_per_principal: usize,
+}
+
+/// One registry process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// `host:port`.
+    pub address: String,
+    /// Prefix of its names, instead of the one it announces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7101".into(),
+            node: "session-1".into(),
+            slots: SlotRange::ALL,
+            mesh: String::new(),
+            registries: Vec::new(),
+            server_name: "trunkline".into(),
+            page_size: 500,
+            list_ttl_ms: 5_000,
+            idle_timeout_s: 1800,
+            init_timeout_s: 30,
+            call_timeout_s: 300,
+            ask_timeout_s: 600,
+            max_sessions: 1_000_000,
+            max_sessions_per_principal: 1_000_000,
+        }
+    }
+}

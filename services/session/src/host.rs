@@ -1,0 +1,318 @@
+//! The door of a session node: finds or makes the session and hands the message over.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use api::session::{Attach, Close, Delivery, Frame, Frames, SessionHost};
+use api::{Code, Detail, Epoch, Error, EventId, KeyRing, Principal, SessionId};
+use async_trait::async_trait;
+use chassis::task::{self, Kind};
+use chassis::telemetry::{self, Side};
+use futures::{StreamExt as _, stream};
+use machines::{ListKind, Session};
+use mcp::rpc::{self, Message, RpcError};
+use mcp::{Era, Json, Method, code, scan};
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::actor::Actor;
+use crate::config::Config;
+use crate::facts::Facts;
+use crate::refuse;
+use crate::registries::Registries;
+use crate::residents::{Letter, READER_QUEUE, Reader, Resident, Residents, Undelivered};
+use crate::store::SessionStore;
+
+/// How long a request waits for a node that is just starting.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two attempts to announce a change to a session whose queue is full.
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(20);
+
+/// What everything on this node uses.
+pub(crate) struct Shared {
+    /// For handing a reference of its own to actors and listeners.
+    pub(crate) this: Weak<Self>,
+    pub(crate) config: Config,
+    pub(crate) keys: KeyRing,
+    pub(crate) epoch: Epoch,
+    pub(crate) mesh: Arc<str>,
+    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) registries: Arc<Registries>,
+    pub(crate) facts: Facts,
+    pub(crate) residents: Residents,
+    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) draining: AtomicBool,
+    /// Ends listen streams when the node drains.
+    pub(crate) drain: tokio_util::sync::CancellationToken,
+}
+
+impl Shared {
+    /// Requests of one session should reach the same replica; registries must not learn the session id.
+    pub(crate) fn affinity_of(&self, id: &SessionId) -> String {
+        Sha256::digest(id.as_str()).iter().take(8).map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// A watched resource has changed. A queue that is full is tried again by a task of its own.
+    pub(crate) fn notify_updated(&self, id: &SessionId, uri: &str, params: &Json) {
+        let letter = || Letter::Updated { uri: uri.to_owned(), params: params.clone() };
+        if self.post(id, None, letter()) == Err(Undelivered::Full) {
+            tracing::warn!("a session's queue is full: an update of a resource was dropped");
+        }
+    }
+
+    /// Tells every session that a list has changed.
+    pub(crate) async fn announce(&self, kind: ListKind) {
+        let mut left = self.residents.all();
+        while !left.is_empty() {
+            let mut full = Vec::new();
+            for (index, id) in left.into_iter().enumerate() {
+                if self.post(&id, None, Letter::Changed(kind)) == Err(Undelivered::Full) {
+                    full.push(id);
+                }
+                if index % 256 == 255 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            left = full;
+            if !left.is_empty() {
+                tokio::time::sleep(ANNOUNCE_PAUSE).await;
+            }
+        }
+    }
+
+    pub(crate) fn post(
+        &self,
+        id: &SessionId,
+        principal: Option<&Principal>,
+        letter: Letter,
+    ) -> Result<(), Undelivered> {
+        let start = |resident: Box<Resident>, letters: mpsc::Receiver<Letter>| {
+            let this = self.this.clone();
+            task::spawn(Kind::Call, "session", async move {
+                if let Some(shared) = this.upgrade() {
+                    Actor::new(shared, resident).run(letters).await;
+                }
+            })
+        };
+        self.residents.post(id, principal, letter, &start)
+    }
+
+    /// Loads a session that this node owns and does not have in memory.
+    async fn activate(&self, id: &SessionId) -> Result<(), Error> {
+        let unavailable =
+            |refusal| Error::new(Code::Unavailable, format!("the store could not be read: {refusal:?}"));
+        let Some(stored) = self.store.load(id).await.map_err(unavailable)? else { return Ok(()) };
+        let settings = self.facts.settings(&self.registries.catalogue());
+        let machine = Session::restore(settings, stored.snapshot, chassis::clock::unix_millis());
+        self.residents.insert(Box::new(Resident {
+            id: id.clone(),
+            epoch: self.epoch,
+            principal: Arc::new(stored.principal),
+            machine,
+            version: stored.version,
+            subscriptions: std::collections::HashMap::new(),
+        }));
+        Ok(())
+    }
+
+    /// Refuses while the node is starting for too long, or drains.
+    async fn admitted(&self) -> Result<(), Error> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Error::draining());
+        }
+        if *self.ready.borrow() {
+            return Ok(());
+        }
+        let mut ready = self.ready.subscribe();
+        let waited = tokio::time::timeout(START_PATIENCE, ready.wait_for(|ready| *ready)).await;
+        match waited {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Error::new(Code::Unavailable, "the node is starting")),
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Host(pub(crate) Arc<Shared>);
+
+impl Host {
+    /// Reads a session id and checks that this node owns its slot.
+    fn session(&self, text: &str) -> Result<Option<SessionId>, Error> {
+        let Some(id) = SessionId::parse(&self.0.keys, text) else { return Ok(None) };
+        if self.0.config.slots.contains(id.slot()) {
+            return Ok(Some(id));
+        }
+        let detail = Detail::NotOwner { owner: String::new(), epoch: 0 };
+        Err(Error::new(Code::Precondition, format!("slot {} is not owned by this node", id.slot()))
+            .with(detail))
+    }
+
+    /// Hands a letter to a session; loads the session if it is only in the store.
+    async fn hand_over(
+        &self,
+        id: &SessionId,
+        principal: &Principal,
+        letter: impl Fn(Reader) -> Letter,
+    ) -> Result<Result<mpsc::Receiver<Result<Frame, Error>>, Undelivered>, Error> {
+        let (reply, frames) = mpsc::channel(READER_QUEUE);
+        match self.0.post(id, Some(principal), letter(reply)) {
+            Err(Undelivered::Unknown) => {}
+            other => return Ok(other.map(|()| frames)),
+        }
+        self.0.activate(id).await?;
+        let (reply, frames) = mpsc::channel(READER_QUEUE);
+        Ok(self.0.post(id, Some(principal), letter(reply)).map(|()| frames))
+    }
+
+    async fn deliver_older(&self, delivery: Delivery, message: Message) -> Result<Frames, Error> {
+        let Some(text) = delivery.session.as_deref() else { return self.initialise(delivery, message).await };
+        let Some(id) = self.session(text)? else { return Ok(refuse::session_not_found()) };
+        let request_id = request_id(&message).cloned();
+        let span = hop_span(&message);
+        let letter = |reply| Letter::Message { message: message.clone(), reply, span: span.clone() };
+        Ok(match self.hand_over(&id, &delivery.principal, letter).await? {
+            Ok(frames) => accepted(None, frames),
+            Err(Undelivered::Unknown) => refuse::session_not_found(),
+            Err(Undelivered::Full) => {
+                refuse::rate_limited(request_id.as_ref(), "too many messages wait in this session")
+            }
+        })
+    }
+
+    /// `initialize`: a new session in a slot of this node.
+    async fn initialise(&self, delivery: Delivery, message: Message) -> Result<Frames, Error> {
+        let shared = &self.0;
+        let Message::Request(request) = &message else {
+            return Ok(refuse::refused(
+                400,
+                None,
+                &RpcError::new(code::INVALID_REQUEST, "Mcp-Session-Id is missing"),
+            ));
+        };
+        if request.method != Method::Initialize.as_str() {
+            let error = RpcError::new(code::INVALID_REQUEST, "Mcp-Session-Id is missing");
+            return Ok(refuse::refused(400, Some(&request.id), &error));
+        }
+        let (all, own) = shared.residents.count(&delivery.principal);
+        if all >= shared.config.max_sessions || own >= shared.config.max_sessions_per_principal {
+            return Ok(refuse::rate_limited(Some(&request.id), "too many sessions"));
+        }
+        let random = |_| Error::new(Code::Internal, "no random bytes");
+        let pick = u64::from_le_bytes(chassis::clock::random().map_err(random)?);
+        let slot = shared.config.slots.pick(pick).ok_or_else(|| Error::new(Code::Internal, "no slot"))?;
+        let id = SessionId::mint(&shared.keys, slot, chassis::clock::random().map_err(random)?);
+        if let Err(refusal) = shared.store.create(&id, shared.epoch, &delivery.principal).await {
+            tracing::warn!(?refusal, "a session could not be stored");
+            return Ok(refuse::unavailable(Some(&request.id), "store_down"));
+        }
+        let settings = shared.facts.settings(&shared.registries.catalogue());
+        let machine = Session::new(settings, chassis::clock::unix_millis());
+        let (reply, mut frames) = mpsc::channel(READER_QUEUE);
+        shared.residents.insert(Box::new(Resident {
+            id: id.clone(),
+            epoch: shared.epoch,
+            principal: Arc::new(delivery.principal),
+            machine,
+            version: 0,
+            subscriptions: std::collections::HashMap::new(),
+        }));
+        let span = hop_span(&message);
+        // The queue of a session that nobody knows yet has room.
+        let _known = shared.post(&id, None, Letter::Message { message, reply, span }).is_ok();
+        let first = frames.recv().await;
+        // A refused handshake leaves no session behind, so no id is handed out.
+        let session = Some(id.as_str().to_owned()).filter(|_| first.as_ref().is_some_and(is_success));
+        let head = stream::iter([Ok(Frame::Accepted { session })]).chain(stream::iter(first));
+        Ok(head.chain(ReceiverStream::new(frames)).boxed())
+    }
+}
+
+#[async_trait]
+impl SessionHost for Host {
+    async fn deliver(&self, delivery: Delivery) -> Result<Frames, Error> {
+        self.0.admitted().await?;
+        let message = match Message::parse(&delivery.message.bytes()) {
+            Ok(message) => message,
+            Err(bad) => {
+                return Ok(refuse::refused(400, bad.id.as_ref(), &RpcError::new(bad.code, bad.message)));
+            }
+        };
+        match delivery.era {
+            Era::Older => self.deliver_older(delivery, message).await,
+            Era::Modern => Ok(crate::modern::serve(&self.0, delivery, message)),
+        }
+    }
+
+    async fn attach(&self, attach: Attach) -> Result<Frames, Error> {
+        self.0.admitted().await?;
+        let Some(id) = self.session(&attach.session)? else { return Ok(refuse::session_not_found()) };
+        let cursor = match attach.last_event_id.as_deref() {
+            None => None,
+            Some(text) => match EventId::parse(&self.0.keys, &id, text) {
+                Some(event) => Some(event),
+                // A session that this principal may not see comes first: which of the two it was must not show.
+                None => return self.foreign_cursor(&id, &attach.principal).await,
+            },
+        };
+        let letter = |reply| Letter::Attach { cursor, reply };
+        Ok(match self.hand_over(&id, &attach.principal, letter).await? {
+            Ok(frames) => ReceiverStream::new(frames).boxed(),
+            Err(Undelivered::Unknown) => refuse::session_not_found(),
+            Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
+        })
+    }
+
+    async fn close(&self, close: Close) -> Result<Frames, Error> {
+        self.0.admitted().await?;
+        let Some(id) = self.session(&close.session)? else { return Ok(refuse::session_not_found()) };
+        Ok(match self.hand_over(&id, &close.principal, |reply| Letter::Close { reply }).await? {
+            Ok(frames) => accepted(None, frames),
+            Err(Undelivered::Unknown) => refuse::session_not_found(),
+            Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
+        })
+    }
+}
+
+impl Host {
+    async fn foreign_cursor(&self, id: &SessionId, principal: &Principal) -> Result<Frames, Error> {
+        Ok(match self.hand_over(id, principal, |_| Letter::Wake).await? {
+            Err(Undelivered::Unknown) => refuse::session_not_found(),
+            Ok(_) | Err(Undelivered::Full) => {
+                let error =
+                    RpcError::new(code::INVALID_REQUEST, "Last-Event-ID was not handed out in this session");
+                refuse::refused(400, None, &error)
+            }
+        })
+    }
+}
+
+fn accepted(session: Option<String>, frames: mpsc::Receiver<Result<Frame, Error>>) -> Frames {
+    stream::iter([Ok(Frame::Accepted { session })]).chain(ReceiverStream::new(frames)).boxed()
+}
+
+fn is_success(frame: &Result<Frame, Error>) -> bool {
+    match frame {
+        Ok(Frame::Answer(answer)) => {
+            answer.body.as_ref().is_some_and(|body| scan::member(body.as_str(), "result").is_some())
+        }
+        Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Open | Frame::Event(_)) | Err(_) => false,
+    }
+}
+
+pub(crate) const fn request_id(message: &Message) -> Option<&rpc::Id> {
+    match message {
+        Message::Request(request) => Some(&request.id),
+        Message::Notification(_) | Message::Response(_) => None,
+    }
+}
+
+/// The span of this hop; its parent is the gateway's.
+pub(crate) fn hop_span(message: &Message) -> tracing::Span {
+    let name = match message.method() {
+        Some(method) => Method::parse(method).map_or("session notification", Method::as_str),
+        None => "session response",
+    };
+    telemetry::hop("session", Side::Internal, name)
+}

@@ -1,0 +1,25 @@
+//! The session role: hosts the conversations and asks the registries.
+//!
+//! `host.rs` is the door ([`api::SessionHost`]); `actor.rs` runs one session while something is in flight, `modern.rs` one
+//! modern request, `listen.rs` one modern subscription; none of them decides anything: `machines` does. `registries` is
+//! everything about registry processes, `store` keeps sessions. Must not know HTTP, nor any other service.
+
+mod actor;
+mod app;
+mod calling;
+mod config;
+mod deps;
+mod facts;
+mod host;
+mod listen;
+mod modern;
+mod perform;
+mod refuse;
+mod registries;
+mod residents;
+mod seal;
+pub mod store;
+
+pub use app::App;
+pub use config::{Config, RegistryConfig};
+pub use deps::{ConnectError, Deps, RegistryPeer};

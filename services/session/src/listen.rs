@@ -1,0 +1,187 @@
+//! Serves one `subscriptions/listen` of a 2026-07-28 client for as long as its stream is open.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::session::{Answer, Event, Frame, Frames};
+use futures::StreamExt as _;
+use futures::stream::{BoxStream, SelectAll};
+use machines::{CallFrame, CallId, Effect, Filter, Input, ListKind, Listen, ListenSettings, Millis};
+use mcp::Json;
+use mcp::rpc::{Id, RpcError};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::actor::InSpan;
+use crate::host::Shared;
+use crate::refuse;
+use crate::registries::watches::{self, Listener, Subscription, Watches};
+
+/// Updates that may wait for a reader; more are dropped and logged.
+const UPDATES: usize = 1024;
+/// Most resources of one listen.
+const MAX_RESOURCES: usize = 1024;
+/// How long registries have to accept the resources before the client is acknowledged.
+const ACCEPT_WITHIN_MS: Millis = 500;
+
+/// What was asked for.
+pub(crate) struct Wanted {
+    pub(crate) id: Id,
+    pub(crate) params: Json,
+}
+
+type Outcome = (CallId, String, Result<Subscription, RpcError>);
+
+struct Serving {
+    shared: Arc<Shared>,
+    listen: Listen,
+    subscriptions: HashMap<String, Subscription>,
+    outcomes: SelectAll<BoxStream<'static, Outcome>>,
+    changes: broadcast::Receiver<ListKind>,
+    updates: mpsc::Receiver<(String, Json)>,
+    updated: mpsc::Sender<(String, Json)>,
+    wake: Option<Millis>,
+    out: Vec<Frame>,
+    done: bool,
+}
+
+/// Answers with a stream that lasts.
+pub(crate) fn serve(shared: &Arc<Shared>, wanted: Wanted, span: tracing::Span) -> Frames {
+    let filter = match Filter::read(Some(&wanted.params)) {
+        Ok(filter) => filter,
+        Err(error) => return refuse::refused(400, Some(&wanted.id), &error),
+    };
+    let settings = shared.facts.settings(&shared.registries.catalogue());
+    let listen = Listen::new(
+        ListenSettings {
+            server_info: settings.server_info.clone(),
+            capabilities: settings.capabilities.clone(),
+            id: wanted.id,
+            filter,
+            max_subscriptions: MAX_RESOURCES,
+            accept_within_ms: ACCEPT_WITHIN_MS,
+        },
+        chassis::clock::unix_millis(),
+    );
+    let (updated, updates) = mpsc::channel(UPDATES);
+    let mut serving = Serving {
+        shared: shared.clone(),
+        listen,
+        subscriptions: HashMap::new(),
+        outcomes: SelectAll::new(),
+        changes: shared.registries.changes(),
+        updates,
+        updated,
+        wake: None,
+        out: vec![Frame::Accepted { session: None }],
+        done: false,
+    };
+    let frames = async_stream::stream! {
+        let effects = serving.listen.start();
+        serving.perform(effects);
+        loop {
+            for frame in serving.out.drain(..) {
+                yield Ok(frame);
+            }
+            if serving.done {
+                return;
+            }
+            serving.turn().await;
+        }
+    };
+    InSpan { stream: frames.boxed(), span }.boxed()
+}
+
+impl Serving {
+    async fn turn(&mut self) {
+        let left =
+            self.wake.map(|at| Duration::from_millis(at.saturating_sub(chassis::clock::unix_millis())));
+        let timer = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        let drain = self.shared.drain.clone();
+        tokio::select! {
+            change = self.changes.recv() => match change {
+                Ok(kind) => self.take(Input::CatalogChanged(kind)),
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    for kind in [ListKind::Tools, ListKind::Resources, ListKind::Prompts] {
+                        self.take(Input::CatalogChanged(kind));
+                    }
+                }
+                Err(broadcast::error::RecvError::Closed) => self.take(Input::Drain),
+            },
+            Some((uri, params)) = self.updates.recv() => self.take(Input::ResourceUpdated { uri, params }),
+            Some((call, uri, outcome)) = self.outcomes.next(), if !self.outcomes.is_empty() => {
+                let frame = match outcome {
+                    Ok(subscription) => {
+                        self.subscriptions.insert(uri, subscription);
+                        CallFrame::Result(Json::empty_object())
+                    }
+                    Err(error) => CallFrame::Error(error),
+                };
+                self.take(Input::Frame { call, frame });
+            }
+            () = drain.cancelled() => self.take(Input::Drain),
+            () = timer => {
+                self.wake = None;
+                self.take(Input::DeadlineReached);
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        let effects = self.listen.step(chassis::clock::unix_millis(), input);
+        self.perform(effects);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Answer { status, body, .. } => {
+                    self.out.push(Frame::Answer(Answer::new(status, body)))
+                }
+                Effect::Open { .. } => self.out.push(Frame::Open),
+                Effect::Send { event, .. } => {
+                    self.out.push(Frame::Event(Event { message: event.message, ..Event::default() }));
+                }
+                Effect::Subscribe { call, uri } => self.subscribe(call, uri),
+                Effect::Unsubscribe { uri } => {
+                    self.subscriptions.remove(&uri);
+                }
+                Effect::WakeAt(at) => self.wake = Some(at),
+                Effect::Finish { .. } | Effect::Stop(_) => self.done = true,
+                Effect::Commit(_)
+                | Effect::Pause { .. }
+                | Effect::Call { .. }
+                | Effect::Resume { .. }
+                | Effect::CancelCall { .. }
+                | Effect::Release { .. } => {}
+            }
+        }
+    }
+
+    fn subscribe(&mut self, call: CallId, uri: String) {
+        let catalogue = self.shared.registries.catalogue();
+        let found = catalogue
+            .resource(&uri)
+            .and_then(|e| Some((e.clone(), self.shared.registries.link_of(&e.source)?)));
+        let updated = self.updated.clone();
+        let outcome = async move {
+            let Some((entry, link)) = found else {
+                let refused = watches::unknown_resource(&uri, true);
+                return (call, uri, Err(refused));
+            };
+            let listener: Listener = Arc::new(move |uri: &str, params: &Json| {
+                if updated.try_send((uri.to_owned(), params.clone())).is_err() {
+                    tracing::warn!("a listener does not keep up: an update of a resource was dropped");
+                }
+            });
+            let subscribed = Watches::subscribe(&link, &entry.source.registry, &uri, listener).await;
+            (call, uri, subscribed)
+        };
+        self.outcomes.push(futures::stream::once(outcome).boxed());
+    }
+}

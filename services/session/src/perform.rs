@@ -1,0 +1,161 @@
+//! Does what a session machine wants, in order. Behind a refused commit nothing is done; the refusal is the next input.
+
+use api::registry::{InputResponse, Round};
+use api::session::{Answer, Frame};
+use futures::{StreamExt as _, future, stream};
+use machines::{CallContext, CallFrame, CallId, Effect, Effects, Input, Millis};
+use mcp::rpc::RpcError;
+use mcp::{Json, Method};
+use tracing::Span;
+
+use crate::actor::{Actor, InSpan, News};
+use crate::calling::{self, Opened};
+use crate::registries::call::{Call, Heard};
+use crate::registries::watches::{self, Listener, Watches};
+
+impl Actor {
+    /// Performs effects in order.
+    pub(crate) async fn perform(&mut self, effects: Effects) {
+        let mut left = std::collections::VecDeque::from(effects);
+        while let Some(effect) = left.pop_front() {
+            match effect {
+                Effect::Commit(changes) => {
+                    let (id, epoch, version) =
+                        (&self.resident.id, self.resident.epoch, self.resident.version);
+                    match self.shared.store.commit(id, epoch, version, &changes).await {
+                        Ok(()) => {
+                            self.resident.version += 1;
+                            self.resident.machine.settle();
+                        }
+                        Err(refusal) => {
+                            let now = chassis::clock::unix_millis();
+                            left = self.resident.machine.step(now, Input::CommitRefused(refusal)).into();
+                        }
+                    }
+                }
+                Effect::Answer { stream, status, body } => {
+                    self.send(stream, Frame::Answer(Answer::new(status, body)));
+                    self.readers.remove(&stream);
+                }
+                Effect::Open { stream } => self.send(stream, Frame::Open),
+                Effect::Send { stream, event } => {
+                    let event = self.sign(stream, event);
+                    self.send(stream, Frame::Event(event));
+                }
+                Effect::Pause { stream } | Effect::Finish { stream } => {
+                    self.readers.remove(&stream);
+                }
+                Effect::Call { call, method, params, context, deadline } => {
+                    self.call(call, method, &params, &context, deadline);
+                }
+                Effect::Resume { call, round, responses, state } => {
+                    self.resume(call, round, responses, state)
+                }
+                Effect::CancelCall { call, reason } => self.cancel(call, reason),
+                Effect::Release { call } => self.release(call),
+                Effect::Subscribe { call, uri } => self.subscribe(call, uri),
+                Effect::Unsubscribe { uri } => {
+                    self.resident.subscriptions.remove(&uri);
+                }
+                Effect::WakeAt(at) => self.wake = Some(at),
+                Effect::Stop(reason) => self.stopped = Some(reason),
+            }
+        }
+    }
+
+    fn call(&mut self, call: CallId, method: Method, params: &Json, context: &CallContext, deadline: Millis) {
+        let deadline = Some(calling::instant(deadline));
+        match calling::open(&self.shared.registries, &self.caller, method, params, context, deadline) {
+            Opened::Now(frame) => self.pending.push_back(Input::Frame { call, frame }),
+            Opened::Once(answer) => {
+                let news = stream::once(answer).map(move |frame| News::Heard(call, Heard::Frame(frame)));
+                self.listen_to(news.boxed());
+            }
+            Opened::Frames(running, frames) => {
+                self.calls.insert(call, running);
+                self.listen_to(frames.map(move |heard| News::Heard(call, heard)).boxed());
+            }
+        }
+    }
+
+    fn listen_to(&mut self, news: stream::BoxStream<'static, News>) {
+        self.news.push(InSpan { stream: news, span: Span::current() }.boxed());
+    }
+
+    fn resume(
+        &mut self,
+        call: CallId,
+        round: u32,
+        responses: Vec<(String, Result<Json, RpcError>)>,
+        state: Option<bytes::Bytes>,
+    ) {
+        let Some(running) = self.calls.get(&call).cloned() else { return };
+        let responses: Vec<InputResponse> =
+            responses.into_iter().map(|(key, answer)| InputResponse { key, answer }).collect();
+        let frames = match state {
+            None => running.resume(round, responses),
+            Some(state) => {
+                let Some(invocation) = calling::new_invocation() else {
+                    let frame = CallFrame::Lost { reason: "no_randomness", not_executed: true };
+                    return self.pending.push_back(Input::Frame { call, frame });
+                };
+                running.restart(invocation, Round { state, round, responses })
+            }
+        };
+        self.listen_to(frames.map(move |heard| News::Heard(call, heard)).boxed());
+    }
+
+    /// Sent without waiting for the answer: the machine has ended the request already.
+    fn cancel(&mut self, call: CallId, reason: String) {
+        let Some(running) = self.calls.get(&call).cloned() else { return };
+        let cancelled = async move {
+            if let Err(error) = running.route.link.port.cancel(running.context(), reason).await {
+                tracing::debug!(%error, "a cancellation did not reach its registry");
+            }
+            None
+        };
+        self.news.push(stream::once(cancelled).filter_map(future::ready).boxed());
+    }
+
+    fn release(&mut self, call: CallId) {
+        if let Some(running) = self.calls.remove(&call) {
+            running.route.link.release(running.context());
+        }
+    }
+
+    fn subscribe(&mut self, call: CallId, uri: String) {
+        let Some(entry) = self.shared.registries.catalogue().resource(&uri).cloned() else {
+            let frame = CallFrame::Error(watches::unknown_resource(&uri, false));
+            return self.pending.push_back(Input::Frame { call, frame });
+        };
+        let Some(link) = self.shared.registries.link_of(&entry.source) else { return };
+        let listener = self.listener();
+        let outcome = async move {
+            let subscribed = Watches::subscribe(&link, &entry.source.registry, &uri, listener).await;
+            News::Subscribed(call, uri, subscribed)
+        };
+        self.news.push(stream::once(outcome).boxed());
+    }
+
+    /// Puts updates into this session's queue, idle or not.
+    fn listener(&self) -> Listener {
+        let (shared, id) = (std::sync::Arc::downgrade(&self.shared), self.resident.id.clone());
+        std::sync::Arc::new(move |uri: &str, params: &Json| {
+            let Some(shared) = shared.upgrade() else { return };
+            shared.notify_updated(&id, uri, params);
+        })
+    }
+}
+
+impl Call {
+    /// Calls a handler that has returned again, with the state it returned.
+    fn restart(
+        self: std::sync::Arc<Self>,
+        invocation: String,
+        round: Round,
+    ) -> stream::BoxStream<'static, Heard> {
+        self.renew(invocation);
+        let begin = self.again(round);
+        self.start(begin)
+    }
+}

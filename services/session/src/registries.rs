@@ -1,0 +1,216 @@
+//! All registries together: dialled, watched, merged, and asked.
+//!
+//! Owns the links to registry processes and the catalogue made of what they list. Must not know sessions.
+
+pub(crate) mod call;
+pub(crate) mod catalogue;
+mod link;
+pub(crate) mod watches;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use api::registry::{Kind, Operation};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use machines::ListKind;
+use mcp::rpc::RpcError;
+use mcp::{Json, Method, code, scan};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::catalogue::{Catalogue, Entry, SourceKey};
+pub(crate) use self::link::Link;
+use crate::deps::RegistryPeer;
+
+/// How many unheard changes are kept per listener; a listener that falls behind is told that every list has changed.
+const CHANGE_QUEUE: usize = 64;
+
+/// See the module.
+pub(crate) struct Registries {
+    links: Vec<Arc<Link>>,
+    current: RwLock<Arc<Catalogue>>,
+    changes: broadcast::Sender<ListKind>,
+    settled: watch::Sender<usize>,
+    page_size: usize,
+}
+
+/// Where a request goes.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) link: Arc<Link>,
+    pub(crate) entry: Entry,
+}
+
+impl Registries {
+    /// Opens nothing yet; see [`Registries::run`].
+    pub(crate) fn new(peers: Vec<RegistryPeer>, page_size: usize) -> Arc<Self> {
+        let links =
+            peers.into_iter().enumerate().map(|(index, peer)| Arc::new(Link::new(index, peer))).collect();
+        Arc::new(Self {
+            links,
+            current: RwLock::new(Arc::new(Catalogue::build(&[], page_size))),
+            changes: broadcast::channel(CHANGE_QUEUE).0,
+            settled: watch::channel(0).0,
+            page_size,
+        })
+    }
+
+    /// Keeps every link alive until `shutdown`.
+    pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut running: FuturesUnordered<_> =
+            self.links.iter().map(|link| link.clone().run(self.clone(), shutdown.clone())).collect();
+        while running.next().await.is_some() {}
+    }
+
+    /// Returns once every registry has been reached or has failed to answer for the first time.
+    pub(crate) async fn settled(&self) {
+        let mut settled = self.settled.subscribe();
+        // The sender lives as long as `self`.
+        let _closed = settled.wait_for(|count| *count >= self.links.len()).await.is_err();
+    }
+
+    fn one_settled(&self) {
+        self.settled.send_modify(|count| *count += 1);
+    }
+
+    /// What is served at present.
+    pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Announces each visible change of a list, once.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<ListKind> {
+        self.changes.subscribe()
+    }
+
+    /// Merges again what the links list, and announces what differs.
+    fn rebuild(&self) {
+        let sources: Vec<_> = self.links.iter().flat_map(|link| link.sources()).collect();
+        let next = Catalogue::build(&sources, self.page_size);
+        let changed: BTreeSet<ListKind> = {
+            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            let changed = next.differs(&current).into_iter().map(list_kind).collect();
+            report_hidden(&current, &next);
+            *current = Arc::new(next);
+            changed
+        };
+        for kind in changed {
+            // An error means that nobody listens at the moment.
+            let _unheard = self.changes.send(kind).is_err();
+        }
+    }
+
+    /// Finds who serves a request that names a tool, prompt or resource.
+    pub(crate) fn route(&self, operation: Operation, target: &str, modern: bool) -> Result<Route, RpcError> {
+        let catalogue = self.catalogue();
+        let entry = match operation {
+            Operation::Call => catalogue.find(Kind::Tools, target),
+            Operation::Get => catalogue.find(Kind::Prompts, target),
+            Operation::Read => catalogue.resource(target),
+        };
+        entry
+            .and_then(|entry| self.route_to(entry.clone()))
+            .ok_or_else(|| unknown_target(operation, target, modern))
+    }
+
+    /// Finds who completes an argument.
+    pub(crate) fn route_completion(&self, params: &Json) -> Result<Route, RpcError> {
+        let refuse = |text: &str| RpcError::new(code::INVALID_PARAMS, text);
+        let reference = params.member("ref").ok_or_else(|| refuse("`ref` is missing"))?;
+        let catalogue = self.catalogue();
+        let entry = match reference.text("type").as_deref() {
+            Some("ref/prompt") => {
+                let name = reference.text("name").ok_or_else(|| refuse("`ref.name` is missing"))?;
+                catalogue.find(Kind::Prompts, &name).cloned()
+            }
+            Some("ref/resource") => {
+                let uri = reference.text("uri").ok_or_else(|| refuse("`ref.uri` is missing"))?;
+                catalogue.find(Kind::Templates, &uri).or_else(|| catalogue.resource(&uri)).cloned()
+            }
+            _ => return Err(refuse("`ref.type` must be \"ref/prompt\" or \"ref/resource\"")),
+        };
+        entry
+            .and_then(|entry| self.route_to(entry))
+            .ok_or_else(|| refuse("unknown prompt or resource template"))
+    }
+
+    fn route_to(&self, entry: Entry) -> Option<Route> {
+        let link = self.links.get(entry.source.link)?.clone();
+        Some(Route { link, entry })
+    }
+
+    /// The registry a sealed state belongs to, if it is configured here.
+    pub(crate) fn link_of(&self, key: &SourceKey) -> Option<Arc<Link>> {
+        self.links.get(key.link).cloned()
+    }
+
+    /// How long a merged list may be cached, and whether principals may share it.
+    pub(crate) fn caching(&self, method: Method) -> (u64, bool) {
+        let catalogue = self.catalogue();
+        listed(method).and_then(|kind| catalogue.section(kind)).map_or((0, false), |s| (s.ttl_ms, s.public))
+    }
+
+    /// A page of a merged list.
+    pub(crate) fn list(&self, method: Method, params: Option<&Json>) -> Result<Json, RpcError> {
+        let kind = listed(method).ok_or_else(|| RpcError::new(code::METHOD_NOT_FOUND, "Method not found"))?;
+        let bad = || RpcError::new(code::INVALID_PARAMS, "unknown cursor: start again without one");
+        let cursor = match params.and_then(|p| p.member("cursor")) {
+            None => None,
+            Some(raw) => Some(scan::string(raw.as_str()).ok_or_else(bad)?.into_owned()),
+        };
+        let catalogue = self.catalogue();
+        catalogue.section(kind).and_then(|section| section.page(cursor.as_deref())).ok_or_else(bad)
+    }
+}
+
+/// The kind that a method lists.
+const fn listed(method: Method) -> Option<Kind> {
+    match method {
+        Method::ToolsList => Some(Kind::Tools),
+        Method::ResourcesList => Some(Kind::Resources),
+        Method::ResourceTemplatesList => Some(Kind::Templates),
+        Method::PromptsList => Some(Kind::Prompts),
+        Method::Initialize
+        | Method::Ping
+        | Method::Discover
+        | Method::ToolsCall
+        | Method::ResourcesRead
+        | Method::ResourcesSubscribe
+        | Method::ResourcesUnsubscribe
+        | Method::Listen
+        | Method::PromptsGet
+        | Method::Complete
+        | Method::SetLevel => None,
+    }
+}
+
+const fn list_kind(kind: Kind) -> ListKind {
+    match kind {
+        Kind::Tools => ListKind::Tools,
+        Kind::Resources | Kind::Templates => ListKind::Resources,
+        Kind::Prompts => ListKind::Prompts,
+    }
+}
+
+/// What is hidden is reported once, when it becomes so.
+fn report_hidden(before: &Catalogue, after: &Catalogue) {
+    for kind in Kind::ALL {
+        let known = before.section(kind).map(|s| s.hidden.as_slice()).unwrap_or_default();
+        let hidden = after.section(kind).map(|s| s.hidden.as_slice()).unwrap_or_default();
+        for name in hidden.iter().filter(|name| !known.contains(name)) {
+            tracing::warn!(?kind, %name, "entry hidden: advertised twice, without a name, or with an illegal x-mcp-header");
+        }
+    }
+}
+
+fn unknown_target(operation: Operation, target: &str, modern: bool) -> RpcError {
+    match operation {
+        Operation::Call => RpcError::new(code::INVALID_PARAMS, format!("Unknown tool: {target}")),
+        Operation::Get => RpcError::new(code::INVALID_PARAMS, format!("Unknown prompt: {target}")),
+        Operation::Read => {
+            let code = if modern { code::INVALID_PARAMS } else { code::RESOURCE_NOT_FOUND };
+            let data = format!("{{\"uri\":{}}}", mcp::edit::quote(target));
+            RpcError::new(code, format!("Resource not found: {target}")).with_data(Json::trusted(data))
+        }
+    }
+}

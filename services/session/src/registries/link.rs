@@ -1,0 +1,295 @@
+//! One registry process: dialled with back-off, described, watched, listed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api::registry::{CatalogEvent, Context, Kind, Page, Registry, RegistryDescription};
+use api::{Error, Principal};
+use futures::StreamExt as _;
+use mcp::Revision;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Registries;
+use super::catalogue::{List, Source, SourceKey};
+use super::watches::Watches;
+use crate::deps::RegistryPeer;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a lost registry's entries stay listed: a restart within it changes nothing that clients see.
+const GRACE: Duration = Duration::from_secs(5);
+/// For one list, describe or release.
+const ASK: Duration = Duration::from_secs(10);
+/// How often finished invocations are let go of.
+const RELEASE_EVERY: Duration = Duration::from_secs(1);
+/// How many are remembered between two releases; beyond it they are left to expire.
+const RELEASE_QUEUE: usize = 4096;
+/// Most pages that one list may have.
+const MAX_PAGES: usize = 1000;
+
+/// See the module.
+pub(crate) struct Link {
+    index: usize,
+    address: String,
+    namespace: Option<String>,
+    pub(crate) port: Arc<dyn Registry>,
+    sources: Mutex<BTreeMap<String, Source>>,
+    releases: Mutex<Vec<(Context, String)>>,
+    /// Resource subscriptions at this process.
+    pub(crate) watches: Watches,
+}
+
+/// How a connection ended.
+enum End {
+    Shutdown,
+    Lost(Error),
+}
+
+impl Link {
+    pub(crate) fn new(index: usize, peer: RegistryPeer) -> Self {
+        Self {
+            index,
+            address: peer.address,
+            namespace: peer.namespace,
+            watches: Watches::new(peer.port.clone()),
+            port: peer.port,
+            sources: Mutex::default(),
+            releases: Mutex::default(),
+        }
+    }
+
+    /// Its place in the configuration.
+    pub(crate) const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What it lists at present.
+    pub(crate) fn sources(&self) -> Vec<Source> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// An invocation that will not be attached to any more.
+    pub(crate) fn release(&self, context: Context) {
+        let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+        if releases.len() < RELEASE_QUEUE {
+            let invocation = context.invocation.clone();
+            releases.push((context, invocation));
+        }
+    }
+
+    /// Keeps the connection until `shutdown`.
+    pub(super) async fn run(self: Arc<Self>, all: Arc<Registries>, shutdown: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        let mut settled = false;
+        let mut lost_at: Option<Instant> = None;
+        loop {
+            let mut reached = false;
+            let end = tokio::select! {
+                () = shutdown.cancelled() => End::Shutdown,
+                end = self.follow(&all, &mut reached, &mut settled) => end,
+            };
+            let End::Lost(error) = end else { return };
+            if !std::mem::replace(&mut settled, true) {
+                all.one_settled();
+            }
+            if reached {
+                pause = FIRST_PAUSE;
+                lost_at = None;
+                tracing::info!(address = %self.address, %error, "registry lost");
+            } else if pause == FIRST_PAUSE {
+                tracing::info!(address = %self.address, %error, "registry not reached, trying again");
+            }
+            let since = *lost_at.get_or_insert_with(Instant::now);
+            if since.elapsed() >= GRACE {
+                self.forget(&all);
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(jittered(pause, self.index)) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The registry is gone for good, as far as clients can see.
+    fn forget(&self, all: &Registries) {
+        let gone =
+            !std::mem::take(&mut *self.sources.lock().unwrap_or_else(PoisonError::into_inner)).is_empty();
+        if gone {
+            tracing::warn!(address = %self.address, "registry's entries are no longer listed");
+            all.rebuild();
+        }
+    }
+
+    /// One connection, from describing to its loss.
+    async fn follow(&self, all: &Registries, reached: &mut bool, settled: &mut bool) -> End {
+        match self.follow_until_lost(all, reached, settled).await {
+            Ok(()) => End::Lost(Error::draining()),
+            Err(error) => End::Lost(error),
+        }
+    }
+
+    async fn follow_until_lost(
+        &self,
+        all: &Registries,
+        reached: &mut bool,
+        settled: &mut bool,
+    ) -> Result<(), Error> {
+        let described = limited(self.port.describe()).await?;
+        let mut events = limited(self.port.watch()).await?;
+        let mut sources = BTreeMap::new();
+        for registry in &described.registries {
+            sources.insert(registry.name.clone(), self.read_source(registry).await?);
+        }
+        *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+        all.rebuild();
+        tracing::info!(address = %self.address, registries = described.registries.len(), "registry reached");
+        *reached = true;
+        if !std::mem::replace(settled, true) {
+            all.one_settled();
+        }
+        let mut digests: BTreeMap<(String, Kind), String> = described
+            .registries
+            .iter()
+            .flat_map(|r| r.kinds.iter().map(|(kind, digest)| ((r.name.clone(), *kind), digest.clone())))
+            .collect();
+        let watching = self.watches.run();
+        tokio::pin!(watching);
+        let mut flush = tokio::time::interval(RELEASE_EVERY);
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    None => return Err(Error::new(api::Code::Unavailable, "watch ended")),
+                    Some(event) => match event? {
+                        CatalogEvent::NotServing => return Ok(()),
+                        CatalogEvent::Changed { registry, kind, digest } => {
+                            let known = digests.insert((registry.clone(), kind), digest.clone());
+                            if known.as_ref() != Some(&digest) {
+                                self.refresh(&registry, kind).await?;
+                                all.rebuild();
+                            }
+                        }
+                    },
+                },
+                error = &mut watching => return Err(error),
+                _ = flush.tick() => self.flush_releases().await,
+            }
+        }
+    }
+
+    async fn read_source(&self, registry: &RegistryDescription) -> Result<Source, Error> {
+        let mut lists = BTreeMap::new();
+        for (kind, _) in &registry.kinds {
+            lists.insert(*kind, self.read_list(&registry.name, *kind).await?);
+        }
+        let namespace = self.namespace.clone().unwrap_or_else(|| registry.namespace.clone());
+        if !namespace.is_empty() && !mcp::name::is_namespace(&namespace) {
+            let text = format!(
+                "registry {} announces namespace {namespace:?}, which is not [A-Za-z0-9-]{{1,24}}",
+                registry.name
+            );
+            return Err(Error::new(api::Code::InvalidRequest, text));
+        }
+        Ok(Source {
+            key: SourceKey { link: self.index, registry: registry.name.clone() },
+            namespace,
+            capabilities: registry.capabilities.clone(),
+            instructions: registry.instructions.clone(),
+            lists,
+        })
+    }
+
+    async fn refresh(&self, registry: &str, kind: Kind) -> Result<(), Error> {
+        let list = self.read_list(registry, kind).await?;
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = sources.get_mut(registry) {
+            source.lists.insert(kind, list);
+        }
+        Ok(())
+    }
+
+    /// All pages. A list that changes while it is read is read again from the start.
+    async fn read_list(&self, registry: &str, kind: Kind) -> Result<List, Error> {
+        'again: loop {
+            let mut list = List { public: true, ttl_ms: u64::MAX, ..List::default() };
+            let mut cursor = None;
+            let mut digest: Option<String> = None;
+            for _ in 0..MAX_PAGES {
+                let page = match limited(self.port.list(own_context(registry), kind, cursor.take())).await {
+                    Err(error) if error.code == api::Code::InvalidRequest && digest.is_some() => {
+                        continue 'again;
+                    }
+                    other => other?,
+                };
+                if *digest.get_or_insert_with(|| page.digest.clone()) != page.digest {
+                    continue 'again;
+                }
+                cursor = append(&mut list, page);
+                if cursor.is_none() {
+                    return Ok(list);
+                }
+            }
+            return Err(Error::new(
+                api::Code::InvalidRequest,
+                format!("{registry}: a list of more than {MAX_PAGES} pages"),
+            ));
+        }
+    }
+
+    async fn flush_releases(&self) {
+        let releases = std::mem::take(&mut *self.releases.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut by_registry: BTreeMap<String, (Context, Vec<String>)> = BTreeMap::new();
+        for (context, invocation) in releases {
+            by_registry
+                .entry(context.registry.clone())
+                .or_insert_with(|| (context, Vec::new()))
+                .1
+                .push(invocation);
+        }
+        for (context, invocations) in by_registry.into_values() {
+            if let Err(error) = limited(self.port.release(context, invocations)).await {
+                tracing::debug!(address = %self.address, %error, "release failed; the invocations expire by themselves");
+            }
+        }
+    }
+}
+
+fn append(list: &mut List, page: Page) -> Option<String> {
+    list.items.extend(page.items);
+    list.ttl_ms = list.ttl_ms.min(page.ttl_ms);
+    list.public &= page.public;
+    if list.meta.is_none() {
+        list.meta = page.meta;
+    }
+    page.next_cursor
+}
+
+/// For requests that the mesh makes on its own behalf.
+pub(super) fn own_context(registry: &str) -> Context {
+    Context {
+        mesh: String::new(),
+        registry: registry.to_owned(),
+        invocation: String::new(),
+        owner: None,
+        principal: Principal::default(),
+        affinity: String::new(),
+        revision: Revision::LATEST,
+        client_capabilities: None,
+        log_level: None,
+        progress: false,
+        catalogue_digest: String::new(),
+        deadline: None,
+    }
+}
+
+async fn limited<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(ASK, answer).await.unwrap_or_else(|_| Err(Error::new(api::Code::Deadline, "no answer in time")))
+}
+
+/// Spreads the attempts of several links without a source of randomness.
+fn jittered(pause: Duration, index: usize) -> Duration {
+    let spread = u32::try_from(index % 8).unwrap_or_default();
+    pause + pause * spread / 16
+}

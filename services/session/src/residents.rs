@@ -1,0 +1,229 @@
+//! The sessions of this node. An idle one is a struct in a map: no task, no queue. While something is in flight it has both.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api::session::Frame;
+use api::{Epoch, Error, EventId, Principal, SessionId};
+use chassis::task::Handle;
+use machines::{ListKind, Millis, Session};
+use mcp::Json;
+use mcp::rpc::Message;
+use tokio::sync::mpsc;
+use tracing::Span;
+
+use crate::registries::watches::Subscription;
+
+/// Letters that may wait for a busy session; one more is refused.
+pub(crate) const MAILBOX: usize = 64;
+/// Frames that may wait for a reader; a reader that falls further behind is let go.
+pub(crate) const READER_QUEUE: usize = 1024;
+
+/// Where the frames of an answer go.
+pub(crate) type Reader = mpsc::Sender<Result<Frame, Error>>;
+
+/// A session while nothing is in flight.
+pub(crate) struct Resident {
+    pub(crate) id: SessionId,
+    pub(crate) epoch: Epoch,
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) machine: Session,
+    /// Number of commits so far.
+    pub(crate) version: u64,
+    pub(crate) subscriptions: HashMap<String, Subscription>,
+}
+
+/// What is put into a session's queue.
+pub(crate) enum Letter {
+    /// The client posted a message.
+    Message { message: Message, reply: Reader, span: Span },
+    /// The client opened or continues a stream.
+    Attach { cursor: Option<EventId>, reply: Reader },
+    /// The client ends the session.
+    Close { reply: Reader },
+    /// A list has changed.
+    Changed(ListKind),
+    /// A watched resource has changed.
+    Updated { uri: String, params: Json },
+    /// A moment the machine waited for may have come.
+    Wake,
+    /// The node drains.
+    Drain,
+}
+
+enum Cell {
+    Idle(Box<Resident>),
+    Active { mailbox: mpsc::Sender<Letter>, _task: Handle<()> },
+}
+
+struct Entry {
+    principal: Arc<Principal>,
+    cell: Option<Cell>,
+}
+
+/// Why a letter was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Undelivered {
+    /// No such session here, or not this principal's.
+    Unknown,
+    /// Its queue is full.
+    Full,
+}
+
+/// See the module.
+pub(crate) struct Residents {
+    shards: [Mutex<Shard>; 32],
+    per_principal: Mutex<HashMap<Arc<Principal>, usize>>,
+}
+
+#[derive(Default)]
+struct Shard {
+    sessions: HashMap<SessionId, Entry>,
+    /// When idle sessions want to be woken. An entry may be out of date; the session is asked then.
+    wheel: BTreeSet<(Millis, SessionId)>,
+}
+
+/// Starts the actor of a session; called with the shard locked, so it must not wait.
+pub(crate) type Start<'a> = &'a dyn Fn(Box<Resident>, mpsc::Receiver<Letter>) -> Handle<()>;
+
+impl Default for Residents {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), per_principal: Mutex::default() }
+    }
+}
+
+impl Residents {
+    fn shard(&self, id: &SessionId) -> MutexGuard<'_, Shard> {
+        // The last character of the MAC spreads well enough.
+        let index = id.as_str().bytes().rev().take(2).fold(0_usize, |sum, c| sum * 31 + usize::from(c));
+        self.shards[index % self.shards.len()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Number of sessions, and of those of one principal.
+    pub(crate) fn count(&self, principal: &Principal) -> (usize, usize) {
+        let all =
+            self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).sessions.len()).sum();
+        let counts = self.per_principal.lock().unwrap_or_else(PoisonError::into_inner);
+        (all, counts.get(principal).copied().unwrap_or(0))
+    }
+
+    /// Takes a session in. One that is there already stays.
+    pub(crate) fn insert(&self, resident: Box<Resident>) {
+        let (id, principal) = (resident.id.clone(), resident.principal.clone());
+        let mut shard = self.shard(&id);
+        if shard.sessions.contains_key(&id) {
+            return;
+        }
+        if let Some(wake) = resident.machine.next_wake() {
+            shard.wheel.insert((wake, id.clone()));
+        }
+        let entry = Entry { principal: principal.clone(), cell: Some(Cell::Idle(resident)) };
+        shard.sessions.insert(id, entry);
+        *self.per_principal.lock().unwrap_or_else(PoisonError::into_inner).entry(principal).or_default() += 1;
+    }
+
+    /// Forgets a session.
+    pub(crate) fn remove(&self, id: &SessionId) {
+        let Some(entry) = self.shard(id).sessions.remove(id) else { return };
+        let mut counts = self.per_principal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&entry.principal) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&entry.principal);
+            }
+        }
+    }
+
+    /// Puts a letter into a session's queue and starts its actor if it has none. `principal` is checked if given.
+    pub(crate) fn post(
+        &self,
+        id: &SessionId,
+        principal: Option<&Principal>,
+        letter: Letter,
+        start: Start<'_>,
+    ) -> Result<(), Undelivered> {
+        let mut shard = self.shard(id);
+        let entry = shard.sessions.get_mut(id).ok_or(Undelivered::Unknown)?;
+        if principal.is_some_and(|p| *p != *entry.principal) {
+            return Err(Undelivered::Unknown);
+        }
+        match entry.cell.take() {
+            Some(Cell::Idle(resident)) => {
+                let (mailbox, letters) = mpsc::channel(MAILBOX);
+                // A new queue has room.
+                let _taken = mailbox.try_send(letter).is_ok();
+                entry.cell = Some(Cell::Active { mailbox, _task: start(resident, letters) });
+                Ok(())
+            }
+            Some(Cell::Active { mailbox, _task }) => {
+                let sent = mailbox.try_send(letter);
+                entry.cell = Some(Cell::Active { mailbox, _task });
+                match sent {
+                    Ok(()) => Ok(()),
+                    Err(mpsc::error::TrySendError::Full(_)) => Err(Undelivered::Full),
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                        // The actor panicked. What was committed can be loaded again.
+                        drop(shard);
+                        self.remove(id);
+                        Err(Undelivered::Unknown)
+                    }
+                }
+            }
+            None => Err(Undelivered::Unknown),
+        }
+    }
+
+    /// Lets an actor go to rest, unless a letter has come meanwhile; then both are given back.
+    pub(crate) fn rest(
+        &self,
+        resident: Box<Resident>,
+        letters: &mut mpsc::Receiver<Letter>,
+    ) -> Result<(), Box<(Box<Resident>, Letter)>> {
+        let mut shard = self.shard(&resident.id);
+        if let Ok(letter) = letters.try_recv() {
+            return Err(Box::new((resident, letter)));
+        }
+        if let Some(wake) = resident.machine.next_wake() {
+            shard.wheel.insert((wake, resident.id.clone()));
+        }
+        if let Some(entry) = shard.sessions.get_mut(&resident.id) {
+            entry.cell = Some(Cell::Idle(resident));
+        }
+        Ok(())
+    }
+
+    /// The sessions whose moment has come.
+    pub(crate) fn due(&self, now: Millis) -> Vec<SessionId> {
+        let mut due = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            while let Some((wake, id)) = shard.wheel.pop_first() {
+                if wake > now {
+                    shard.wheel.insert((wake, id));
+                    break;
+                }
+                let again = match shard.sessions.get(&id).and_then(|entry| entry.cell.as_ref()) {
+                    Some(Cell::Idle(resident)) => resident.machine.next_wake(),
+                    // An actor keeps its own time.
+                    Some(Cell::Active { .. }) | None => None,
+                };
+                match again {
+                    Some(later) if later > now => {
+                        shard.wheel.insert((later, id));
+                    }
+                    Some(_) => due.push(id),
+                    None => {}
+                }
+            }
+        }
+        due
+    }
+
+    /// Every session.
+    pub(crate) fn all(&self) -> Vec<SessionId> {
+        let lock = |shard: &Mutex<Shard>| -> Vec<SessionId> {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).sessions.keys().cloned().collect()
+        };
+        self.shards.iter().flat_map(lock).collect()
+    }
+}

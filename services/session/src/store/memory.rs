@@ -1,0 +1,108 @@
+//! Sessions in this process: gone when it ends, and fenced all the same.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use api::{Epoch, Principal, SessionId, Slot};
+use async_trait::async_trait;
+use machines::{Change, CommitRefusal, Snapshot};
+
+use super::{SessionStore, Stored};
+
+/// See the module.
+#[derive(Default)]
+pub struct Memory {
+    shards: [Mutex<Shard>; 16],
+}
+
+#[derive(Default)]
+struct Shard {
+    fences: HashMap<Slot, Epoch>,
+    sessions: HashMap<SessionId, Stored>,
+}
+
+impl Memory {
+    fn locked<T>(&self, slot: Slot, f: impl FnOnce(&mut Shard) -> T) -> T {
+        let shard = &self.shards[usize::from(slot.number()) % self.shards.len()];
+        f(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Shard {
+    fn check(&self, slot: Slot, epoch: Epoch) -> Result<(), CommitRefusal> {
+        match self.fences.get(&slot) {
+            Some(fence) if *fence > epoch => Err(CommitRefusal::Stale),
+            Some(fence) if *fence == epoch => Ok(()),
+            Some(_) | None => Err(CommitRefusal::Regress),
+        }
+    }
+}
+
+#[async_trait]
+impl SessionStore for Memory {
+    async fn fence(&self, slot: Slot, epoch: Epoch) -> Result<(), CommitRefusal> {
+        self.locked(slot, |shard| {
+            let fence = shard.fences.entry(slot).or_insert(epoch);
+            if *fence > epoch {
+                return Err(CommitRefusal::Stale);
+            }
+            *fence = epoch;
+            Ok(())
+        })
+    }
+
+    async fn create(&self, id: &SessionId, epoch: Epoch, principal: &Principal) -> Result<(), CommitRefusal> {
+        self.locked(id.slot(), |shard| {
+            shard.check(id.slot(), epoch)?;
+            if shard.sessions.contains_key(id) {
+                return Err(CommitRefusal::Conflict);
+            }
+            let stored = Stored { principal: principal.clone(), snapshot: Snapshot::default(), version: 0 };
+            shard.sessions.insert(id.clone(), stored);
+            Ok(())
+        })
+    }
+
+    async fn commit(
+        &self,
+        id: &SessionId,
+        epoch: Epoch,
+        version: u64,
+        changes: &[Change],
+    ) -> Result<(), CommitRefusal> {
+        self.locked(id.slot(), |shard| {
+            shard.check(id.slot(), epoch)?;
+            let stored = shard.sessions.get_mut(id).ok_or(CommitRefusal::Conflict)?;
+            if stored.version != version {
+                return Err(CommitRefusal::Conflict);
+            }
+            for change in changes {
+                stored.snapshot.apply(change);
+            }
+            stored.version += 1;
+            Ok(())
+        })
+    }
+
+    async fn load(&self, id: &SessionId) -> Result<Option<Stored>, CommitRefusal> {
+        Ok(self.locked(id.slot(), |shard| shard.sessions.get(id).cloned()))
+    }
+
+    async fn remove(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal> {
+        self.locked(id.slot(), |shard| {
+            shard.check(id.slot(), epoch)?;
+            shard.sessions.remove(id);
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn memory_keeps_the_contract() {
+        crate::store::contract::all(&Memory::default()).await;
+    }
+}
