@@ -18,6 +18,7 @@ from mesh import Mesh, exit_on_signals, shares  # noqa: E402
 MODES = ("legacy", "auto", "2026-07-28")
 LEAST_SHARE = 0.4
 DRIVER_S = 300
+SUMMARY = re.compile(r"^(\d+) passed, (\d+) failed$", re.MULTILINE)
 
 
 def drivers() -> list[list[str]]:
@@ -42,10 +43,12 @@ def drive(commands: list[list[str]], url: str) -> tuple[int, int]:
                 output, ending = done.stdout, f"exit code {done.returncode}"
             except subprocess.TimeoutExpired as late:
                 output, ending = (late.stdout or b"").decode(), f"no end in {DRIVER_S} s"
-            print(output, end="", flush=True)
-            summary = re.search(r"^(\d+) passed, (\d+) failed$", output, re.MULTILINE)
+            driver = f"{Path(command[1]).name} {mode}"
+            # Only the sum of all drivers stands on a line of its own.
+            print(SUMMARY.sub(rf"# {driver}: \g<0>", output), end="", flush=True)
+            summary = SUMMARY.search(output)
             if summary is None:
-                print(f"not ok {Path(command[1]).name} {mode}: {ending}")
+                print(f"not ok {driver}: {ending}")
                 failed += 1
             else:
                 passed += int(summary[1])

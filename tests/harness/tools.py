@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -31,14 +30,9 @@ def _run(argv: list[str], **options) -> None:
         sys.exit(f"{' '.join(argv)} failed with {done.returncode}:\n{done.stdout}")
 
 
-def _system_packages(*packages: str) -> None:
-    """Installs packages of the system, where that is allowed."""
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        sys.exit(f"missing on this machine: {' '.join(packages)}")
-    print(f"installing {' '.join(packages)}", flush=True)
-    apt = ["apt-get", "-o", "DPkg::Lock::Timeout=300"]
-    _run([*apt, "update"])
-    _run([*apt, "install", "-y", "--no-install-recommends", *packages])
+def _system(need: str) -> None:
+    """Installs packages of the system where a command is missing: COMMAND=PACKAGE[,PACKAGE..]."""
+    _run([str(ROOT / "scripts" / "install"), need])
 
 
 def _fresh(stamp: Path, sources: list[Path], install) -> None:
@@ -59,8 +53,7 @@ def npm(name: str, source: Path) -> Path:
     files = [source / file for file in _NPM_FILES]
 
     def install() -> None:
-        if not shutil.which("npm"):
-            _system_packages("nodejs", "npm")
+        _system("npm=nodejs,npm")
         print(f"installing the packages of {source.relative_to(ROOT)}", flush=True)
         folder.mkdir(exist_ok=True)
         for file in files:
@@ -93,7 +86,7 @@ def python(source: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         made = subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, check=False)
         if made.returncode != 0:
-            _system_packages("python3-venv")
+            _system("a-command-that-never-exists=python3-venv")
             _run([sys.executable, "-m", "venv", str(folder)])
         _run([str(folder / "bin" / "pip"), "install", "--quiet", "--no-deps", "--requirement", str(requirements)])
 
