@@ -169,11 +169,12 @@ async fn first_end(roles: &mut Vec<Role>) -> RoleFailed {
 async fn drain_in_order(roles: Vec<Role>, grace: Duration) -> Stopped {
     let end = Instant::now() + grace;
     let mut cut = Vec::new();
-    let mut left = u32::try_from(roles.len()).unwrap_or(u32::MAX);
+    let mut later = u32::try_from(roles.len()).unwrap_or(u32::MAX);
     for mut role in roles {
-        // An early role that is quick leaves its time to the later ones.
-        let share = end.saturating_duration_since(Instant::now()) / left.max(1);
-        left = left.saturating_sub(1);
+        // What the edge waits for is what the others are busy with, so it gets most of the time; a tenth is kept for each
+        // role that follows, and what is not used is theirs too.
+        later = later.saturating_sub(1);
+        let share = end.saturating_duration_since(Instant::now()).saturating_sub(grace / 10 * later);
         role.trigger.drain();
         let ended = match timeout_at(Instant::now() + share, &mut role.task).await {
             Ok(result) => result,

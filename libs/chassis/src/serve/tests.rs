@@ -55,7 +55,7 @@ async fn a_slow_role_is_cut_short_and_the_next_still_gets_its_turn() {
     let stopped = group.run_until(&mut Times(1), Duration::from_secs(10)).await;
     assert!(matches!(&stopped, Ok(Stopped::CutShort(cut)) if cut == &["slow"]), "{stopped:?}");
     assert_eq!(*log.lock().unwrap(), ["tools"]);
-    assert_eq!(begin.elapsed(), Duration::from_secs(5), "half of the grace period is its share");
+    assert_eq!(begin.elapsed(), Duration::from_secs(9), "a tenth of the grace period is kept for the next");
 }
 
 #[tokio::test(start_paused = true)]

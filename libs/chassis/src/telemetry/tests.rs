@@ -1,6 +1,13 @@
 use std::sync::{Arc, Mutex};
 
 use http::HeaderMap;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as Exporter};
@@ -8,6 +15,7 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use tracing::Instrument as _;
 
 use super::*;
+use crate::grpc::server;
 
 /// Keeps what is exported as (service, span).
 #[derive(Debug, Clone, Default)]
@@ -95,6 +103,58 @@ fn a_failed_hop_says_what_kind_of_failure_it_was() {
     let (_, span) = &spans[0];
     assert_eq!(span.status, opentelemetry::trace::Status::error("no answer in 1 s"));
     assert!(span.attributes.contains(&opentelemetry::KeyValue::new("error.type", "timeout")));
+}
+
+/// An OTLP collector that passes on the names of (service, span).
+struct Collector(tokio::sync::mpsc::Sender<(String, String)>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        for of_service in request.into_inner().resource_spans {
+            let attributes = of_service.resource.unwrap().attributes;
+            let service = attributes.into_iter().find(|attribute| attribute.key == "service.name").unwrap();
+            let Some(Value::StringValue(service)) = service.value.unwrap().value else { panic!("no name") };
+            for span in of_service.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                self.0.send((service.clone(), span.name)).await.unwrap();
+            }
+        }
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[test]
+fn spans_reach_a_collector_before_the_process_ends() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (send, mut receive) = tokio::sync::mpsc::channel(8);
+    let (trigger, shutdown) = crate::drain::pair();
+    let listener = runtime.block_on(crate::serve::bind("test", "127.0.0.1:0")).unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let routes = tonic::service::Routes::new(TraceServiceServer::new(Collector(send)));
+    let incoming = crate::serve::Incoming::Tcp(listener);
+    let entered = runtime.enter();
+    let collector =
+        crate::task::spawn(crate::task::Kind::Role, "collector", server::serve(routes, incoming, shutdown));
+    drop(entered);
+
+    let config = Config { endpoint, ..Config::default() };
+    let (provider, exporter) = provider(&["gateway", "session"], &config).unwrap();
+    let subscriber = tracing_subscriber::registry().with(span_layer(&provider));
+    tracing::subscriber::with_default(subscriber, || {
+        hop("gateway", Side::Server, "tools/call")
+            .in_scope(|| drop(hop("session", Side::Internal, "deliver")));
+    });
+    drop(Guard { provider, runtime: exporter });
+
+    let mut seen = [receive.try_recv().unwrap(), receive.try_recv().unwrap()];
+    seen.sort();
+    let pair = |service: &str, span: &str| (service.to_owned(), span.to_owned());
+    assert_eq!(seen, [pair("trunkline-gateway", "tools/call"), pair("trunkline-session", "deliver")]);
+    trigger.expire();
+    runtime.block_on(collector).unwrap().unwrap();
 }
 
 #[test]
