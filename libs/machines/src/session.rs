@@ -1,76 +1,199 @@
-//! The session machine: a conversation with a client of an older revision.
+//! The session machine: a conversation with a client of an older revision (2024-11-05 to 2025-11-25) over Streamable HTTP.
+//!
+//! Durable state lives in a [`Snapshot`], altered only by the changes that are committed; the rest ([`Live`]) is lost with
+//! the owner. One step asks for at most one commit, and everything it wants stands behind it: when the commit is refused,
+//! the step did not happen, and both halves go back to what they were. `turn` collects what one step wants; each of the
+//! other modules decides one concern.
 
+mod check;
+mod client;
+mod deadlines;
+mod handshake;
+mod inflight;
+mod outgoing;
+pub mod phase;
+mod refusal;
+mod streams;
+mod subscriptions;
+mod turn;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mcp::{Json, Revision};
+use mcp::rpc::Id;
+use mcp::{Json, Method, Revision};
 
-use crate::effect::{Effects, Event};
-use crate::input::{Input, Millis, StreamId};
+pub use self::check::check;
+pub use self::phase::Phase;
+use self::refusal::{Cause, Mark};
+pub use self::streams::Replay;
+use self::turn::Turn;
+use crate::effect::{Effect, Effects};
+use crate::input::{CallId, Input, Millis, StreamId};
+use crate::journal::{Entry, JournalState};
 use crate::settings::Settings;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, StreamLog};
+use crate::wire::{self, Outcome};
 
-/// Where a session stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Phase {
-    /// Nothing has been said.
-    Uninitialised,
-    /// `initialize` was answered.
-    Initialising,
-    /// The client has the answer; no call is under way.
-    Initialised,
-    /// At least one call is under way.
-    Processing,
-    /// The handshake was refused, or the session was lost to another owner.
-    Failed,
-    /// It is over.
-    Terminated,
-}
-
-/// A session.
+/// A session. See the module.
 #[derive(Debug, Clone)]
 pub struct Session {
     settings: Arc<Settings>,
     saved: Snapshot,
+    live: Live,
+    mark: Option<Box<Mark>>,
 }
 
-/// What a late reader is given before it is attached.
+/// What is lost with the owner.
+#[derive(Debug, Clone)]
+struct Live {
+    phase: Phase,
+    /// Calls under way.
+    calls: BTreeMap<CallId, Call>,
+    /// Streams with a connection: POSTs that wait for an answer, and readers of event streams.
+    readers: BTreeSet<StreamId>,
+    /// What could not be committed and still has to be.
+    owed: Vec<Owed>,
+    /// The store was down; not before this.
+    blocked_until: Option<Millis>,
+    draining: bool,
+    began: Millis,
+    /// When something last happened that keeps the session from being idle.
+    active: Millis,
+    /// The last `WakeAt` that has not come back.
+    armed: Option<Millis>,
+    next_stream: u64,
+    next_call: u64,
+}
+
+/// A call under way.
+#[derive(Debug, Clone)]
+struct Call {
+    id: Id,
+    method: Method,
+    stream: StreamId,
+    params: Json,
+    token: Option<Json>,
+    progress: Option<f64>,
+    deadline: Millis,
+    /// When its stream is opened if there was no frame; `None` once it is.
+    open_at: Option<Millis>,
+    /// Rounds of questions so far.
+    rounds: u32,
+}
+
+impl Call {
+    const fn opened(&self) -> bool {
+        self.open_at.is_none()
+    }
+
+    fn of(entry: &Entry, opened: bool, open_at: Millis) -> Self {
+        Self {
+            id: entry.id.clone(),
+            method: entry.method,
+            stream: entry.stream,
+            params: entry.params.clone(),
+            token: entry.token.clone(),
+            progress: None,
+            deadline: entry.deadline,
+            open_at: (!opened).then_some(open_at),
+            rounds: 0,
+        }
+    }
+}
+
+/// Something the store has not been told.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Replay {
-    /// Events behind the cursor, oldest first.
-    pub events: Vec<Event>,
-    /// Events between the cursor and these are no longer kept.
-    pub gap: bool,
-    /// Nothing follows: the stream is over.
-    pub finished: bool,
+enum Owed {
+    /// The ending of a request. The client may have been told without the store knowing.
+    Ending { call: Option<CallId>, stream: StreamId, message: Json, state: JournalState },
+    /// A notification for the session's own stream.
+    Notify(Json),
 }
 
-#[allow(unused_variables, clippy::unused_self, reason = "signatures first")]
 impl Session {
     /// A session nobody has spoken in yet. The host arms a timer for [`Session::next_wake`].
     #[must_use]
     pub fn new(settings: impl Into<Arc<Settings>>, now: Millis) -> Self {
-        Self { settings: settings.into(), saved: Snapshot::default() }
+        Self::restore(settings, Snapshot::default(), now)
     }
 
     /// A session taken over from its last owner. The host arms a timer for [`Session::next_wake`], attaches to the calls
-    /// in the snapshot's journal and watches its subscriptions.
+    /// in the snapshot's journal, and watches its subscriptions. Requests that were under way without being journaled are
+    /// answered with an error on their streams as soon as the first commit succeeds.
     #[must_use]
     pub fn restore(settings: impl Into<Arc<Settings>>, snapshot: Snapshot, now: Millis) -> Self {
-        Self { settings: settings.into(), saved: snapshot }
+        let settings = settings.into();
+        let open_at = now.saturating_add(settings.open_after_ms);
+        let unfinished = |stream: &StreamId| snapshot.streams.get(stream).is_some_and(StreamLog::is_open);
+        let calls: BTreeMap<CallId, Call> = (snapshot.journal.iter())
+            .map(|(call, entry)| (*call, Call::of(entry, unfinished(&entry.stream), open_at)))
+            .collect();
+        let mut owed = Vec::new();
+        for (stream, log) in &snapshot.streams {
+            let served = calls.values().any(|call| call.stream == *stream);
+            let (None, Some(id), false) = (log.finished_at, &log.request, served) else { continue };
+            let message = mcp::rpc::error(Some(id), &wire::lost("owner_failover", Outcome::Unknown));
+            owed.push(Owed::Ending { call: None, stream: *stream, message, state: JournalState::Unknown });
+        }
+        let phase = match &snapshot.handshake {
+            _ if snapshot.ended => Phase::Terminated,
+            None => Phase::Uninitialised,
+            Some(handshake) if !handshake.ready => Phase::Initialising,
+            Some(_) if calls.is_empty() => Phase::Initialised,
+            Some(_) => Phase::Processing,
+        };
+        let live = Live {
+            phase,
+            calls,
+            readers: BTreeSet::new(),
+            owed,
+            blocked_until: None,
+            draining: false,
+            began: now,
+            active: now,
+            armed: None,
+            next_stream: snapshot.next_stream,
+            next_call: snapshot.next_call,
+        };
+        Self { settings, saved: snapshot, live, mark: None }
     }
 
     /// A number for the answer to the next POST or DELETE.
     pub fn reserve_stream(&mut self) -> StreamId {
-        StreamId(1)
+        let stream = StreamId(self.live.next_stream);
+        self.live.next_stream = self.live.next_stream.saturating_add(1);
+        stream
     }
 
     /// Takes one input and says what is to be done.
+    ///
+    /// At most one [`Effect::Commit`], and then it stands first. If it is refused, the next input is
+    /// [`Input::CommitRefused`]; any other input means that it succeeded.
     pub fn step(&mut self, now: Millis, input: Input) -> Effects {
-        Effects::new()
+        let mark = self.mark.take();
+        if let Input::CommitRefused(refusal) = input {
+            return self.refused(now, refusal, mark);
+        }
+        let cause = Cause::of(&input);
+        let before = self.live.clone();
+        let mut turn = Turn::new(now, &self.settings, &mut self.saved, &mut self.live);
+        turn.take(input);
+        let done = turn.conclude();
+        if done.changes.is_empty() {
+            return done.effects;
+        }
+        self.mark = Some(Box::new(Mark { live: before, undo: done.undo, cause }));
+        let mut effects = Effects::with_capacity(done.effects.len() + 1);
+        effects.push(Effect::Commit(done.changes));
+        effects.extend(done.effects);
+        effects
     }
 
-    /// The host may say that the last commit succeeded; frees the memory kept for its refusal.
-    pub fn settle(&mut self) {}
+    /// The host may say that the last commit succeeded; frees the memory that is kept for its refusal.
+    pub fn settle(&mut self) {
+        self.mark = None;
+    }
 
     /// The durable state: what folding all committed changes yields.
     #[must_use]
@@ -78,23 +201,24 @@ impl Session {
         self.saved.clone()
     }
 
-    /// What a reader that knows `after` has missed; `None` as cursor: what no reader has been given (own stream).
-    /// `None` as answer: the stream is not known (any more). Asked before [`Input::ReaderAttached`], in the same turn.
+    /// What a reader that knows the events up to `after` has missed; without cursor: what no reader has been given of the
+    /// session's own stream. `None` as answer: the stream is not known, or no longer. The host asks this, writes it, and
+    /// then says [`Input::ReaderAttached`], all in one turn.
     #[must_use]
     pub fn replay(&self, stream: StreamId, after: Option<u64>) -> Option<Replay> {
-        None
+        streams::replay(&self.saved, stream, after)
     }
 
     /// When it wants [`Input::DeadlineReached`] at the latest.
     #[must_use]
     pub fn next_wake(&self) -> Option<Millis> {
-        None
+        deadlines::next_wake(&self.settings, &self.saved, &self.live)
     }
 
     /// Where it stands.
     #[must_use]
-    pub fn phase(&self) -> Phase {
-        Phase::Uninitialised
+    pub const fn phase(&self) -> Phase {
+        self.live.phase
     }
 
     /// The negotiated revision.
@@ -123,16 +247,12 @@ impl Session {
     /// Number of calls under way.
     #[must_use]
     pub fn calls(&self) -> usize {
-        0
+        self.live.calls.len()
     }
-}
 
-/// The invariants of a session, for `debug_assert!` and tests.
-///
-/// # Errors
-/// The first one that does not hold.
-#[allow(clippy::missing_const_for_fn, reason = "signatures first")]
-pub fn check(session: &Session) -> Result<(), String> {
-    let _settings = &session.settings;
-    Ok(())
+    /// Whether nothing is under way: no call, no connection.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.live.calls.is_empty() && self.live.readers.is_empty()
+    }
 }

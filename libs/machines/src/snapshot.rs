@@ -75,6 +75,14 @@ pub struct StreamLog {
     pub bytes: usize,
 }
 
+impl StreamLog {
+    /// Whether more events may come.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.finished_at.is_none()
+    }
+}
+
 /// One kept message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logged {

@@ -1,0 +1,96 @@
+//! Everything that happens because time has passed.
+
+use super::Live;
+use super::phase::{Phase, Trigger};
+use super::turn::Turn;
+use crate::effect::{Effect, StopReason};
+use crate::input::{CallId, Millis};
+use crate::settings::Settings;
+use crate::snapshot::Snapshot;
+
+/// When the session has to be woken, as things stand.
+pub(super) fn next_wake(settings: &Settings, saved: &Snapshot, live: &Live) -> Option<Millis> {
+    let after = |from: Millis, ms: Millis| from.saturating_add(ms);
+    let mut soonest: Option<Millis> = None;
+    let mut at = |moment: Millis| soonest = Some(soonest.map_or(moment, |s| s.min(moment)));
+    match live.phase {
+        Phase::Failed | Phase::Terminated => return None,
+        Phase::Uninitialised | Phase::Initialising => at(after(live.began, settings.init_timeout_ms)),
+        Phase::Initialised if live.readers.is_empty() => at(after(live.active, settings.idle_timeout_ms)),
+        Phase::Initialised | Phase::Processing => {}
+    }
+    for (call, under_way) in &live.calls {
+        let round = saved.journal.get(call).and_then(|entry| entry.round.as_ref());
+        at(round.map_or(under_way.deadline, |round| round.deadline));
+        if let Some(open_at) = under_way.open_at {
+            at(open_at);
+        }
+    }
+    for finished in saved.streams.values().filter_map(|log| log.finished_at) {
+        at(after(finished, settings.kept_ms));
+    }
+    if !live.owed.is_empty() {
+        at(0);
+    }
+    // While the store is down, nothing is tried more often than it is said to be.
+    soonest.map(|moment| live.blocked_until.map_or(moment, |blocked| moment.max(blocked)))
+}
+
+impl Turn<'_> {
+    /// Asks to be woken, if the last wish would come too late. One that comes too early does no harm.
+    pub(super) fn arm(&mut self) {
+        let Some(wanted) = next_wake(self.settings, self.saved, self.live) else { return };
+        let wanted = wanted.max(self.now);
+        if self.live.armed.is_none_or(|armed| wanted < armed) {
+            self.live.armed = Some(wanted);
+            self.want(Effect::WakeAt(wanted));
+        }
+    }
+
+    pub(super) fn deadline_reached(&mut self) {
+        self.live.armed = None;
+        self.live.blocked_until = self.live.blocked_until.filter(|until| *until > self.now);
+        match self.live.phase {
+            Phase::Failed => self.advance(Trigger::CleanedUp),
+            Phase::Terminated => {}
+            Phase::Uninitialised | Phase::Initialising => {
+                if self.live.began.saturating_add(self.settings.init_timeout_ms) <= self.now {
+                    self.end_session(StopReason::InitTimeout);
+                }
+            }
+            Phase::Initialised | Phase::Processing => {
+                if self.is_idle() {
+                    return self.end_session(StopReason::Idle);
+                }
+                self.calls_due();
+                self.drop_expired_streams();
+                if self.live.blocked_until.is_none() {
+                    self.pay_owed();
+                }
+            }
+        }
+    }
+
+    /// No call, no connection, and nothing heard for long enough.
+    pub(super) fn is_idle(&self) -> bool {
+        let quiet = self.live.phase == Phase::Initialised && self.live.readers.is_empty();
+        quiet && self.live.active.saturating_add(self.settings.idle_timeout_ms) <= self.now
+    }
+
+    fn calls_due(&mut self) {
+        let calls: Vec<CallId> = self.live.calls.keys().copied().collect();
+        for call in calls {
+            let Some(under_way) = self.live.calls.get(&call) else { continue };
+            let round = self.saved.journal.get(&call).and_then(|entry| entry.round.as_ref());
+            match round {
+                Some(round) if round.deadline <= self.now => self.round_timed_out(call),
+                None if under_way.deadline <= self.now => self.give_up(call, "timeout"),
+                Some(_) | None => {
+                    if under_way.open_at.is_some_and(|at| at <= self.now) {
+                        self.open(call);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Calls under way: begun by the client, fed by frames, ended exactly once.
+
+use mcp::log::Level;
+use mcp::rpc::{self, Request, RpcError};
+use mcp::{Json, Method, Revision, code, scan};
+
+use super::Call;
+use super::phase::Trigger;
+use super::turn::Turn;
+use crate::effect::{CallContext, Effect};
+use crate::input::{CallFrame, CallId, StreamId};
+use crate::journal::{Entry, JournalState};
+use crate::snapshot::CallChange;
+use crate::wire::{self, Outcome};
+
+/// Level of a session whose client has not set one.
+const DEFAULT_LEVEL: Level = Level::Info;
+
+impl Turn<'_> {
+    /// Whether another call may begin; answers if not.
+    pub(super) fn has_room(&mut self, stream: StreamId, request: &Request) -> bool {
+        if self.live.draining {
+            let error = RpcError::reason("this node is being drained", "draining");
+            self.refuse(stream, 503, Some(&request.id), &error);
+            return false;
+        }
+        if self.live.calls.len() >= self.settings.max_inflight {
+            self.refuse(
+                stream,
+                429,
+                Some(&request.id),
+                &wire::rate_limited("too many requests are under way"),
+            );
+            return false;
+        }
+        true
+    }
+
+    /// Begins a call of a registry.
+    pub(super) fn start(&mut self, stream: StreamId, method: Method, request: Request) {
+        if !self.has_room(stream, &request) {
+            return;
+        }
+        let (params, token) = wire::without_token(request.params.clone());
+        let context = self.context(token.is_some());
+        let (call, deadline) = self.take_on(stream, method, &request, params.clone(), token);
+        if method == Method::ToolsCall {
+            self.journal(call);
+        }
+        self.want(Effect::Call { call, method, params, context, deadline });
+    }
+
+    /// Enters a call into the table.
+    pub(super) fn take_on(
+        &mut self,
+        stream: StreamId,
+        method: Method,
+        request: &Request,
+        params: Json,
+        token: Option<Json>,
+    ) -> (CallId, u64) {
+        let call = CallId(self.live.next_call);
+        self.live.next_call = self.live.next_call.saturating_add(1);
+        let deadline = self.now.saturating_add(self.settings.call_timeout_ms);
+        let open_at = Some(self.now.saturating_add(self.settings.open_after_ms));
+        let id = request.id.clone();
+        let entry = Call { id, method, stream, params, token, progress: None, deadline, open_at, rounds: 0 };
+        self.live.calls.insert(call, entry);
+        self.advance(Trigger::CallStarted);
+        (call, deadline)
+    }
+
+    /// Writes a call down, unless it is.
+    pub(super) fn journal(&mut self, call: CallId) {
+        if self.saved.journal.contains_key(&call) {
+            return;
+        }
+        let Some(under_way) = self.live.calls.get(&call) else { return };
+        let entry = Entry {
+            id: under_way.id.clone(),
+            method: under_way.method,
+            stream: under_way.stream,
+            params: under_way.params.clone(),
+            token: under_way.token.clone(),
+            deadline: under_way.deadline,
+            state: JournalState::Accepted,
+            instance: None,
+            round: None,
+        };
+        self.change_call(call, CallChange::Accepted(Box::new(entry)));
+        self.change_call(call, CallChange::Dispatched);
+    }
+
+    fn context(&self, progress: bool) -> CallContext {
+        CallContext {
+            revision: self.revision(),
+            client_capabilities: self.saved.handshake.as_ref().map(|h| h.capabilities.clone()),
+            log_level: self.log_level(),
+            progress,
+        }
+    }
+
+    /// Least severe level wanted; nothing is wanted from a server that has not declared to log.
+    fn log_level(&self) -> Option<Level> {
+        self.offers(&["logging"]).then(|| self.saved.level.unwrap_or(DEFAULT_LEVEL))
+    }
+
+    /// What a registry says. A call that has ended hears nothing more.
+    pub(super) fn frame(&mut self, call: CallId, frame: CallFrame) {
+        let Some(under_way) = self.live.calls.get_mut(&call) else { return };
+        let method = under_way.method;
+        match frame {
+            CallFrame::Accepted { instance } => self.placed(call, instance),
+            CallFrame::Progress(params) => {
+                let message = wire::progress(&params, under_way.token.as_ref(), &mut under_way.progress);
+                self.say(call, message);
+            }
+            CallFrame::Log(params) => {
+                let message = self.log_level().and_then(|least| wire::log(&params, least));
+                self.say(call, message);
+            }
+            CallFrame::Notice { method, params } => {
+                let message = wire::notice(&method, &params, self.revision());
+                self.say(call, message);
+            }
+            CallFrame::Detach { retry_ms } => self.detach(call, retry_ms),
+            CallFrame::Result(result) if method == Method::ResourcesSubscribe => {
+                self.subscribed(call, &result)
+            }
+            CallFrame::Result(result) => {
+                let result = wire::older_result(method, result, self.revision());
+                self.end_with_release(call, Ok(result), JournalState::Done);
+            }
+            CallFrame::Error(error) => {
+                self.end_with_release(call, Err(wire::older_error(method, error)), JournalState::Failed);
+            }
+            CallFrame::InputRequired { requests, round, continuation } => {
+                self.input_required(call, &requests, round, continuation);
+            }
+            CallFrame::Task(_) => self.give_up(call, "task_unsupported"),
+            CallFrame::Lost { reason, not_executed } => {
+                let (outcome, state) = if not_executed {
+                    (Outcome::NotExecuted, JournalState::Failed)
+                } else {
+                    (Outcome::Unknown, JournalState::Unknown)
+                };
+                self.end_with_release(call, Err(wire::lost(reason, outcome)), state);
+            }
+        }
+    }
+
+    fn placed(&mut self, call: CallId, instance: String) {
+        let journaled = self.saved.journal.get(&call);
+        if journaled.is_some_and(|entry| entry.instance.as_ref() != Some(&instance)) {
+            self.change_call(call, CallChange::Placed(instance));
+        }
+    }
+
+    /// Sends something before the ending: the answer becomes an event stream.
+    pub(super) fn say(&mut self, call: CallId, message: Option<Json>) {
+        let Some(message) = message else { return };
+        self.open(call);
+        if let Some(stream) = self.live.calls.get(&call).map(|c| c.stream) {
+            self.emit(stream, message);
+        }
+    }
+
+    /// A registry asks the client to come back; only the newest older revision can.
+    fn detach(&mut self, call: CallId, retry_ms: u32) {
+        let Some(stream) = self.live.calls.get(&call).map(|c| c.stream) else { return };
+        if self.revision() < Revision::V2025_11_25 || !self.live.readers.contains(&stream) {
+            return;
+        }
+        self.open(call);
+        self.prime(stream, retry_ms);
+        self.pause(stream);
+    }
+
+    /// The one ending of a call. Journaled with its state, answered as a whole or as last event.
+    pub(super) fn end(&mut self, call: CallId, outcome: Result<Json, RpcError>, state: JournalState) {
+        self.withdraw(call, "the request is over");
+        let Some(ended) = self.live.calls.remove(&call) else { return };
+        if self.saved.journal.contains_key(&call) {
+            self.change_call(call, CallChange::Ended(state));
+        }
+        let message = match outcome {
+            Ok(result) => rpc::result(&ended.id, &result),
+            Err(error) => rpc::error(Some(&ended.id), &error),
+        };
+        if ended.opened() {
+            self.emit(ended.stream, message);
+            self.finish(ended.stream);
+        } else {
+            self.answer(ended.stream, 200, Some(message));
+        }
+        self.one_call_less();
+    }
+
+    fn end_with_release(&mut self, call: CallId, outcome: Result<Json, RpcError>, state: JournalState) {
+        let has_frames = self.live.calls.get(&call).is_some_and(|c| c.method.may_ask());
+        self.end(call, outcome, state);
+        if has_frames {
+            self.want(Effect::Release { call });
+        }
+    }
+
+    pub(super) fn one_call_less(&mut self) {
+        self.live.active = self.now;
+        if self.live.calls.is_empty() {
+            self.advance(Trigger::LastCallEnded);
+        }
+    }
+
+    /// Stops waiting for a call that may still be running.
+    pub(super) fn give_up(&mut self, call: CallId, reason: &str) {
+        self.stop_upstream(call, reason);
+        self.end(call, Err(wire::lost(reason, Outcome::Unknown)), JournalState::Unknown);
+    }
+
+    /// Asks the registry to stop.
+    pub(super) fn stop_upstream(&mut self, call: CallId, reason: &str) {
+        let Some(under_way) = self.live.calls.get(&call) else { return };
+        if under_way.method != Method::ResourcesSubscribe {
+            return self.want(Effect::CancelCall { call, reason: reason.to_owned() });
+        }
+        // What another request has subscribed to meanwhile stays.
+        let uri = under_way.params.text("uri").filter(|uri| !self.saved.subscriptions.contains(uri));
+        if let Some(uri) = uri {
+            self.want(Effect::Unsubscribe { uri });
+        }
+    }
+
+    /// `notifications/cancelled`: a request of this client that is under way gets no answer.
+    pub(super) fn cancelled(&mut self, params: Option<&Json>) {
+        let Some(id) = params.and_then(|p| p.member("requestId")) else { return };
+        let found = self.live.calls.iter().find(|(_, c)| c.id.json() == &id).map(|(call, _)| *call);
+        let Some(call) = found else { return };
+        let said = params.and_then(|p| scan::member(p.as_str(), "reason")).and_then(scan::string);
+        self.stop_upstream(call, said.as_deref().unwrap_or("cancelled by the client"));
+        self.withdraw(call, "the request was cancelled");
+        let Some(ended) = self.live.calls.remove(&call) else { return };
+        if self.saved.journal.contains_key(&call) {
+            self.change_call(call, CallChange::Ended(JournalState::Cancelled));
+        }
+        self.finish(ended.stream);
+        self.one_call_less();
+    }
+
+    /// The error for a message that makes no sense here.
+    pub(super) fn bad_params(&mut self, stream: StreamId, request: &Request, message: &str) {
+        self.refuse(stream, 200, Some(&request.id), &RpcError::new(code::INVALID_PARAMS, message));
+    }
+}

@@ -1,0 +1,214 @@
+//! Streams: when an answer becomes one, what is sent on it, what is kept for a reader that comes later.
+
+use mcp::{Json, Revision};
+
+use super::phase::Phase;
+use super::turn::Turn;
+use crate::effect::{Effect, Event};
+use crate::input::{CallId, StreamId};
+use crate::settings::Settings;
+use crate::snapshot::{Snapshot, StreamChange, StreamLog};
+
+/// All finished streams together keep at most this many times what one stream may keep.
+const KEPT_FACTOR: usize = 4;
+
+/// What a late reader is given before it is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// Events behind the cursor, oldest first.
+    pub events: Vec<Event>,
+    /// Events between the cursor and these are no longer kept.
+    pub gap: bool,
+    /// Nothing follows: the stream is over.
+    pub finished: bool,
+}
+
+/// See [`super::Session::replay`].
+pub(super) fn replay(saved: &Snapshot, stream: StreamId, after: Option<u64>) -> Option<Replay> {
+    let revision = saved.handshake.as_ref()?.revision;
+    let Some(log) = saved.streams.get(&stream) else {
+        let nothing = Replay { events: Vec::new(), gap: false, finished: false };
+        return (stream == StreamId::OWN).then_some(nothing);
+    };
+    let from = after.unwrap_or(log.delivered);
+    let event = |seq: u64, message: &Json| Event {
+        seq: (revision >= Revision::V2025_03_26).then_some(seq),
+        message: Some(message.clone()),
+        retry_ms: None,
+    };
+    let behind = log.events.iter().filter(|logged| logged.seq > from);
+    Some(Replay {
+        events: behind.map(|logged| event(logged.seq, &logged.message)).collect(),
+        gap: from < log.trimmed,
+        finished: log.finished_at.is_some(),
+    })
+}
+
+/// The number of the last event to drop so that the log keeps its bounds; the newest event is never dropped.
+fn excess(log: &StreamLog, settings: &Settings) -> Option<u64> {
+    let (mut count, mut bytes, mut through) = (log.events.len(), log.bytes, None);
+    for event in &log.events {
+        if count <= 1 || (count <= settings.log_events && bytes <= settings.log_bytes) {
+            break;
+        }
+        count -= 1;
+        bytes -= event.message.as_str().len();
+        through = Some(event.seq);
+    }
+    through
+}
+
+impl Turn<'_> {
+    /// Turns the answer of a call into an event stream, unless it is one.
+    pub(super) fn open(&mut self, call: CallId) {
+        let Some(under_way) = self.live.calls.get_mut(&call) else { return };
+        if under_way.open_at.take().is_none() {
+            return;
+        }
+        let (stream, id) = (under_way.stream, under_way.id.clone());
+        if self.resumable() {
+            self.change_stream(stream, StreamChange::Opened { request: Some(id) });
+        }
+        self.want(Effect::Open { stream });
+        if self.revision() >= Revision::V2025_11_25 {
+            self.prime(stream, self.settings.retry_ms);
+        }
+    }
+
+    /// Sends an event without data, so that the reader has a cursor to come back with.
+    pub(super) fn prime(&mut self, stream: StreamId, retry_ms: u32) {
+        let seq = self.append(stream, None);
+        if self.live.readers.contains(&stream) {
+            self.want(Effect::Send { stream, event: Event { seq, message: None, retry_ms: Some(retry_ms) } });
+        }
+    }
+
+    /// Adds a message to a stream: kept if it can be asked for again, sent if there is a reader.
+    pub(super) fn emit(&mut self, stream: StreamId, message: Json) {
+        let kept = stream == StreamId::OWN || self.resumable();
+        let seq = if kept { self.append(stream, Some(message.clone())) } else { None };
+        if self.live.readers.contains(&stream) {
+            let seq = seq.filter(|_| self.resumable());
+            self.want(Effect::Send { stream, event: Event { seq, message: Some(message), retry_ms: None } });
+        }
+    }
+
+    /// Adds an event to a stream's log and keeps the log within its bounds.
+    fn append(&mut self, stream: StreamId, message: Option<Json>) -> Option<u64> {
+        let seq = self.saved.streams.get(&stream)?.last.saturating_add(1);
+        let delivered = stream == StreamId::OWN && self.live.readers.contains(&stream);
+        self.change_stream(stream, StreamChange::Appended { seq, message, delivered });
+        let through = self.saved.streams.get(&stream).and_then(|log| excess(log, self.settings));
+        if let Some(through) = through {
+            self.change_stream(stream, StreamChange::Trimmed { through });
+        }
+        Some(seq)
+    }
+
+    /// Puts a notification on the session's own stream, unless the same one waits there for a reader.
+    pub(super) fn notify(&mut self, message: Json) {
+        match self.saved.streams.get(&StreamId::OWN) {
+            Some(log) => {
+                let mut pending = log.events.iter().rev().take_while(|event| event.seq > log.delivered);
+                if pending.any(|event| event.message == message) {
+                    return;
+                }
+            }
+            None => self.change_stream(StreamId::OWN, StreamChange::Opened { request: None }),
+        }
+        self.emit(StreamId::OWN, message);
+    }
+
+    /// Closes the connection of a stream's reader, if it has one; the stream goes on.
+    pub(super) fn pause(&mut self, stream: StreamId) {
+        if self.live.readers.remove(&stream) {
+            self.want(Effect::Pause { stream });
+        }
+    }
+
+    /// Ends a stream. What it had is kept for a while.
+    pub(super) fn finish(&mut self, stream: StreamId) {
+        if self.saved.streams.get(&stream).is_some_and(StreamLog::is_open) {
+            self.change_stream(stream, StreamChange::Finished { at: self.now });
+            self.drop_surplus_streams();
+        }
+        if self.live.readers.remove(&stream) {
+            self.want(Effect::Finish { stream });
+        }
+    }
+
+    /// A reader attached. It has been given the replay.
+    pub(super) fn attached(&mut self, stream: StreamId) {
+        self.live.active = self.now;
+        let known = match self.live.phase {
+            Phase::Uninitialised | Phase::Failed | Phase::Terminated => false,
+            Phase::Initialising | Phase::Initialised | Phase::Processing => {
+                // The reader of a call that waits comes back after a change of owner.
+                let waits = self.live.calls.values().any(|call| call.stream == stream);
+                stream == StreamId::OWN
+                    || waits
+                    || self.saved.streams.get(&stream).is_some_and(StreamLog::is_open)
+            }
+        };
+        if !known {
+            return self.want(Effect::Finish { stream });
+        }
+        self.live.readers.insert(stream);
+        if stream == StreamId::OWN {
+            self.listening();
+        }
+    }
+
+    /// A reader of the session's own stream has what waited there, and gets a cursor where the revision wants one.
+    fn listening(&mut self) {
+        let stream = StreamId::OWN;
+        if self.revision() >= Revision::V2025_11_25 {
+            if !self.saved.streams.contains_key(&stream) {
+                self.change_stream(stream, StreamChange::Opened { request: None });
+            }
+            return self.prime(stream, self.settings.retry_ms);
+        }
+        let behind =
+            self.saved.streams.get(&stream).filter(|log| log.delivered < log.last).map(|log| log.last);
+        if let Some(through) = behind {
+            self.change_stream(stream, StreamChange::Delivered { through });
+        }
+    }
+
+    /// A reader is gone. Towards these revisions that cancels nothing.
+    pub(super) fn gone(&mut self, stream: StreamId) {
+        if self.live.readers.remove(&stream) {
+            self.live.active = self.now;
+        }
+    }
+
+    /// Finished streams that nobody will ask for any more.
+    pub(super) fn drop_expired_streams(&mut self) {
+        let kept_ms = self.settings.kept_ms;
+        let due = |log: &StreamLog| log.finished_at.is_some_and(|at| at.saturating_add(kept_ms) <= self.now);
+        let gone: Vec<StreamId> =
+            self.saved.streams.iter().filter(|(_, log)| due(log)).map(|(s, _)| *s).collect();
+        for stream in gone {
+            self.change_stream(stream, StreamChange::Dropped);
+        }
+    }
+
+    /// Keeps the number and the bytes of finished streams within bounds; the oldest go first.
+    fn drop_surplus_streams(&mut self) {
+        let mut finished: Vec<(u64, StreamId, usize)> = (self.saved.streams.iter())
+            .filter_map(|(stream, log)| log.finished_at.map(|at| (at, *stream, log.bytes)))
+            .collect();
+        finished.sort_unstable();
+        let (mut count, mut bytes) =
+            (finished.len(), finished.iter().map(|(_, _, bytes)| bytes).sum::<usize>());
+        let most = self.settings.log_bytes.saturating_mul(KEPT_FACTOR);
+        for (_, stream, size) in finished {
+            if count <= 1 || (count <= self.settings.kept_streams && bytes <= most) {
+                break;
+            }
+            count -= 1;
+            bytes -= size;
+            self.change_stream(stream, StreamChange::Dropped);
+        }
+    }
+}
