@@ -8,7 +8,7 @@ use mcp::rpc::RpcError;
 use mcp::{Json, code, scan};
 
 /// Most values one answer may hold.
-pub const MAX_VALUES: usize = 100;
+pub(crate) const MAX_VALUES: usize = 100;
 
 /// What is to be completed.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +45,10 @@ impl CompletionRequest {
         let argument = text(&["argument", "name"]).ok_or_else(|| invalid("`argument.name` is missing"))?;
         let value = text(&["argument", "value"]).ok_or_else(|| invalid("`argument.value` is missing"))?;
         let known = scan::path(params.as_str(), &["context", "arguments"])
-            .map(|raw| scan::members(raw).filter_map(|m| Some((m.key.into_owned(), scan::string(m.value)?.into_owned()))))
+            .map(|raw| {
+                scan::members(raw)
+                    .filter_map(|m| Some((m.key.into_owned(), scan::string(m.value)?.into_owned())))
+            })
             .map(Iterator::collect)
             .unwrap_or_default();
         Ok(Self { reference, is_template, argument, value, known, principal, params })
@@ -111,10 +114,14 @@ mod tests {
             r#"{"ref":{"type":"ref/prompt","name":"p"},"argument":{"name":"a","value":"x"},"context":{"arguments":{"b":"y"}}}"#,
         )
         .unwrap();
-        assert_eq!((prompt.reference.as_str(), prompt.is_template, prompt.argument.as_str()), ("p", false, "a"));
+        assert_eq!(
+            (prompt.reference.as_str(), prompt.is_template, prompt.argument.as_str()),
+            ("p", false, "a")
+        );
         assert_eq!(prompt.known, BTreeMap::from([("b".to_owned(), "y".to_owned())]));
         let template =
-            read(r#"{"ref":{"type":"ref/resource","uri":"a://{b}"},"argument":{"name":"b","value":""}}"#).unwrap();
+            read(r#"{"ref":{"type":"ref/resource","uri":"a://{b}"},"argument":{"name":"b","value":""}}"#)
+                .unwrap();
         assert_eq!((template.reference.as_str(), template.is_template), ("a://{b}", true));
     }
 
@@ -137,7 +144,10 @@ mod tests {
     #[test]
     fn at_most_a_hundred_values_are_sent() {
         let result = Completion::values((0..150).map(|n| n.to_string())).into_result();
-        assert_eq!(scan::elements(scan::path(result.as_str(), &["completion", "values"]).unwrap()).count(), 100);
+        assert_eq!(
+            scan::elements(scan::path(result.as_str(), &["completion", "values"]).unwrap()).count(),
+            100
+        );
         assert!(result.as_str().ends_with(r#""total":150,"hasMore":true}}"#));
         let few = Completion::matching(["Paris", "Park", "Rome"], "pAr").into_result();
         assert_eq!(few.as_str(), r#"{"completion":{"values":["Paris","Park"],"total":2,"hasMore":false}}"#);

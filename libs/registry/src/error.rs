@@ -108,7 +108,10 @@ mod tests {
             r#"{"content":[{"type":"text","text":"division by zero"}],"isError":true}"#
         );
         assert_eq!(outcome(Error::failed("disk"), Read), r#"{"code":-32603,"message":"disk"}"#);
-        assert_eq!(outcome(Error::NotFound("x".into()), Call), r#"{"code":-32602,"message":"unknown tool: x"}"#);
+        assert_eq!(
+            outcome(Error::NotFound("x".into()), Call),
+            r#"{"code":-32602,"message":"unknown tool: x"}"#
+        );
         assert_eq!(
             outcome(Error::NotFound("a://b".into()), Read),
             r#"{"code":-32602,"message":"resource not found","data":{"uri":"a://b"}}"#

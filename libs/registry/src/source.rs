@@ -34,6 +34,11 @@ pub trait ResourceSource: Send + Sync + 'static {
     /// [`Error::NotFound`] if there is no such resource here; the next source is asked then.
     async fn read(&self, uri: &str, call: &Call) -> Result<Output, Error>;
 
+    /// Whether variables of templates can be completed; advertised as a capability.
+    fn completions(&self) -> bool {
+        false
+    }
+
     /// Completes a variable of a template. `request.reference` is the template's text.
     ///
     /// # Errors

@@ -1,0 +1,229 @@
+//! One invocation: the frames said so far, whether it runs, waits or has ended, and who listens.
+//!
+//! The frames are the truth: every answer to a caller (the first one, one that comes back, one that answers a question) is
+//! a reading of them from some number on.
+
+mod park;
+mod reader;
+mod run;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use api::registry::{Context, Frame, FrameBody, Operation};
+use mcp::Json;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::park::Parked;
+pub(crate) use self::run::start;
+pub(crate) use self::table::{Begun, Table};
+use crate::limits::Limits;
+use crate::runtime::Clock;
+
+/// Names an invocation within the process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) mesh: String,
+    pub(crate) invocation: String,
+}
+
+impl Key {
+    pub(crate) fn of(context: &Context) -> Self {
+        Self { mesh: context.mesh.clone(), invocation: context.invocation.clone() }
+    }
+}
+
+/// What every invocation of a process shares.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Limits,
+    /// Places for invocations that wait for their client.
+    pub(crate) parking: Arc<Semaphore>,
+    pub(crate) instance: String,
+}
+
+/// See the module.
+pub(crate) struct Invocation {
+    pub(crate) key: Key,
+    pub(crate) registry: String,
+    pub(crate) operation: Operation,
+    /// Whether a session owns it: only then it outlives its callers and its own ending.
+    pub(crate) owned: bool,
+    shared: Shared,
+    inner: Mutex<Inner>,
+    /// Changes with every frame and every change of phase.
+    wake: watch::Sender<()>,
+    /// When the present round ends without having an ending.
+    deadline: watch::Sender<Option<Instant>>,
+    cancel: CancellationToken,
+    /// Whether the handler wants to end by itself when cancelled.
+    listens: AtomicBool,
+    /// One question at a time.
+    asking: Semaphore,
+}
+
+struct Inner {
+    frames: Vec<Frame>,
+    bytes: usize,
+    note_bytes: usize,
+    progress: f64,
+    phase: Phase,
+    /// Number of the latest `InputRequired` frame of each round.
+    rounds: Vec<u64>,
+    readers: usize,
+    context: Arc<Context>,
+}
+
+enum Phase {
+    Running,
+    Parked(Parked),
+    Ended,
+}
+
+impl Invocation {
+    pub(crate) fn new(context: Context, operation: Operation, shared: Shared) -> Arc<Self> {
+        let deadline = context.deadline;
+        let (key, registry, owned) = (Key::of(&context), context.registry.clone(), context.owner.is_some());
+        let accepted =
+            FrameBody::Accepted { invocation: context.invocation.clone(), instance: shared.instance.clone() };
+        let inner = Inner {
+            frames: vec![Frame { number: 1, body: accepted }],
+            bytes: FRAME_BYTES,
+            note_bytes: 0,
+            progress: f64::NEG_INFINITY,
+            phase: Phase::Running,
+            rounds: Vec::new(),
+            readers: 0,
+            context: Arc::new(context),
+        };
+        Arc::new(Self {
+            key,
+            registry,
+            operation,
+            owned,
+            shared,
+            inner: Mutex::new(inner),
+            wake: watch::Sender::new(()),
+            deadline: watch::Sender::new(deadline),
+            cancel: CancellationToken::new(),
+            listens: AtomicBool::new(false),
+            asking: Semaphore::new(1),
+        })
+    }
+
+    /// The context of the latest request: a client may change its wishes from round to round.
+    pub(crate) fn context(&self) -> Arc<Context> {
+        self.lock().context.clone()
+    }
+
+    /// Adds a progress frame, unless it goes backwards.
+    pub(crate) fn progress(&self, done: f64, params: Json) {
+        let mut inner = self.lock();
+        if inner.context.progress && done > inner.progress {
+            inner.progress = done;
+            self.note(inner, FrameBody::Progress(params));
+        }
+    }
+
+    /// Adds a frame that is not an ending.
+    pub(crate) fn say(&self, body: FrameBody) {
+        self.note(self.lock(), body);
+    }
+
+    /// Asks the handler to stop.
+    pub(crate) fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Ends when the handler is asked to stop; it is then given time to end by itself.
+    pub(crate) async fn cancelled(&self) {
+        self.listens.store(true, Ordering::Relaxed);
+        self.cancel.cancelled().await;
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        *self.deadline.borrow()
+    }
+
+    fn note(&self, mut inner: MutexGuard<'_, Inner>, body: FrameBody) {
+        let size = size(&body);
+        if matches!(inner.phase, Phase::Ended) || inner.note_bytes + size > self.shared.limits.notes_bytes {
+            return;
+        }
+        inner.note_bytes += size;
+        inner.push(body);
+        drop(inner);
+        self.wake.send_replace(());
+    }
+
+    /// Adds the last frame.
+    fn end(&self, body: FrameBody) {
+        let mut inner = self.lock();
+        if matches!(inner.phase, Phase::Ended) {
+            return;
+        }
+        inner.push(body);
+        inner.phase = Phase::Ended;
+        drop(inner);
+        self.wake.send_replace(());
+    }
+
+    /// Bytes its frames take.
+    fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    fn is_ended(&self) -> bool {
+        matches!(self.lock().phase, Phase::Ended)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Returns the number of the new frame.
+    fn push(&mut self, body: FrameBody) -> u64 {
+        self.bytes += size(&body);
+        let number = self.frames.last().map_or(1, |frame| frame.number + 1);
+        self.frames.push(Frame { number, body });
+        number
+    }
+}
+
+impl fmt::Debug for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invocation").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// What a frame takes beside its text.
+const FRAME_BYTES: usize = 128;
+
+fn size(body: &FrameBody) -> usize {
+    let text = match body {
+        FrameBody::Accepted { .. } | FrameBody::Detach { .. } => 0,
+        FrameBody::Progress(json)
+        | FrameBody::Log(json)
+        | FrameBody::Result(json)
+        | FrameBody::Task(json) => json.as_str().len(),
+        FrameBody::Notice { method, params } => method.len() + params.as_str().len(),
+        FrameBody::Error(error) => {
+            error.message.len() + error.data.as_ref().map_or(0, |data| data.as_str().len())
+        }
+        FrameBody::InputRequired(input) => input.requests.as_str().len(),
+    };
+    FRAME_BYTES + text
+}
