@@ -181,7 +181,8 @@ impl Exchange {
     fn abandoned(&mut self) -> Effects {
         self.stage = Stage::Over;
         let reason = "the client is gone".to_owned();
-        vec![Effect::CancelCall { call: Self::CALL, reason }, Effect::Stop(StopReason::Done)]
+        let call = Self::CALL;
+        vec![Effect::CancelCall { call, reason }, Effect::Release { call }, Effect::Stop(StopReason::Done)]
     }
 
     const fn wake(&self) -> Effect {

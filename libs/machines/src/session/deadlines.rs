@@ -37,11 +37,10 @@ pub(super) fn next_wake(settings: &Settings, saved: &Snapshot, live: &Live) -> O
 }
 
 impl Turn<'_> {
-    /// Asks to be woken, if the last wish would come too late. One that comes too early does no harm.
+    /// Asks to be woken, unless the last wish is still the right one. One that comes too early does no harm.
     pub(super) fn arm(&mut self) {
         let Some(wanted) = next_wake(self.settings, self.saved, self.live) else { return };
-        let wanted = wanted.max(self.now);
-        if self.live.armed.is_none_or(|armed| wanted < armed) {
+        if self.live.armed != Some(wanted) {
             self.live.armed = Some(wanted);
             self.want(Effect::WakeAt(wanted));
         }

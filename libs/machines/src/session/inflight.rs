@@ -129,10 +129,12 @@ impl Turn<'_> {
             }
             CallFrame::Result(result) => {
                 let result = wire::older_result(method, result, self.revision());
-                self.end_with_release(call, Ok(result), JournalState::Done);
+                self.end(call, Ok(result), JournalState::Done);
+                self.want(Effect::Release { call });
             }
             CallFrame::Error(error) => {
-                self.end_with_release(call, Err(wire::older_error(method, error)), JournalState::Failed);
+                self.end(call, Err(wire::older_error(method, error)), JournalState::Failed);
+                self.release(call, method);
             }
             CallFrame::InputRequired { requests, round, continuation } => {
                 self.input_required(call, &requests, round, continuation);
@@ -144,7 +146,8 @@ impl Turn<'_> {
                 } else {
                     (Outcome::Unknown, JournalState::Unknown)
                 };
-                self.end_with_release(call, Err(wire::lost(reason, outcome)), state);
+                self.end(call, Err(wire::lost(reason, outcome)), state);
+                self.release(call, method);
             }
         }
     }
@@ -196,10 +199,9 @@ impl Turn<'_> {
         self.one_call_less();
     }
 
-    fn end_with_release(&mut self, call: CallId, outcome: Result<Json, RpcError>, state: JournalState) {
-        let has_frames = self.live.calls.get(&call).is_some_and(|c| c.method.may_ask());
-        self.end(call, outcome, state);
-        if has_frames {
+    /// What was called is released once its last frame is here. A subscription was not called.
+    pub(super) fn release(&mut self, call: CallId, method: Method) {
+        if method != Method::ResourcesSubscribe {
             self.want(Effect::Release { call });
         }
     }
@@ -217,11 +219,12 @@ impl Turn<'_> {
         self.end(call, Err(wire::lost(reason, Outcome::Unknown)), JournalState::Unknown);
     }
 
-    /// Asks the registry to stop.
+    /// Asks the registry to stop; nothing more is expected of it.
     pub(super) fn stop_upstream(&mut self, call: CallId, reason: &str) {
         let Some(under_way) = self.live.calls.get(&call) else { return };
         if under_way.method != Method::ResourcesSubscribe {
-            return self.want(Effect::CancelCall { call, reason: reason.to_owned() });
+            self.want(Effect::CancelCall { call, reason: reason.to_owned() });
+            return self.want(Effect::Release { call });
         }
         // What another request has subscribed to meanwhile stays.
         let uri = under_way.params.text("uri").filter(|uri| !self.saved.subscriptions.contains(uri));
