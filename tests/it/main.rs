@@ -2,4 +2,29 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+/// Runs each of these behaviours in every topology that lives in one process.
+macro_rules! topologies {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(tests::mesh::Topology::Embedded).await.unwrap();
+            })*
+        }
+        mod split {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(tests::mesh::Topology::Split).await.unwrap();
+            })*
+        }
+    };
+}
+
+mod asks;
+mod calls;
+mod handshake;
+mod hostile;
+mod listen;
 mod proxy;
+mod registries;
+mod streams;

@@ -1,3 +1,7 @@
 //! The kit that tests of the whole mesh are written with.
 
+pub mod client;
+pub mod mesh;
 pub mod proxy;
+pub mod registry_check;
+pub mod scripted;

@@ -78,10 +78,9 @@ fn detached(part: &Json) -> Json {
     Json::trusted(part.as_str().to_owned())
 }
 
-/// Server capabilities without what came after `revision`.
+/// Server capabilities without what a revision gives another meaning to. Unknown members stay, extensions among them.
 fn capabilities_for(capabilities: &Json, revision: Revision) -> Json {
     let mut editor = ObjectEditor::new(capabilities.as_str());
-    editor.remove("extensions");
     if revision < Revision::V2025_11_25 {
         editor.remove("tasks");
     }

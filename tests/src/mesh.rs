@@ -1,0 +1,216 @@
+//! A whole mesh for one test, in each of the ways it can be put together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use api::{KeyRing, Registry};
+use chassis::drain::{self, Trigger};
+use chassis::serve::Incoming;
+use chassis::task::{self, Handle, Kind};
+use placement::Static;
+use session::RegistryPeer;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+use crate::client::Client;
+
+/// How the roles are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topology {
+    /// All roles in this process, through handles.
+    Embedded,
+    /// Two gateways, two session nodes and the registries, each behind its own gRPC server.
+    Split,
+    /// The same as separate processes of the real binary; the registries stay in this one.
+    Processes,
+}
+
+/// A running mesh. Everything ends with it.
+pub struct Mesh {
+    /// Where clients connect; each is as good as the others.
+    pub gateways: Vec<SocketAddr>,
+    triggers: Vec<Trigger>,
+    _tasks: Vec<Handle<()>>,
+    _children: Vec<Child>,
+}
+
+const KEY: [u8; 32] = *b"0123456789abcdefghijklmnopqrstuv";
+
+impl Mesh {
+    /// Starts one in front of these registries.
+    pub async fn start(topology: Topology, registries: Vec<Arc<dyn Registry>>) -> Result<Self> {
+        let mut mesh =
+            Self { gateways: Vec::new(), triggers: Vec::new(), _tasks: Vec::new(), _children: Vec::new() };
+        match topology {
+            Topology::Embedded => mesh.start_embedded(registries).await?,
+            Topology::Split => mesh.start_split(registries).await?,
+            Topology::Processes => mesh.start_processes(registries).await?,
+        }
+        Ok(mesh)
+    }
+
+    /// A client of this mesh that takes its gateways in turn.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.gateways.clone())
+    }
+
+    /// Asks every role of this process to drain.
+    pub fn drain(&self) {
+        self.triggers.iter().for_each(Trigger::drain);
+    }
+
+    fn run<F>(&mut self, name: &'static str, serve: impl FnOnce(drain::Shutdown) -> F)
+    where
+        F: Future<Output = chassis::serve::RoleResult> + Send + 'static,
+    {
+        let (trigger, shutdown) = drain::pair();
+        let served = serve(shutdown);
+        self.triggers.push(trigger);
+        self._tasks.push(task::spawn(Kind::Role, name, async move {
+            if let Err(error) = served.await {
+                tracing::error!(name, %error, "a role of the test mesh failed");
+            }
+        }));
+    }
+
+    async fn start_embedded(&mut self, registries: Vec<Arc<dyn Registry>>) -> Result<()> {
+        let named = registries.into_iter().enumerate();
+        let peers =
+            named.map(|(i, port)| RegistryPeer { address: format!("r{i}"), namespace: None, port }).collect();
+        let deps = session::Deps {
+            keys: keys(),
+            store: Arc::new(session::store::Memory::default()),
+            epoch: session::Deps::epoch_of_this_start(),
+            registries: peers,
+        };
+        let app = session::App::build(session::Config::default(), deps)?;
+        let locator = Arc::new(Static::embedded("session"));
+        let peers = Arc::new(gateway::Local(app.handle()));
+        self.run("session", |shutdown| app.serve(Incoming::None, shutdown));
+        self.gateway(gateway::Deps { keys: keys(), locator, peers }).await
+    }
+
+    async fn gateway(&mut self, deps: gateway::Deps) -> Result<()> {
+        let (listener, address) = listener().await?;
+        let config = gateway::Config { listen: address.to_string(), ..gateway::Config::default() };
+        let app = gateway::App::build(&config, deps)?;
+        self.run("gateway", |shutdown| async move { Ok(app.serve(listener, shutdown).await?) });
+        self.gateways.push(address);
+        Ok(())
+    }
+
+    /// Puts each registry behind a gRPC server of its own.
+    async fn serve_registries(&mut self, registries: Vec<Arc<dyn Registry>>) -> Result<Vec<SocketAddr>> {
+        let mut addresses = Vec::new();
+        for registry in registries {
+            let (listener, address) = listener().await?;
+            let routes = api::registry::services(registry);
+            self.run("registry", |shutdown| async move {
+                Ok(chassis::grpc::server::serve(routes, Incoming::Tcp(listener), shutdown).await?)
+            });
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+
+    async fn start_split(&mut self, registries: Vec<Arc<dyn Registry>>) -> Result<()> {
+        let registries = self.serve_registries(registries).await?;
+        let mut nodes = Vec::new();
+        for slots in ["0-2047", "2048-4095"] {
+            let (listener, address) = listener().await?;
+            let peers = registries.iter().map(|a| session::Deps::registry(&a.to_string(), None));
+            let deps = session::Deps {
+                keys: keys(),
+                store: Arc::new(session::store::Memory::default()),
+                epoch: session::Deps::epoch_of_this_start(),
+                registries: peers.collect::<Result<_, _>>()?,
+            };
+            let config = session::Config { slots: slots.parse()?, ..session::Config::default() };
+            let app = session::App::build(config, deps)?;
+            self.run("session", |shutdown| app.serve(Incoming::Tcp(listener), shutdown));
+            nodes.push(gateway::SessionNode { address: address.to_string(), slots: slots.parse()? });
+        }
+        for _ in 0..2 {
+            let config = gateway::Config { sessions: nodes.clone(), ..gateway::Config::default() };
+            self.gateway(gateway::Deps::connect(&config, keys())?).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_processes(&mut self, registries: Vec<Arc<dyn Registry>>) -> Result<()> {
+        let registries = self.serve_registries(registries).await?;
+        let listed: Vec<String> = registries.iter().map(|a| format!("{{address=\"{a}\"}}")).collect();
+        let listed = format!("session.registries=[{}]", listed.join(","));
+        let mut nodes = Vec::new();
+        for slots in ["0-2047", "2048-4095"] {
+            let address = self.process("session", &[&listed, &format!("session.slots=\"{slots}\"")]).await?;
+            nodes.push(format!("{{address=\"{address}\",slots=\"{slots}\"}}"));
+        }
+        let sessions = format!("gateway.sessions=[{}]", nodes.join(","));
+        for _ in 0..2 {
+            let url = self.process("gateway", &[&sessions]).await?;
+            let address = url.trim_start_matches("http://").trim_end_matches("/mcp");
+            self.gateways
+                .push(address.parse().with_context(|| format!("listening line of a gateway: {url}"))?);
+        }
+        Ok(())
+    }
+
+    /// Starts a role of the real binary and reads where it listens.
+    async fn process(&mut self, role: &str, settings: &[&str]) -> Result<String> {
+        use base64::Engine as _;
+        let key = base64::engine::general_purpose::STANDARD.encode(KEY);
+        let mut command = Command::new(binary()?);
+        command.args([
+            role,
+            "--listen",
+            "127.0.0.1:0",
+            "--set",
+            "keys.current=k1",
+            "--set",
+            &format!("keys.ring={{k1=\"{key}\"}}"),
+        ]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
+        let prefix = format!("listening {role} ");
+        let read = async {
+            while let Some(line) = lines.next_line().await? {
+                if let Some(address) = line.strip_prefix(&prefix) {
+                    return Ok(address.to_owned());
+                }
+            }
+            anyhow::bail!("{role} ended before it listened")
+        };
+        let address = tokio::time::timeout(crate::client::DEADLINE, read)
+            .await
+            .with_context(|| format!("{role} did not start"))??;
+        self._children.push(child);
+        Ok(address)
+    }
+}
+
+fn keys() -> KeyRing {
+    KeyRing::single("k1", KEY)
+}
+
+/// A port that is taken before anybody is told of it.
+async fn listener() -> Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// The binary beside the tests; `cargo test --workspace` builds it.
+fn binary() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let found = own.ancestors().map(|dir| dir.join("trunkline")).find(|path| path.is_file());
+    found.context("the trunkline binary is not built: run `cargo build -p trunkline` first")
+}
