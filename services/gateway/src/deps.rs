@@ -1,0 +1,44 @@
+//! Everything a gateway needs from the outside.
+
+use std::sync::Arc;
+
+use api::KeyRing;
+use placement::{Locator, Static, TableError};
+
+use crate::config::Config;
+use crate::peers::{Dialled, Peers};
+
+/// See the module.
+#[derive(Clone)]
+pub struct Deps {
+    /// Keys that session ids are made with; the same ones the session nodes have.
+    pub keys: KeyRing,
+    /// Which session node to ask.
+    pub locator: Arc<dyn Locator>,
+    /// How to reach it.
+    pub peers: Arc<dyn Peers>,
+}
+
+/// Why a dependency cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The slots are not divided among the nodes.
+    #[error("gateway.sessions: {0}; give every slot of 0-4095 to exactly one node")]
+    Slots(#[from] TableError),
+    /// An address that is none.
+    #[error("gateway.sessions: {0}")]
+    Address(#[from] chassis::grpc::channel::AddressError),
+}
+
+impl Deps {
+    /// Session nodes over gRPC at the configured addresses. Dials when a node is first needed. Needs a runtime.
+    ///
+    /// # Errors
+    /// [`ConnectError`] for slots that are not divided and for an address that cannot be one.
+    pub fn connect(config: &Config, keys: KeyRing) -> Result<Self, ConnectError> {
+        let nodes = config.sessions.iter();
+        let table = Static::new(nodes.clone().map(|node| (node.address.clone(), node.slots)))?;
+        let peers = Dialled::new(nodes.map(|node| node.address.as_str()))?;
+        Ok(Self { keys, locator: Arc::new(table), peers: Arc::new(peers) })
+    }
+}

@@ -1,0 +1,42 @@
+//! The route table.
+
+pub(crate) mod admit;
+mod delete;
+mod get;
+pub(crate) mod origin;
+mod post;
+mod reply;
+mod sse;
+mod stack;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::any;
+
+use self::admit::Verb;
+use self::origin::Guard;
+use crate::app::Edge;
+
+/// One endpoint; every other path is unknown.
+pub(crate) fn routes(path: &str, edge: Edge, guard: Arc<Guard>) -> Router {
+    let router = Router::new().route(path, any(endpoint)).fallback(unknown_path).with_state(edge);
+    stack::around(router, guard)
+}
+
+async fn endpoint(State(edge): State<Edge>, request: Request) -> Response {
+    match admit::head(request.method(), request.headers()) {
+        Err(refusal) => reply::refusal(refusal),
+        Ok(Verb::Post) => post::post(&edge, request).await,
+        Ok(Verb::Get) => get::get(&edge, request.headers()).await,
+        Ok(Verb::Delete) => delete::delete(&edge, request.headers()).await,
+    }
+}
+
+/// Without a body: a JSON-RPC error in a 404 would say that there is an endpoint.
+async fn unknown_path() -> StatusCode {
+    StatusCode::NOT_FOUND
+}

@@ -1,0 +1,167 @@
+//! What a request comes to, as an HTTP response.
+
+use api::session::{Answer, Frame};
+use api::{Code, Detail, Error};
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use chassis::{clock, telemetry};
+use futures::StreamExt as _;
+use mcp::rpc::{self, Id, RpcError};
+use mcp::{Json, code, edit, header as names};
+use tracing::Span;
+
+use super::admit::Refusal;
+use super::sse::{self, Stream};
+use crate::app::Edge;
+use crate::forward::Taken;
+
+/// What an answer needs to know about its request.
+pub(super) struct Asked {
+    /// The id to answer with.
+    pub(super) id: Option<Id>,
+    /// What becomes of a request that was accepted and then lost.
+    pub(super) lost: Lost,
+    /// Whether an event stream waits for news, and is therefore closed when the gateway drains.
+    pub(super) waits: bool,
+    /// Whether the answer may hand out a session.
+    pub(super) begins: bool,
+}
+
+/// See [`Asked::lost`].
+pub(super) enum Lost {
+    /// It may have been executed: the client must decide.
+    Unknown,
+    /// There is nobody to tell.
+    Nothing,
+    /// Asking again does no harm.
+    Again,
+}
+
+/// The response for what a node said, or for the reason why none said anything.
+pub(super) async fn taken(edge: &Edge, asked: Asked, taken: Result<Taken, Error>) -> Response {
+    let (session, mut frames) = match taken {
+        Ok(Taken::Accepted { session, frames }) => (session.filter(|_| asked.begins), frames),
+        Ok(Taken::Refused(refused)) => return answer(refused),
+        Err(error) => return not_taken(asked.id.as_ref(), &error),
+    };
+    let mut response = match frames.next().await {
+        Some(Ok(Frame::Answer(whole))) => answer(whole),
+        Some(Ok(Frame::Open)) => {
+            sse::response(Stream::new(frames, edge.keep_alive(), asked.waits.then(|| edge.shutdown())))
+        }
+        Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_))) => {
+            tracing::error!("a session node broke the order of frames");
+            lost(&asked, "unavailable")
+        }
+        Some(Err(error)) => {
+            tracing::warn!(code = ?error.code, error = %error.message, "a request was lost after it had been accepted");
+            lost(&asked, if error.code == Code::Deadline { "timeout" } else { "unavailable" })
+        }
+        None => {
+            tracing::warn!("a session node ended without an answer");
+            lost(&asked, "unavailable")
+        }
+    };
+    if let Some(session) = session.and_then(|id| HeaderValue::try_from(id).ok()) {
+        response.headers_mut().insert(HeaderName::from_static(names::SESSION_ID), session);
+    }
+    response
+}
+
+/// A request that is answered at the edge.
+pub(super) fn refusal(refusal: Refusal) -> Response {
+    let mut response = json(refusal.status, refusal.body);
+    if let Some(allow) = refusal.allow {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    response
+}
+
+/// A defect of ours. What it was stays in the log.
+pub(super) fn internal(id: Option<&Id>) -> Response {
+    let mut error = RpcError::new(code::INTERNAL_ERROR, "internal error");
+    if let Some(trace) = telemetry::trace_id(&Span::current()) {
+        error = error.with_data(Json::trusted(format!("{{\"traceId\":{}}}", edit::quote(&trace))));
+    }
+    json(StatusCode::INTERNAL_SERVER_ERROR, Some(rpc::error(id, &error)))
+}
+
+fn json(status: StatusCode, body: Option<Json>) -> Response {
+    let Some(body) = body else { return status.into_response() };
+    let mut response = Response::new(Body::from(body.bytes()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn answer(whole: Answer) -> Response {
+    let Ok(status) = StatusCode::from_u16(whole.status) else {
+        tracing::error!(status = whole.status, "a session node gave a status that is none");
+        return internal(None);
+    };
+    let mut response = json(status, whole.body);
+    if let Some(seconds) = whole.retry_after_s {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// Accepted by a node that was then lost.
+fn lost(asked: &Asked, reason: &str) -> Response {
+    match asked.lost {
+        Lost::Unknown => outcome_unknown(asked.id.as_ref(), reason),
+        Lost::Nothing => StatusCode::ACCEPTED.into_response(),
+        Lost::Again => later(StatusCode::SERVICE_UNAVAILABLE, asked.id.as_ref(), "unavailable", 1),
+    }
+}
+
+/// HTTP 200: anything else would invite proxies and clients to send it again.
+fn outcome_unknown(id: Option<&Id>, reason: &str) -> Response {
+    let data = format!("{{\"reason\":{},\"outcome\":\"unknown\"}}", edit::quote(reason));
+    let error = RpcError::new(code::INTERNAL_ERROR, "the outcome of this request is not known");
+    json(StatusCode::OK, Some(rpc::error(id, &error.with_data(Json::trusted(data)))))
+}
+
+/// Nobody accepted it.
+fn not_taken(id: Option<&Id>, error: &Error) -> Response {
+    let refused = |status, code, message| json(status, Some(rpc::error(id, &RpcError::new(code, message))));
+    let unavailable = |reason| {
+        tracing::warn!(code = ?error.code, error = %error.message, "no session node took a request on");
+        later(StatusCode::SERVICE_UNAVAILABLE, id, reason, 1)
+    };
+    match error.code {
+        Code::NotFound => refusal(Refusal::no_session()),
+        Code::Overloaded => {
+            let after = match &error.detail {
+                Some(Detail::Overloaded { retry_after }) => retry_after.as_millis().div_ceil(1000),
+                _ => 1,
+            };
+            later(StatusCode::TOO_MANY_REQUESTS, id, "rate_limited", u32::try_from(after).unwrap_or(u32::MAX))
+        }
+        Code::Unavailable if error.detail == Some(Detail::Draining) => unavailable("draining"),
+        Code::Unavailable | Code::Precondition | Code::Cancelled => unavailable("unavailable"),
+        Code::Deadline => unavailable("timeout"),
+        Code::OutcomeUnknown => outcome_unknown(id, "unavailable"),
+        Code::InvalidRequest => refused(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, "invalid request"),
+        Code::Unauthenticated => refused(StatusCode::UNAUTHORIZED, code::INVALID_REQUEST, "unauthenticated"),
+        Code::Denied => refused(StatusCode::FORBIDDEN, code::INVALID_REQUEST, "not allowed"),
+        Code::Unimplemented | Code::Internal => {
+            tracing::error!(code = ?error.code, error = %error.message, "a session node failed");
+            internal(id)
+        }
+    }
+}
+
+/// Not now. Clients that were refused together should not come back together.
+fn later(status: StatusCode, id: Option<&Id>, reason: &str, after: u32) -> Response {
+    let message = match status {
+        StatusCode::TOO_MANY_REQUESTS => "too many requests, try again later",
+        _ => "temporarily unavailable, try again",
+    };
+    let [draw] = clock::random::<1>().unwrap_or_default();
+    let mut response = json(status, Some(rpc::error(id, &RpcError::reason(message, reason))));
+    let seconds = after.max(1).saturating_add(u32::from(draw % 3));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}

@@ -1,0 +1,210 @@
+//! Frames as server-sent events.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use api::session::{Event, Frame, Frames};
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use chassis::clock;
+use chassis::drain::Shutdown;
+use futures::StreamExt as _;
+use tokio::time::{Instant, Sleep, sleep};
+use tracing::Span;
+
+/// Says nothing, and shows that somebody is there.
+const COMMENT: Bytes = Bytes::from_static(b": \n\n");
+
+/// The body of an event stream. Dropping it drops the frames, which tells the session node that the client has gone.
+pub(super) struct Stream {
+    frames: Frames,
+    greeted: bool,
+    keep_alive: Duration,
+    timer: Pin<Box<Sleep>>,
+    /// Ends a stream that waits for news.
+    closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Open as long as the stream.
+    span: Span,
+}
+
+impl Stream {
+    /// Events out of `frames`; with `shutdown`, until the gateway drains.
+    pub(super) fn new(frames: Frames, keep_alive: Duration, shutdown: Option<Shutdown>) -> Self {
+        let closing = shutdown.map(|shutdown| {
+            let closing: Pin<Box<dyn Future<Output = ()> + Send>> =
+                Box::pin(async move { shutdown.requested().await });
+            closing
+        });
+        let timer = Box::pin(sleep(keep_alive));
+        Self { frames, greeted: false, keep_alive, timer, closing, span: Span::current() }
+    }
+
+    fn end(&mut self) {
+        self.frames = futures::stream::empty().boxed();
+        self.closing = None;
+    }
+
+    fn rearm(&mut self) {
+        let next = Instant::now() + self.keep_alive;
+        self.timer.as_mut().reset(next);
+    }
+}
+
+/// The response to a request whose answer is a stream.
+pub(super) fn response(stream: Stream) -> Response {
+    let mut response = Response::new(Body::from_stream(stream));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies must not collect events before they pass them on.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+impl futures::Stream for Stream {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let span = this.span.clone();
+        let _entered = span.enter();
+        if !this.greeted {
+            this.greeted = true;
+            return Poll::Ready(Some(Ok(COMMENT)));
+        }
+        match this.frames.poll_next_unpin(cx) {
+            Poll::Ready(Some(Ok(Frame::Event(event)))) => {
+                this.rearm();
+                return Poll::Ready(Some(Ok(encode(&event))));
+            }
+            Poll::Ready(Some(Ok(
+                Frame::Accepted { .. } | Frame::Refused(_) | Frame::Answer(_) | Frame::Open,
+            ))) => {
+                tracing::error!("a session node broke the order of frames");
+                this.end();
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::warn!(code = ?error.code, error = %error.message, "an event stream was lost");
+                this.end();
+                return Poll::Ready(None);
+            }
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => {}
+        }
+        if let Some(closing) = &mut this.closing
+            && closing.as_mut().poll(cx).is_ready()
+        {
+            this.end();
+            return Poll::Ready(Some(Ok(farewell())));
+        }
+        if this.timer.as_mut().poll(cx).is_ready() {
+            this.rearm();
+            return Poll::Ready(Some(Ok(COMMENT)));
+        }
+        Poll::Pending
+    }
+}
+
+/// Asks the client to come back to another gateway, though not together with all the others.
+fn farewell() -> Bytes {
+    let draw = u16::from_le_bytes(clock::random().unwrap_or_default());
+    Bytes::from(format!("retry: {}\n\n", 1000 + draw % 4001))
+}
+
+/// The lines of one event. Its data is one line: JSON has line breaks only between tokens, where a space does as well.
+fn encode(event: &Event) -> Bytes {
+    let mut text =
+        Vec::with_capacity(64 + event.message.as_ref().map_or(0, |message| message.as_str().len()));
+    // Ids are of our own alphabet; one that is not would end the line it stands in.
+    if let Some(id) = event.id.as_ref().filter(|id| id.bytes().all(|c| c.is_ascii_graphic())) {
+        text.extend_from_slice(b"id: ");
+        text.extend_from_slice(id.as_bytes());
+        text.push(b'\n');
+    }
+    if let Some(retry) = event.retry_ms {
+        text.extend_from_slice(format!("retry: {retry}\n").as_bytes());
+    }
+    match &event.message {
+        Some(message) => {
+            text.extend_from_slice(b"data: ");
+            let start = text.len();
+            text.extend_from_slice(message.as_str().as_bytes());
+            for c in &mut text[start..] {
+                if matches!(c, b'\n' | b'\r') {
+                    *c = b' ';
+                }
+            }
+            text.push(b'\n');
+        }
+        // Without data an id would never reach the client's memory.
+        None if event.id.is_some() => text.extend_from_slice(b"data: \n"),
+        None => {}
+    }
+    text.push(b'\n');
+    Bytes::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use mcp::Json;
+
+    use super::*;
+
+    fn event(id: Option<&str>, retry_ms: Option<u32>, message: Option<&'static str>) -> Event {
+        Event { id: id.map(str::to_owned), message: message.map(Json::trusted), retry_ms }
+    }
+
+    #[test]
+    fn an_event_is_lines_with_data_on_one() {
+        let table = [
+            (event(None, None, Some("{\"a\":1}")), "data: {\"a\":1}\n\n"),
+            (event(Some("1.1-2.abcd"), Some(500), Some("{}")), "id: 1.1-2.abcd\nretry: 500\ndata: {}\n\n"),
+            (event(Some("1.1-0.abcd"), Some(500), None), "id: 1.1-0.abcd\nretry: 500\ndata: \n\n"),
+            (event(None, Some(500), None), "retry: 500\n\n"),
+            (event(None, None, Some("{\n\r\n \"a\\n\" :\r1}")), "data: {    \"a\\n\" : 1}\n\n"),
+            (event(Some("x\ndata: evil"), None, Some("{}")), "data: {}\n\n"),
+        ];
+        for (event, text) in table {
+            assert_eq!(encode(&event), text);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_filled_with_comments_and_events_pass_at_once() {
+        let slow = stream::once(async {
+            sleep(Duration::from_secs(40)).await;
+            Ok(Frame::Event(event(None, None, Some("{}"))))
+        });
+        let mut body = Stream::new(slow.boxed(), Duration::from_secs(15), None);
+        let start = Instant::now();
+        let mut seen = Vec::new();
+        while let Some(Ok(part)) = body.next().await {
+            seen.push((start.elapsed().as_secs(), part));
+        }
+        let comment = COMMENT;
+        let expected =
+            [(0, comment.clone()), (15, comment.clone()), (30, comment), (40, "data: {}\n\n".into())];
+        assert_eq!(seen, expected);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_waits_for_news_ends_when_the_gateway_drains() {
+        let (trigger, shutdown) = chassis::drain::pair();
+        let mut body = Stream::new(stream::pending().boxed(), Duration::from_secs(15), Some(shutdown));
+        assert_eq!(body.next().await, Some(Ok(COMMENT)));
+        trigger.drain();
+        let farewell = body.next().await.unwrap().unwrap();
+        let text = std::str::from_utf8(&farewell).unwrap();
+        let wait: u32 =
+            text.strip_prefix("retry: ").and_then(|t| t.strip_suffix("\n\n")).unwrap().parse().unwrap();
+        assert!((1000..=5000).contains(&wait));
+        assert_eq!(body.next().await, None);
+    }
+}
