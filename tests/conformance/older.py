@@ -149,7 +149,8 @@ def elicitation(url: str) -> None:
     for answer, text in [
         (
             {"action": "accept", "content": {"username": "ada", "email": "a@b.c"}},
-            'User response: action=accept, content={"username":"ada","email":"a@b.c"}',
+            # Word for word as it was sent, spaces and all.
+            'User response: action=accept, content={"username": "ada", "email": "a@b.c"}',
         ),
         ({"action": "decline"}, "User response: action=decline, content=null"),
         ({"action": "cancel"}, "User response: action=cancel, content=null"),
@@ -208,7 +209,7 @@ def schemas(url: str) -> None:
     ]:
         asked, ending = ask(session, tool, {}, {"result": {"action": "accept", "content": {"x": "y"}}})
         same(asked["params"]["requestedSchema"]["properties"], wanted)
-        same(call_text(ending), 'Elicitation completed: action=accept, content={"x":"y"}')
+        same(call_text(ending), 'Elicitation completed: action=accept, content={"x": "y"}')
 
 
 def titled(value: str, title: str) -> list[dict]:

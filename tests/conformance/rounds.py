@@ -115,7 +115,10 @@ def answers(url: str) -> None:
         same(list(once_more["inputRequests"]), ["user_name"])
     extra = {"user_name": accept(name="Alice"), "other": accept(foo="bar"), "another": accept(baz=123)}
     same(text(again(url, "elicitation", first, extra)), "Hello, Alice!")
-    for broken in (None, 7, "text", [], {"user_name": 12345}, {"user_name": None}):
+    for unusable in (12345, None, "Alice", [], {"action": "shrug"}, {"action": "accept", "content": {}}):
+        once_more = asked(again(url, "elicitation", first, {"user_name": unusable}))
+        same(list(once_more["inputRequests"]), ["user_name"])
+    for broken in (None, 7, "text", []):
         refused(again(url, "elicitation", first, broken), 400, -32602)
 
 
