@@ -91,3 +91,45 @@ async fn header_params_are_checked_against_what_was_served(topology: Topology) -
     assert_eq!(registry.seen().len(), before, "nothing reached the registry");
     Ok(())
 }
+
+/// Asks for the list until it is the one expected.
+async fn listed(client: &tests::client::Client, expected: &str) -> Result<()> {
+    let asking = async {
+        loop {
+            let list = client.modern("1", "tools/list", "{}", "{}").await?.text().await?;
+            if path(&list, &["result", "tools"]) == Some(expected) {
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(tests::client::DEADLINE, asking).await?
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registries_come_and_go_while_sessions_last() {
+    let (one, two) = (shared(named("one", [r#"{"name":"a"}"#])), shared(named("two", [r#"{"name":"b"}"#])));
+    let mut mesh = Mesh::start(Topology::Split, vec![one, two.clone()]).await.unwrap();
+    let mut client = mesh.client();
+    client.initialize("2025-11-25", "{}").await.unwrap();
+    let mut own = client.get(None).await.unwrap().events();
+    mesh.stop_registry(1);
+    let call = |id: u32, name: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{name}"}}}}"#)
+    };
+    // Whatever was on its way has one explicit ending, and the other registry is not concerned.
+    let answer = client.post(call(2, "b")).await.unwrap();
+    assert_eq!(answer.status, 200);
+    let text = answer.response().await.unwrap();
+    assert!(matches!(path(&text, &["error", "code"]), Some("-32603" | "-32602")), "{text}");
+    assert!(client.post(call(3, "a")).await.unwrap().response().await.unwrap().contains("one:a"));
+    assert!(own.message().await.unwrap().contains("tools/list_changed"), "it is no longer listed");
+    listed(&mesh.client(), r#"[{"name":"a"}]"#).await.unwrap();
+    let text = client.post(call(5, "b")).await.unwrap().response().await.unwrap();
+    assert_eq!(path(&text, &["error", "code"]), Some("-32602"), "nobody serves it: {text}");
+    mesh.start_registry(1).await.unwrap();
+    assert!(own.message().await.unwrap().contains("tools/list_changed"), "it is back");
+    listed(&mesh.client(), r#"[{"name":"a"},{"name":"b"}]"#).await.unwrap();
+    assert!(client.post(call(4, "b")).await.unwrap().response().await.unwrap().contains("two:b"));
+    assert_eq!(two.seen().len(), 1, "the refused call never reached it");
+}

@@ -15,6 +15,7 @@ use session::RegistryPeer;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+use tokio::runtime::Runtime;
 
 use crate::client::Client;
 
@@ -36,6 +37,15 @@ pub struct Mesh {
     triggers: Vec<Trigger>,
     _tasks: Vec<Handle<()>>,
     _children: Vec<Child>,
+    registries: Vec<Served>,
+}
+
+/// A registry behind a gRPC server of its own.
+struct Served {
+    port: Arc<dyn Registry>,
+    address: SocketAddr,
+    /// A runtime of its own, so that its connections end with it, as those of a killed process do.
+    running: Option<Runtime>,
 }
 
 const KEY: [u8; 32] = *b"0123456789abcdefghijklmnopqrstuv";
@@ -43,8 +53,13 @@ const KEY: [u8; 32] = *b"0123456789abcdefghijklmnopqrstuv";
 impl Mesh {
     /// Starts one in front of these registries.
     pub async fn start(topology: Topology, registries: Vec<Arc<dyn Registry>>) -> Result<Self> {
-        let mut mesh =
-            Self { gateways: Vec::new(), triggers: Vec::new(), _tasks: Vec::new(), _children: Vec::new() };
+        let mut mesh = Self {
+            gateways: Vec::new(),
+            triggers: Vec::new(),
+            _tasks: Vec::new(),
+            _children: Vec::new(),
+            registries: Vec::new(),
+        };
         match topology {
             Topology::Embedded => mesh.start_embedded(registries).await?,
             Topology::Split => mesh.start_split(registries).await?,
@@ -106,16 +121,27 @@ impl Mesh {
 
     /// Puts each registry behind a gRPC server of its own.
     async fn serve_registries(&mut self, registries: Vec<Arc<dyn Registry>>) -> Result<Vec<SocketAddr>> {
-        let mut addresses = Vec::new();
-        for registry in registries {
+        for port in registries {
             let (listener, address) = listener().await?;
-            let routes = api::registry::services(registry);
-            self.run("registry", |shutdown| async move {
-                Ok(chassis::grpc::server::serve(routes, Incoming::Tcp(listener), shutdown).await?)
-            });
-            addresses.push(address);
+            let running = Some(serve_registry(port.clone(), listener)?);
+            self.registries.push(Served { port, address, running });
         }
-        Ok(addresses)
+        Ok(self.registries.iter().map(|r| r.address).collect())
+    }
+
+    /// Ends a registry's server at once, connections and all. Only where it has one.
+    pub fn stop_registry(&mut self, index: usize) {
+        if let Some(runtime) = self.registries.get_mut(index).and_then(|r| r.running.take()) {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Starts it again at the same address.
+    pub async fn start_registry(&mut self, index: usize) -> Result<()> {
+        let served = self.registries.get_mut(index).context("no such registry")?;
+        let listener = TcpListener::bind(served.address).await?;
+        served.running = Some(serve_registry(served.port.clone(), listener)?);
+        Ok(())
     }
 
     async fn start_split(&mut self, registries: Vec<Arc<dyn Registry>>) -> Result<()> {
@@ -130,7 +156,11 @@ impl Mesh {
                 epoch: session::Deps::epoch_of_this_start(),
                 registries: peers.collect::<Result<_, _>>()?,
             };
-            let config = session::Config { slots: slots.parse()?, ..session::Config::default() };
+            let config = session::Config {
+                slots: slots.parse()?,
+                registry_grace_ms: 300,
+                ..session::Config::default()
+            };
             let app = session::App::build(config, deps)?;
             self.run("session", |shutdown| app.serve(Incoming::Tcp(listener), shutdown));
             nodes.push(gateway::SessionNode { address: address.to_string(), slots: slots.parse()? });
@@ -195,6 +225,37 @@ impl Mesh {
         self._children.push(child);
         Ok(address)
     }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.running.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn serve_registry(port: Arc<dyn Registry>, listener: TcpListener) -> Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let listener = listener.into_std()?;
+    let routes = api::registry::services(port);
+    let serving = async move {
+        let served = match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                chassis::grpc::server::serve(routes, Incoming::Tcp(listener), drain::Shutdown::never()).await
+            }
+            Err(error) => return tracing::error!(%error, "no listener for a registry of the test mesh"),
+        };
+        if let Err(error) = served {
+            tracing::error!(%error, "a registry of the test mesh failed");
+        }
+    };
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the task ends with the runtime, which its owner shuts down"
+    )]
+    runtime.spawn(serving);
+    Ok(runtime)
 }
 
 fn keys() -> KeyRing {

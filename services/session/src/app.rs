@@ -52,7 +52,11 @@ impl App {
             "" => derived_mesh(&deps.keys).into(),
             name => name.into(),
         };
-        let registries = Registries::new(deps.registries, config.page_size);
+        let registries = Registries::new(
+            deps.registries,
+            config.page_size,
+            Duration::from_millis(config.registry_grace_ms),
+        );
         let shared = Arc::new_cyclic(|this| Shared {
             this: this.clone(),
             facts: Facts::new(&config),

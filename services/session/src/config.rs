@@ -23,6 +23,8 @@ pub struct Config {
     pub page_size: usize,
     /// How long clients may cache lists, in milliseconds; a registry may ask for less.
     pub list_ttl_ms: u64,
+    /// How long the entries of a registry that is gone stay listed, in milliseconds: a restart within it is no change.
+    pub registry_grace_ms: u64,
     /// A session without any traffic for this long is ended, in seconds.
     pub idle_timeout_s: u64,
     /// A session whose handshake is not finished within this is ended, in seconds.
@@ -59,6 +61,7 @@ impl Default for Config {
             server_name: "trunkline".into(),
             page_size: 500,
             list_ttl_ms: 5_000,
+            registry_grace_ms: 5_000,
             idle_timeout_s: 1800,
             init_timeout_s: 30,
             call_timeout_s: 300,

@@ -9,6 +9,7 @@ pub(crate) mod watches;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use api::registry::{Kind, Operation};
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -43,9 +44,9 @@ pub(crate) struct Route {
 
 impl Registries {
     /// Opens nothing yet; see [`Registries::run`].
-    pub(crate) fn new(peers: Vec<RegistryPeer>, page_size: usize) -> Arc<Self> {
-        let links =
-            peers.into_iter().enumerate().map(|(index, peer)| Arc::new(Link::new(index, peer))).collect();
+    pub(crate) fn new(peers: Vec<RegistryPeer>, page_size: usize, grace: Duration) -> Arc<Self> {
+        let link = |(index, peer)| Arc::new(Link::new(index, peer, grace));
+        let links = peers.into_iter().enumerate().map(link).collect();
         Arc::new(Self {
             links,
             current: RwLock::new(Arc::new(Catalogue::build(&[], page_size))),

@@ -17,6 +17,8 @@ use super::Route;
 
 /// Between two attempts to come back to an invocation.
 const ATTACH_PAUSE: Duration = Duration::from_millis(100);
+/// How long a registry may be out of reach before the outcome of a running call is given up as unknown.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a call's stream reports to its host.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,9 +127,11 @@ impl Call {
         let Some(deadline) = context.deadline.filter(|_| context.owner.is_some()) else {
             return Err(unknown(reason_of(&broken)));
         };
+        let patience = Instant::now() + ATTACH_PATIENCE;
         loop {
-            if Instant::now() >= deadline {
-                return Err(unknown("timeout"));
+            let now = Instant::now();
+            if now >= deadline || now >= patience {
+                return Err(unknown(if now >= deadline { "timeout" } else { "registry_lost" }));
             }
             sleep(ATTACH_PAUSE).await;
             let port = &self.route.link.port;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use api::registry::{CatalogEvent, Context, Kind, Page, Registry, RegistryDescription};
 use api::{Error, Principal};
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use mcp::Revision;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,8 +19,6 @@ use crate::deps::RegistryPeer;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long a lost registry's entries stay listed: a restart within it changes nothing that clients see.
-const GRACE: Duration = Duration::from_secs(5);
 /// For one list, describe or release.
 const ASK: Duration = Duration::from_secs(10);
 /// How often finished invocations are let go of.
@@ -34,12 +33,20 @@ pub(crate) struct Link {
     index: usize,
     address: String,
     namespace: Option<String>,
+    /// How long a lost registry's entries stay listed: a restart within it changes nothing that clients see.
+    grace: Duration,
     pub(crate) port: Arc<dyn Registry>,
     sources: Mutex<BTreeMap<String, Source>>,
     releases: Mutex<Vec<(Context, String)>>,
     /// Resource subscriptions at this process.
     pub(crate) watches: Watches,
 }
+
+/// So far that it never comes.
+const FAR: Duration = Duration::from_secs(86_400 * 365);
+
+type Events = BoxStream<'static, Result<CatalogEvent, Error>>;
+type Digests = BTreeMap<(String, Kind), String>;
 
 /// How a connection ended.
 enum End {
@@ -48,11 +55,12 @@ enum End {
 }
 
 impl Link {
-    pub(crate) fn new(index: usize, peer: RegistryPeer) -> Self {
+    pub(crate) fn new(index: usize, peer: RegistryPeer, grace: Duration) -> Self {
         Self {
             index,
             address: peer.address,
             namespace: peer.namespace,
+            grace,
             watches: Watches::new(peer.port.clone()),
             port: peer.port,
             sources: Mutex::default(),
@@ -102,7 +110,7 @@ impl Link {
                 tracing::info!(address = %self.address, %error, "registry not reached, trying again");
             }
             let since = *lost_at.get_or_insert_with(Instant::now);
-            if since.elapsed() >= GRACE {
+            if since.elapsed() >= self.grace {
                 self.forget(&all);
             }
             tokio::select! {
@@ -125,20 +133,57 @@ impl Link {
 
     /// One connection, from describing to its loss.
     async fn follow(&self, all: &Registries, reached: &mut bool, settled: &mut bool) -> End {
-        match self.follow_until_lost(all, reached, settled).await {
-            Ok(()) => End::Lost(Error::draining()),
-            Err(error) => End::Lost(error),
+        End::Lost(self.follow_until_lost(all, reached, settled).await)
+    }
+
+    async fn follow_until_lost(&self, all: &Registries, reached: &mut bool, settled: &mut bool) -> Error {
+        let (mut events, mut digests) = match self.open(all).await {
+            Ok(opened) => opened,
+            Err(error) => return error,
+        };
+        *reached = true;
+        if !std::mem::replace(settled, true) {
+            all.one_settled();
+        }
+        let watching = self.watches.run();
+        tokio::pin!(watching);
+        let mut flush = tokio::time::interval(RELEASE_EVERY);
+        // Set once the registry drains: what it has goes on, and its entries are listed for the grace period only.
+        let forgotten = sleep(FAR);
+        tokio::pin!(forgotten);
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    None => return Error::new(api::Code::Unavailable, "watch ended"),
+                    Some(Err(error)) => return error,
+                    Some(Ok(CatalogEvent::NotServing)) => {
+                        tracing::info!(address = %self.address, "registry drains");
+                        forgotten.as_mut().reset(Instant::now() + self.grace);
+                    }
+                    Some(Ok(CatalogEvent::Changed { registry, kind, digest })) => {
+                        let known = digests.insert((registry.clone(), kind), digest.clone());
+                        if known.as_ref() != Some(&digest) {
+                            if let Err(error) = self.refresh(&registry, kind).await {
+                                return error;
+                            }
+                            all.rebuild();
+                        }
+                    }
+                },
+                error = &mut watching => return error,
+                () = &mut forgotten => {
+                    self.forget(all);
+                    forgotten.as_mut().reset(Instant::now() + FAR);
+                }
+                _ = flush.tick() => self.flush_releases().await,
+            }
         }
     }
 
-    async fn follow_until_lost(
-        &self,
-        all: &Registries,
-        reached: &mut bool,
-        settled: &mut bool,
-    ) -> Result<(), Error> {
+    /// Reads everything the process holds, and watches it from before on, so that no change falls between.
+    async fn open(&self, all: &Registries) -> Result<(Events, Digests), Error> {
         let described = limited(self.port.describe()).await?;
-        let mut events = limited(self.port.watch()).await?;
+        let events = limited(self.port.watch()).await?;
         let mut sources = BTreeMap::new();
         for registry in &described.registries {
             sources.insert(registry.name.clone(), self.read_source(registry).await?);
@@ -146,37 +191,11 @@ impl Link {
         *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = sources;
         all.rebuild();
         tracing::info!(address = %self.address, registries = described.registries.len(), "registry reached");
-        *reached = true;
-        if !std::mem::replace(settled, true) {
-            all.one_settled();
-        }
-        let mut digests: BTreeMap<(String, Kind), String> = described
-            .registries
-            .iter()
-            .flat_map(|r| r.kinds.iter().map(|(kind, digest)| ((r.name.clone(), *kind), digest.clone())))
-            .collect();
-        let watching = self.watches.run();
-        tokio::pin!(watching);
-        let mut flush = tokio::time::interval(RELEASE_EVERY);
-        loop {
-            tokio::select! {
-                event = events.next() => match event {
-                    None => return Err(Error::new(api::Code::Unavailable, "watch ended")),
-                    Some(event) => match event? {
-                        CatalogEvent::NotServing => return Ok(()),
-                        CatalogEvent::Changed { registry, kind, digest } => {
-                            let known = digests.insert((registry.clone(), kind), digest.clone());
-                            if known.as_ref() != Some(&digest) {
-                                self.refresh(&registry, kind).await?;
-                                all.rebuild();
-                            }
-                        }
-                    },
-                },
-                error = &mut watching => return Err(error),
-                _ = flush.tick() => self.flush_releases().await,
-            }
-        }
+        let digests = described.registries.into_iter().flat_map(|registry| {
+            let name = registry.name;
+            registry.kinds.into_iter().map(move |(kind, digest)| ((name.clone(), kind), digest))
+        });
+        Ok((events, digests.collect()))
     }
 
     async fn read_source(&self, registry: &RegistryDescription) -> Result<Source, Error> {
