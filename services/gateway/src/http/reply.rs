@@ -48,7 +48,9 @@ pub(super) async fn taken(edge: &Edge, asked: Asked, taken: Result<Taken, Error>
     let mut response = match frames.next().await {
         Some(Ok(Frame::Answer(whole))) => answer(whole),
         Some(Ok(Frame::Open)) => {
-            sse::response(Stream::new(frames, edge.keep_alive(), asked.waits.then(|| edge.shutdown())))
+            let listen = asked.id.clone().filter(|_| asked.waits);
+            let shutdown = asked.waits.then(|| edge.shutdown());
+            sse::response(Stream::new(frames, edge.keep_alive(), shutdown, listen))
         }
         Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_))) => {
             tracing::error!("a session node broke the order of frames");

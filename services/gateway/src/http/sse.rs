@@ -14,6 +14,8 @@ use bytes::Bytes;
 use chassis::clock;
 use chassis::drain::Shutdown;
 use futures::StreamExt as _;
+use mcp::rpc::Id;
+use mcp::{Json, meta};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::Span;
 
@@ -28,20 +30,28 @@ pub(super) struct Stream {
     timer: Pin<Box<Sleep>>,
     /// Ends a stream that waits for news.
     closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The request that is answered then, if the stream answers one.
+    listen: Option<Id>,
     /// Open as long as the stream.
     span: Span,
 }
 
 impl Stream {
-    /// Events out of `frames`; with `shutdown`, until the gateway drains.
-    pub(super) fn new(frames: Frames, keep_alive: Duration, shutdown: Option<Shutdown>) -> Self {
+    /// Events out of `frames`; with `shutdown`, until the gateway drains. `listen` is then answered, so that a modern client
+    /// knows that its listen is over.
+    pub(super) fn new(
+        frames: Frames,
+        keep_alive: Duration,
+        shutdown: Option<Shutdown>,
+        listen: Option<Id>,
+    ) -> Self {
         let closing = shutdown.map(|shutdown| {
             let closing: Pin<Box<dyn Future<Output = ()> + Send>> =
                 Box::pin(async move { shutdown.requested().await });
             closing
         });
         let timer = Box::pin(sleep(keep_alive));
-        Self { frames, greeted: false, keep_alive, timer, closing, span: Span::current() }
+        Self { frames, greeted: false, keep_alive, timer, closing, listen, span: Span::current() }
     }
 
     fn end(&mut self) {
@@ -101,7 +111,7 @@ impl futures::Stream for Stream {
             && closing.as_mut().poll(cx).is_ready()
         {
             this.end();
-            return Poll::Ready(Some(Ok(farewell())));
+            return Poll::Ready(Some(Ok(farewell(this.listen.as_ref()))));
         }
         if this.timer.as_mut().poll(cx).is_ready() {
             this.rearm();
@@ -111,8 +121,15 @@ impl futures::Stream for Stream {
     }
 }
 
-/// Asks the client to come back to another gateway, though not together with all the others.
-fn farewell() -> Bytes {
+/// Asks the client to come back to another gateway, though not together with all the others. A modern listen is answered
+/// (2026-07-28, "subscriptions": the server should send the response before it closes the stream).
+fn farewell(listen: Option<&Id>) -> Bytes {
+    if let Some(id) = listen {
+        let result =
+            format!(r#"{{"resultType":"complete","_meta":{{"{}":{}}}}}"#, meta::SUBSCRIPTION_ID, id.raw());
+        let message = Some(mcp::rpc::result(id, &Json::trusted(result)));
+        return encode(&Event { message, ..Event::default() });
+    }
     let draw = u16::from_le_bytes(clock::random().unwrap_or_default());
     Bytes::from(format!("retry: {}\n\n", 1000 + draw % 4001))
 }
@@ -182,7 +199,7 @@ mod tests {
             sleep(Duration::from_secs(40)).await;
             Ok(Frame::Event(event(None, None, Some("{}"))))
         });
-        let mut body = Stream::new(slow.boxed(), Duration::from_secs(15), None);
+        let mut body = Stream::new(slow.boxed(), Duration::from_secs(15), None, None);
         let start = Instant::now();
         let mut seen = Vec::new();
         while let Some(Ok(part)) = body.next().await {
@@ -197,7 +214,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_waits_for_news_ends_when_the_gateway_drains() {
         let (trigger, shutdown) = chassis::drain::pair();
-        let mut body = Stream::new(stream::pending().boxed(), Duration::from_secs(15), Some(shutdown));
+        let mut body = Stream::new(stream::pending().boxed(), Duration::from_secs(15), Some(shutdown), None);
         assert_eq!(body.next().await, Some(Ok(COMMENT)));
         trigger.drain();
         let farewell = body.next().await.unwrap().unwrap();
