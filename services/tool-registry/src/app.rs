@@ -1,0 +1,66 @@
+//! Puts the role together. `build` opens and starts nothing; `serve` runs it.
+
+use std::sync::Arc;
+
+use chassis::drain::{self, Shutdown};
+use chassis::serve::Incoming;
+use registry::{Host, Registry};
+
+use crate::config::Config;
+use crate::deps::Deps;
+use crate::tools;
+
+pub use chassis::grpc::server::ServeError;
+pub use registry::BuildError;
+
+/// Name of the registry in this process.
+const NAME: &str = "tools";
+
+/// The tool registry role.
+#[derive(Debug)]
+pub struct App {
+    host: Host,
+}
+
+impl App {
+    /// Puts the role together.
+    ///
+    /// # Errors
+    /// [`BuildError`] if a tool is listed twice, or the namespace is none.
+    pub fn build(config: &Config, deps: Deps) -> Result<Self, BuildError> {
+        let empty = Registry::new(NAME).version(env!("CARGO_PKG_VERSION")).namespace(&config.namespace);
+        let tools = config.tools.iter().map(|builtin| tools::tool(*builtin, &config.node));
+        let registry = tools.fold(empty, Registry::tool);
+        Ok(Self { host: registry.build(deps.runtime)? })
+    }
+
+    /// The in-process door.
+    #[must_use]
+    pub fn handle(&self) -> Arc<dyn api::Registry> {
+        self.host.port()
+    }
+
+    /// Runs the role until shutdown, on the network if there is one. While it drains it still accepts connections, because
+    /// callers may come back for what is running.
+    ///
+    /// # Errors
+    /// [`ServeError`] when the listener breaks.
+    pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
+        let (trigger, closing) = drain::pair();
+        let draining = async {
+            shutdown.requested().await;
+            tokio::select! {
+                () = self.host.drain() => trigger.drain(),
+                () = shutdown.expired() => {}
+            }
+            shutdown.expired().await;
+        };
+        tokio::select! {
+            served = chassis::grpc::server::serve(api::registry::services(self.host.port()), incoming, closing) => served,
+            () = draining => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
