@@ -44,6 +44,7 @@ pub(crate) struct Forward {
     peers: Arc<dyn Peers>,
     timeout: Duration,
     seed: u64,
+    requests: AtomicU64,
     turn: AtomicU64,
 }
 
@@ -65,12 +66,12 @@ impl Forward {
         timeout: Duration,
         seed: u64,
     ) -> Self {
-        Self { locator, peers, timeout, seed, turn: AtomicU64::new(0) }
+        Self { locator, peers, timeout, seed, requests: AtomicU64::new(0), turn: AtomicU64::new(0) }
     }
 
     /// A key that no other request has.
     pub(crate) fn request_key(&self) -> String {
-        format!("{:016x}-{:x}", self.seed, self.turn.fetch_add(1, Ordering::Relaxed))
+        format!("{:016x}-{:x}", self.seed, self.requests.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Hands a request to the owner of `slot`, or to any ready node if no session owns it.

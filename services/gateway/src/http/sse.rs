@@ -195,8 +195,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_filled_with_comments_and_events_pass_at_once() {
-        let slow = stream::once(async {
-            sleep(Duration::from_secs(40)).await;
+        let slow = stream::iter([40, 10]).then(|pause| async move {
+            sleep(Duration::from_secs(pause)).await;
             Ok(Frame::Event(event(None, None, Some("{}"))))
         });
         let mut body = Stream::new(slow.boxed(), Duration::from_secs(15), None, None);
@@ -205,9 +205,9 @@ mod tests {
         while let Some(Ok(part)) = body.next().await {
             seen.push((start.elapsed().as_secs(), part));
         }
-        let comment = COMMENT;
-        let expected =
-            [(0, comment.clone()), (15, comment.clone()), (30, comment), (40, "data: {}\n\n".into())];
+        let (comment, data) = (COMMENT, Bytes::from_static(b"data: {}\n\n"));
+        let silence = [(0, comment.clone()), (15, comment.clone()), (30, comment)];
+        let expected = [&silence[..], &[(40, data.clone()), (50, data)]].concat();
         assert_eq!(seen, expected);
     }
 

@@ -135,6 +135,13 @@ async fn modern_rungs_up_to_the_metadata() {
             -32020,
             Some("7"),
         ),
+        case(
+            "no version header and incomplete metadata",
+            list().without("MCP-Protocol-Version").replace(CAPABILITIES, "x"),
+            400,
+            -32020,
+            Some("7"),
+        ),
         // (d) the header needs complete metadata
         case("no `_meta`", without_meta(list()), 400, -32602, Some("7")),
         case(
@@ -201,6 +208,13 @@ async fn modern_rungs_after_the_metadata() {
             Some("7"),
         ),
         case("an empty version header", list().set("MCP-Protocol-Version", ""), 400, -32020, Some("7")),
+        case(
+            "a version that cannot stand in a header",
+            list().set("MCP-Protocol-Version", "v\u{e9}").replace("2026-07-28", "v\u{e9}"),
+            400,
+            -32020,
+            Some("7"),
+        ),
         // (f) the version is supported
         case(
             "an unknown version",

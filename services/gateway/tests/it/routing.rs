@@ -27,15 +27,52 @@ fn down() -> Act {
 
 #[tokio::test]
 async fn requests_of_no_session_go_round() {
-    let (a, b, c) = (Node::new([]), Node::new([]), Node::new([]));
-    let gateway = Gateway::start(Config::default(), &[("a", &a), ("b", &b), ("c", &c)], 3).await;
-    for _ in 0..15 {
-        assert_eq!(gateway.ask(&list()).await.status, 200);
-        assert_eq!(gateway.ask(&Request::post(INITIALIZE)).await.status, 200);
+    for count in 1..=4 {
+        let nodes: Vec<_> = (0..count).map(|_| Node::new([])).collect();
+        let named: Vec<_> = ["a", "b", "c", "d"].into_iter().zip(&nodes).collect();
+        let gateway = Gateway::start(Config::default(), &named, count).await;
+        for round in 1..=3 {
+            for _ in 0..count {
+                let request = if round == 2 { Request::post(INITIALIZE) } else { list() };
+                assert_eq!(gateway.ask(&request).await.status, 200);
+            }
+            assert!(nodes.iter().all(|node| node.seen().len() == round), "{count} nodes, round {round}");
+        }
+        // What a session owns takes no turn.
+        gateway.ask(&Request::older(&session(1), PING)).await;
+        for _ in 0..count {
+            gateway.ask(&list()).await;
+        }
+        assert!(nodes.iter().skip(1).all(|node| node.seen().len() == 4), "{count} nodes");
     }
-    for node in [a, b, c] {
-        assert!(node.seen().len() >= 5, "{}", node.seen().len());
+}
+
+#[tokio::test]
+async fn only_a_node_that_is_away_is_passed_over() {
+    let codes = Code::ALL.into_iter().filter(|code| *code != Code::Unavailable);
+    for code in codes {
+        let (a, b) = (Node::new([]), Node::new([]));
+        for node in [&a, &b] {
+            node.then(Act::Refuse(Error::new(code, "x")));
+        }
+        let gateway = Gateway::start(Config::default(), &[("a", &a), ("b", &b)], 2).await;
+        let response = gateway.ask(&list()).await;
+        assert!(response.at(&["error"]).is_some(), "{code:?}");
+        assert_eq!(a.seen().len() + b.seen().len(), 1, "{code:?}");
     }
+}
+
+#[tokio::test]
+async fn clients_that_were_refused_together_are_not_asked_back_together() {
+    let node = Node::new([]);
+    let gateway = Gateway::one(&node).await;
+    let mut waits = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        node.then(down());
+        let response = gateway.ask(&list()).await;
+        waits.insert(response.header("retry-after").unwrap().to_owned());
+    }
+    assert!(waits.len() > 1, "{waits:?}");
 }
 
 #[tokio::test]
