@@ -220,12 +220,11 @@ impl Exchange {
         };
         self.stage = Stage::Over;
         match call {
-            Call::Ended if self.settings.method.may_ask() => {
-                effects.push(Effect::Release { call: Self::CALL })
-            }
-            Call::Ended | Call::Parked => {}
+            Call::Ended => effects.push(Effect::Release { call: Self::CALL }),
+            Call::Parked => {}
             Call::Running(reason) => {
                 effects.push(Effect::CancelCall { call: Self::CALL, reason: reason.to_owned() });
+                effects.push(Effect::Release { call: Self::CALL });
             }
         }
         effects.push(Effect::Stop(StopReason::Done));

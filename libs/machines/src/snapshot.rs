@@ -33,7 +33,7 @@ pub struct Snapshot {
     pub journal: BTreeMap<CallId, Entry>,
     /// Event streams, open or kept for a late reader.
     pub streams: BTreeMap<StreamId, StreamLog>,
-    /// Lowest stream number that never had an event.
+    /// Lowest stream number that never was an event stream or of a journaled call.
     pub next_stream: u64,
     /// Lowest call number that was never journaled.
     pub next_call: u64,

@@ -139,12 +139,16 @@ pub(crate) fn older_error(method: Method, mut error: RpcError) -> RpcError {
             error.code = code::INTERNAL_ERROR;
         }
         // A resource that does not exist names itself; other bad params do not.
-        code::INVALID_PARAMS if method == Method::ResourcesRead && names_uri(&error) => {
+        code::INVALID_PARAMS if reads(method) && names_uri(&error) => {
             error.code = code::RESOURCE_NOT_FOUND;
         }
         _ => {}
     }
     error
+}
+
+fn reads(method: Method) -> bool {
+    method == Method::ResourcesRead || method == Method::ResourcesSubscribe
 }
 
 fn names_uri(error: &RpcError) -> bool {

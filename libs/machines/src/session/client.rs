@@ -36,11 +36,16 @@ impl Turn<'_> {
     fn first_message(&mut self, stream: StreamId, message: &Message) {
         let refusal = RpcError::new(code::INVALID_REQUEST, "the session must begin with `initialize`");
         match message {
-            Message::Request(request) => match Method::parse(&request.method) {
-                Some(Method::Initialize) => self.initialize(stream, request),
-                Some(Method::Ping) => self.succeed(stream, &request.id),
-                _ => self.refuse(stream, 400, Some(&request.id), &refusal),
-            },
+            Message::Request(request) => {
+                let method = Method::parse(&request.method);
+                if method == Some(Method::Initialize) {
+                    self.initialize(stream, request);
+                } else if method == Some(Method::Ping) {
+                    self.succeed(stream, &request.id);
+                } else {
+                    self.refuse(stream, 400, Some(&request.id), &refusal);
+                }
+            }
             Message::Notification(_) | Message::Response(_) => self.refuse(stream, 400, None, &refusal),
         }
     }
@@ -59,13 +64,12 @@ impl Turn<'_> {
             return self.refuse(stream, 400, Some(id), &error);
         }
         let method = Method::parse(&request.method);
-        match method {
-            Some(Method::Initialize) => {
-                let error = RpcError::new(code::INVALID_REQUEST, "the session is already initialised");
-                return self.refuse(stream, 400, Some(id), &error);
-            }
-            Some(Method::Ping) => return self.succeed(stream, id),
-            _ => {}
+        if method == Some(Method::Initialize) {
+            let error = RpcError::new(code::INVALID_REQUEST, "the session is already initialised");
+            return self.refuse(stream, 400, Some(id), &error);
+        }
+        if method == Some(Method::Ping) {
+            return self.succeed(stream, id);
         }
         if self.live.phase == Phase::Initialising {
             self.confirmed();

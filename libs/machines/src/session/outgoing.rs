@@ -39,7 +39,7 @@ impl Turn<'_> {
         }
         self.withdraw(call, "superseded");
         let deadline = self.now.saturating_add(self.settings.ask_timeout_ms);
-        let (asks, messages) = self.prepare(wanted);
+        let (asks, messages) = self.prepare(call, wanted);
         let round = Round { number, continuation, asks, deadline };
         if messages.is_empty() {
             if asking {
@@ -55,8 +55,8 @@ impl Turn<'_> {
     }
 
     /// The questions with those refused that this client cannot answer, and the requests for the others.
-    fn prepare(&self, wanted: Vec<Wanted>) -> (Vec<Ask>, Vec<Json>) {
-        let mut room = self.settings.max_outgoing.saturating_sub(self.unanswered());
+    fn prepare(&self, call: CallId, wanted: Vec<Wanted>) -> (Vec<Ask>, Vec<Json>) {
+        let mut room = self.settings.max_outgoing.saturating_sub(self.unanswered_of_others(call));
         let (mut asks, mut messages) = (Vec::new(), Vec::new());
         for question in wanted {
             let number = self.saved.next_ask.saturating_add(messages.len() as u64);
@@ -71,14 +71,10 @@ impl Turn<'_> {
         (asks, messages)
     }
 
-    /// Questions of all calls that wait for an answer.
-    pub(super) fn unanswered(&self) -> usize {
-        self.saved
-            .journal
-            .values()
-            .filter_map(|entry| entry.round.as_ref())
-            .map(|round| round.open().count())
-            .sum()
+    /// Questions of other calls that wait for an answer.
+    fn unanswered_of_others(&self, call: CallId) -> usize {
+        let others = self.saved.journal.iter().filter(|(other, _)| **other != call);
+        others.filter_map(|(_, entry)| entry.round.as_ref()).map(|round| round.open().count()).sum()
     }
 
     fn refusal(&self, question: &Wanted, room: usize) -> Option<RpcError> {

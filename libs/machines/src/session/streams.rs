@@ -130,7 +130,7 @@ impl Turn<'_> {
     pub(super) fn finish(&mut self, stream: StreamId) {
         if self.saved.streams.get(&stream).is_some_and(StreamLog::is_open) {
             self.change_stream(stream, StreamChange::Finished { at: self.now });
-            self.drop_surplus_streams();
+            self.drop_surplus_streams(stream);
         }
         if self.live.readers.remove(&stream) {
             self.want(Effect::Finish { stream });
@@ -150,7 +150,8 @@ impl Turn<'_> {
                     || self.saved.streams.get(&stream).is_some_and(StreamLog::is_open)
             }
         };
-        if !known {
+        // A node that drains keeps no reader for what may never come.
+        if !known || (self.live.draining && stream == StreamId::OWN) {
             return self.want(Effect::Finish { stream });
         }
         self.live.readers.insert(stream);
@@ -193,21 +194,24 @@ impl Turn<'_> {
         }
     }
 
-    /// Keeps the number and the bytes of finished streams within bounds; the oldest go first.
-    fn drop_surplus_streams(&mut self) {
-        let mut finished: Vec<(u64, StreamId, usize)> = (self.saved.streams.iter())
-            .filter_map(|(stream, log)| log.finished_at.map(|at| (at, *stream, log.bytes)))
-            .collect();
-        finished.sort_unstable();
-        let (mut count, mut bytes) =
-            (finished.len(), finished.iter().map(|(_, _, bytes)| bytes).sum::<usize>());
+    /// Keeps the number and the bytes of finished streams within bounds; the oldest go first, never the one just finished.
+    fn drop_surplus_streams(&mut self, newest: StreamId) {
+        let (mut count, mut bytes) = (0_usize, 0_usize);
+        let mut others: Vec<(u64, StreamId, usize)> = Vec::new();
+        for (stream, log) in &self.saved.streams {
+            let Some(at) = log.finished_at else { continue };
+            (count, bytes) = (count + 1, bytes + log.bytes);
+            if *stream != newest {
+                others.push((at, *stream, log.bytes));
+            }
+        }
+        others.sort_unstable();
         let most = self.settings.log_bytes.saturating_mul(KEPT_FACTOR);
-        for (_, stream, size) in finished {
-            if count <= 1 || (count <= self.settings.kept_streams && bytes <= most) {
+        for (_, stream, size) in others {
+            if count <= self.settings.kept_streams && bytes <= most {
                 break;
             }
-            count -= 1;
-            bytes -= size;
+            (count, bytes) = (count - 1, bytes - size);
             self.change_stream(stream, StreamChange::Dropped);
         }
     }

@@ -10,8 +10,8 @@ pub(crate) enum Undo {
     Handshake(Option<Box<Handshake>>),
     Level(Option<mcp::log::Level>),
     Subscription { uri: String, present: bool },
-    Call { call: CallId, before: Option<Box<Entry>>, next_call: u64, next_ask: u64 },
-    Stream { stream: StreamId, before: Option<Box<StreamLog>>, next_stream: u64 },
+    Call { call: CallId, before: Option<Box<Entry>>, counters: Counters },
+    Stream { stream: StreamId, before: Option<Box<StreamLog>>, counters: Counters },
     Appended { stream: StreamId, last: u64, delivered: u64 },
     Delivered { stream: StreamId, delivered: u64 },
     Trimmed { stream: StreamId, trimmed: u64, events: Vec<Logged> },
@@ -19,7 +19,23 @@ pub(crate) enum Undo {
     All(Box<Snapshot>),
 }
 
+/// The numbers that only rise.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counters {
+    stream: u64,
+    call: u64,
+    ask: u64,
+}
+
 impl Snapshot {
+    const fn counters(&self) -> Counters {
+        Counters { stream: self.next_stream, call: self.next_call, ask: self.next_ask }
+    }
+
+    const fn set_counters(&mut self, counters: Counters) {
+        (self.next_stream, self.next_call, self.next_ask) = (counters.stream, counters.call, counters.ask);
+    }
+
     /// Applies one committed change. A change that does not fit (a call or stream that is not there) does nothing.
     pub fn apply(&mut self, change: &Change) {
         match change {
@@ -45,6 +61,7 @@ impl Snapshot {
     fn apply_to_call(&mut self, call: CallId, change: &CallChange) {
         if let CallChange::Accepted(entry) = change {
             self.next_call = self.next_call.max(call.0.saturating_add(1));
+            self.next_stream = self.next_stream.max(entry.stream.0.saturating_add(1));
             self.journal.insert(call, Entry::clone(entry));
             return;
         }
@@ -121,8 +138,7 @@ impl Snapshot {
             Change::Call(call, _) => Undo::Call {
                 call: *call,
                 before: self.journal.get(call).cloned().map(Box::new),
-                next_call: self.next_call,
-                next_ask: self.next_ask,
+                counters: self.counters(),
             },
             Change::Stream(stream, change) => self.undo_of_stream(*stream, change),
             Change::Ended => Undo::All(Box::new(self.clone())),
@@ -134,7 +150,7 @@ impl Snapshot {
         let number = |of: fn(&StreamLog) -> u64| log.map_or(0, of);
         match change {
             StreamChange::Opened { .. } | StreamChange::Dropped => {
-                Undo::Stream { stream, before: log.cloned().map(Box::new), next_stream: self.next_stream }
+                Undo::Stream { stream, before: log.cloned().map(Box::new), counters: self.counters() }
             }
             StreamChange::Appended { .. } => {
                 Undo::Appended { stream, last: number(|l| l.last), delivered: number(|l| l.delivered) }
@@ -159,15 +175,15 @@ impl Snapshot {
             Undo::Subscription { uri, present: false } => {
                 self.subscriptions.remove(&uri);
             }
-            Undo::Call { call, before, next_call, next_ask } => {
-                (self.next_call, self.next_ask) = (next_call, next_ask);
+            Undo::Call { call, before, counters } => {
+                self.set_counters(counters);
                 match before {
                     Some(entry) => self.journal.insert(call, *entry),
                     None => self.journal.remove(&call),
                 };
             }
-            Undo::Stream { stream, before, next_stream } => {
-                self.next_stream = next_stream;
+            Undo::Stream { stream, before, counters } => {
+                self.set_counters(counters);
                 match before {
                     Some(log) => self.streams.insert(stream, *log),
                     None => self.streams.remove(&stream),
