@@ -104,7 +104,7 @@ async def calling(peer: Peer, report: Report) -> None:
         back = [""] * len(sent)
 
         async def one(n: int):
-            back[n] = await peer.text("echo", {"message": sent[n]})
+            back[n] = json.loads(await peer.text("echo", {"message": sent[n]}))["echo"]
 
         async with anyio.create_task_group() as group:
             for n in range(len(sent)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 
 from twin import FIXTURES, call_text, of, same, twin
@@ -220,7 +221,8 @@ def parallel(url: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    same({n: (message["id"], call_text(message)) for n, message in found.items()}, {n: (n, f"echo {n}") for n in range(12)})
+    echoed = {n: (message["id"], json.loads(call_text(message))["echo"]) for n, message in found.items()}
+    same(echoed, {n: (n, f"echo {n}") for n in range(12)})
 
 
 @twin("http-header-validation")

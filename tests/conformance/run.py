@@ -132,13 +132,19 @@ def main(binaries: Path) -> int:
                 if failure is not None:
                     print("  " + failure.replace("\n", "\n  "))
 
+        def stop(topology: str, mesh: Mesh) -> None:
+            bad = {name: code for name, code in mesh.stop().items() if code != 0}
+            tally.check(not bad, f"{topology}: every process drained and ended well {bad or ''}".rstrip())
+
         with Mesh(binaries, work / "up") as mesh:
             run("up", mesh.up([mesh.fixtures()]))
+            stop("up", mesh)
         with Mesh(binaries, work / "split") as mesh:
             split = mesh.split([mesh.fixtures()])
             run("split", split.url)
             for address, share in shares(split.proxy).items():
                 tally.check(share >= LEAST_SHARE, f"gateway {address} got {share:.1%} of the requests")
+            stop("split", mesh)
     print(f"{tally.passed} passed, {tally.failed} failed")
     return 0 if tally.failed == 0 else 1
 

@@ -24,6 +24,8 @@ from time import monotonic
 START_S = 60
 STOP_S = 15
 SLOTS = 4096
+# What `up` puts into a new data directory; separate processes are given the same.
+SAMPLES = Path(__file__).resolve().parents[2] / "services" / "trunkline" / "src" / "samples"
 
 
 class Died(RuntimeError):
@@ -192,9 +194,9 @@ class Mesh:
     def _content(self) -> dict[str, dict]:
         """Settings of the built-in registries, with a resource and a prompt to serve."""
         resources, prompts = self.work / "resources", self.work / "prompts"
-        for folder in (resources, prompts):
+        for folder, sample in ((resources, "welcome.md"), (prompts, "greet.md")):
             folder.mkdir(exist_ok=True)
-        (resources / "welcome.md").write_text("# Welcome\n", encoding="utf-8")
+            shutil.copy(SAMPLES / sample, folder)
         return {
             "tool-registry": {"tools": ["echo", "calculator"]},
             "resource-registry": {"directories": [{"path": str(resources), "uri": "file:///docs/"}]},
