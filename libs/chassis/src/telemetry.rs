@@ -8,6 +8,7 @@ pub mod propagate;
 mod roles;
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
@@ -129,7 +130,9 @@ pub fn init(roles: &[&'static str], config: &Config) -> Result<Guard, TelemetryE
     check(config)?;
     let filter = filter(&config.log)?;
     let (provider, runtime) = provider(roles, config)?;
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let logs = match config.format {
         Format::Text => logs.with_target(false).with_filter(filter).boxed(),
         Format::Json => logs.json().flatten_event(true).with_filter(filter).boxed(),

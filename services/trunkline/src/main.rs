@@ -1,3 +1,30 @@
-//! The one binary.
+//! The one binary: `up` is the whole mesh in one process, every other subcommand one role of it.
+//!
+//! Owns: the command line, the one configuration, and how roles are put together ([`up`] in one process, [`role`] each in its
+//! own). Must not know: what a role does. Every role is built by the same `App::build` in both cases; only its `Deps` differ.
 
-fn main() {}
+mod cli;
+mod config;
+mod data;
+mod process;
+mod role;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use self::cli::{Cli, Command};
+use self::role::Role;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Up(up) => up::run(&up),
+        Command::Gateway(flags) => role::run(Role::Gateway, &flags),
+        Command::Session(flags) => role::run(Role::Session, &flags),
+        Command::ToolRegistry(flags) => role::run(Role::Tools, &flags),
+        Command::ResourceRegistry(flags) => role::run(Role::Resources, &flags),
+        Command::PromptRegistry(flags) => role::run(Role::Prompts, &flags),
+    };
+    process::exit_code(outcome)
+}

@@ -1,0 +1,131 @@
+//! The command line, written to be learned from.
+
+use std::path::PathBuf;
+
+use chassis::entry::Flags;
+use clap::{Args, Parser, Subcommand};
+
+const ABOUT: &str = "\
+Runs the Model Context Protocol at scale: clients speak MCP to one URL, tools, resources and prompts live in registries behind it.
+
+Start with `trunkline up`: everything in one process, nothing else needed. Run the roles as processes of their own when you \
+want more than one of them, or want to ship them separately.";
+
+const CONFIGURATION: &str = "\
+Configuration: one TOML file with a section for each role, the same file for all of them.
+  [gateway]
+  listen = \"127.0.0.1:8080\"
+Each key can also be set by the environment, TRUNKLINE_GATEWAY__LISTEN=.., and by --set gateway.listen=..; later ones win:
+default < file < environment < command line. `--dump-config` prints what is in effect, `--check` says what is wrong.
+
+Exit codes: 0 stopped when asked to, 1 failed, 2 wrong command line or configuration, 130 stopped at once by a second signal.";
+
+const UP: &str = "\
+Examples:
+  trunkline up
+      Serves MCP on http://127.0.0.1:8080/mcp, with sample content in ./.trunkline
+  trunkline up --listen 127.0.0.1:9000 --data /var/lib/trunkline
+      Elsewhere, with its own data
+  trunkline up --registry 127.0.0.1:7301 --registry 127.0.0.1:7302=billing
+      Also offers what two registry processes hold, the second one's names as billing__NAME
+  trunkline up --set 'resource-registry.directories=[{path=\"./docs\", uri=\"file:///docs/\"}]'
+      Serves your own directory";
+
+const GATEWAY: &str = "\
+Example:
+  trunkline gateway --config mesh.toml
+with
+  [gateway]
+  listen = \"0.0.0.0:8080\"
+  allowed_hosts = [\"mesh.example.com\"]
+  sessions = [{ address = \"10.0.0.1:7101\", slots = \"0-2047\" }, { address = \"10.0.0.2:7101\", slots = \"2048-4095\" }]
+  [keys]
+  current = \"k1\"
+  ring = { k1 = \"...\" }     # openssl rand -base64 32, the same in every process";
+
+const SESSION: &str = "\
+Example:
+  trunkline session --config mesh.toml --listen 0.0.0.0:7101 --set session.node=session-2 --set session.slots=2048-4095
+with
+  [session]
+  registries = [{ address = \"10.0.0.3:7201\" }, { address = \"10.0.0.4:7201\", namespace = \"billing\" }]
+  [keys]
+  current = \"k1\"
+  ring = { k1 = \"...\" }     # openssl rand -base64 32, the same in every process";
+
+const TOOLS: &str = "\
+Example:
+  trunkline tool-registry --listen 127.0.0.1:7201 --set 'tool-registry.tools=[\"echo\", \"calculator\"]'";
+
+const RESOURCES: &str = "\
+Example:
+  trunkline resource-registry --listen 127.0.0.1:7202 \\
+      --set 'resource-registry.directories=[{path=\"./docs\", uri=\"file:///docs/\"}]'";
+
+const PROMPTS: &str = "\
+Example:
+  trunkline prompt-registry --listen 127.0.0.1:7203 --set prompt-registry.directory=./prompts";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, about = ABOUT, after_help = CONFIGURATION)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Everything in one process: gateway, session and the three built-in registries.
+    #[command(after_help = UP)]
+    Up(Up),
+    /// The edge: terminates MCP over HTTP and forwards it to session nodes. Holds no state; run as many as you like.
+    #[command(after_help = GATEWAY)]
+    Gateway(Flags),
+    /// Hosts the conversations whose slots it owns, and asks the registries.
+    #[command(after_help = SESSION)]
+    Session(Flags),
+    /// A registry of the built-in tools.
+    #[command(after_help = TOOLS)]
+    ToolRegistry(Flags),
+    /// A registry that serves directories as resources.
+    #[command(after_help = RESOURCES)]
+    ResourceRegistry(Flags),
+    /// A registry that serves a directory of prompt files.
+    #[command(after_help = PROMPTS)]
+    PromptRegistry(Flags),
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+    /// Directory of keys, and of resources and prompts unless they are configured; made on the first start.
+    #[arg(long, value_name = "DIR", default_value = ".trunkline")]
+    pub(crate) data: PathBuf,
+    /// Also offers what the registry process at this address holds; may be repeated. It may start and stop at any time.
+    #[arg(long, value_name = "HOST:PORT[=NAMESPACE]")]
+    pub(crate) registry: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_has_an_example() {
+        for subcommand in Cli::command().get_subcommands() {
+            let help = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = subcommand.get_name();
+            assert!(help.contains(&format!("trunkline {name}")), "{name}: {help}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The one configuration: a section for each role, and what all roles share.
+
+use std::collections::BTreeMap;
+
+use api::KeyRing;
+use api::keys::KeyError;
+use chassis::config::Secret;
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be set, by file, environment or command line. The defaults are those of each role.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) gateway: gateway::Config,
+    pub(crate) session: session::Config,
+    #[serde(rename = "tool-registry")]
+    pub(crate) tool_registry: tool_registry::Config,
+    #[serde(rename = "resource-registry")]
+    pub(crate) resource_registry: resource_registry::Config,
+    #[serde(rename = "prompt-registry")]
+    pub(crate) prompt_registry: prompt_registry::Config,
+    pub(crate) keys: Keys,
+    pub(crate) telemetry: chassis::telemetry::Config,
+    pub(crate) limits: Limits,
+}
+
+/// The section `[keys]`: what session ids, event ids and states are signed and sealed with. The same in every process.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Keys {
+    /// Name of the key that is used for new things.
+    pub(crate) current: String,
+    /// All keys that are accepted, by name: 32 random bytes each, as base64. To rotate: add one everywhere, make it current,
+    /// then remove the old one.
+    pub(crate) ring: BTreeMap<String, Secret>,
+}
+
+impl Keys {
+    /// Whether nothing is configured.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.current.is_empty() && self.ring.is_empty()
+    }
+
+    /// The ring that the roles use.
+    pub(crate) fn ring(&self) -> Result<KeyRing, KeyError> {
+        let plain = self.ring.iter().map(|(name, key)| (name.clone(), key.expose().to_owned())).collect();
+        KeyRing::new(&self.current, &plain)
+    }
+}
+
+/// The section `[limits]`: what bounds a process as a whole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    /// Seconds a process may take to finish what it has when it is told to stop. Keep it below what the platform allows
+    /// before it kills.
+    pub(crate) drain_grace_s: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { drain_grace_s: 20 }
+    }
+}

@@ -1,0 +1,124 @@
+//! What all subcommands have in common: configuration, telemetry, runtime, the end.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::future::Future;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use chassis::config::{self, ConfigError, Loaded};
+use chassis::drain::Signals;
+use chassis::entry::{self, Flags};
+use chassis::serve::{Group, Stopped};
+use chassis::telemetry;
+use tokio::runtime::Runtime;
+
+use crate::config::Config;
+
+/// Why the process does not run, or ran and failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The configuration, or what it leads to, cannot be used.
+    #[error("{0}")]
+    Refused(Box<dyn Error + Send + Sync>),
+    /// It ran, and failed.
+    #[error("{0}")]
+    Failed(Box<dyn Error + Send + Sync>),
+    /// A second signal came while it was stopping.
+    #[error("stopped at once, as the second signal asked")]
+    Interrupted,
+}
+
+impl Failure {
+    pub(crate) fn refused(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Refused(cause.into())
+    }
+
+    pub(crate) fn failed(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed(cause.into())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::refused(error)
+    }
+}
+
+/// Says what went wrong, and how the process ends.
+pub(crate) fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
+    let (failure, code) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failure @ Failure::Failed(_)) => (failure, 1),
+        Err(failure @ Failure::Refused(_)) => (failure, 2),
+        Err(failure @ Failure::Interrupted) => (failure, 130),
+    };
+    let mut text = failure.to_string();
+    let mut source = failure.source().and_then(Error::source);
+    while let Some(cause) = source {
+        // Many errors quote their cause already.
+        if !text.contains(&cause.to_string()) {
+            text = format!("{text}: {cause}");
+        }
+        source = cause.source();
+    }
+    // Nobody is left to be told if standard error is gone too.
+    let _told = writeln!(io::stderr(), "trunkline: {text}").is_ok();
+    ExitCode::from(code)
+}
+
+/// The configuration of `section`, from everywhere. `None` if it was only to be printed, which is done.
+pub(crate) fn configuration(flags: &Flags, section: &str) -> Result<Option<Loaded<Config>>, Failure> {
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let loaded = flags.load::<Config>(section, &environment)?;
+    telemetry::check(&loaded.config.telemetry).map_err(Failure::refused)?;
+    if flags.dump_config {
+        let text = config::dump(&loaded.config).map_err(Failure::failed)?;
+        entry::print(text.trim_end()).map_err(Failure::failed)?;
+        return Ok(None);
+    }
+    Ok(Some(loaded))
+}
+
+/// Says that `--check` found nothing.
+pub(crate) fn accepted() -> Result<(), Failure> {
+    entry::print("the configuration is accepted").map_err(Failure::failed)
+}
+
+/// A runtime for all roles of this process.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)
+}
+
+/// Runs until it is told to stop. `start` builds, binds and starts the roles of `names`.
+pub(crate) fn run<F>(
+    names: &[&'static str],
+    config: Config,
+    start: impl FnOnce(Config) -> F,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<Group, Failure>>,
+{
+    // Flushed last, when the runtime with everything that could still log is gone.
+    let _telemetry = telemetry::init(names, &config.telemetry).map_err(Failure::refused)?;
+    let grace = Duration::from_secs(config.limits.drain_grace_s);
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        let mut signals = Signals::install().map_err(Failure::failed)?;
+        let group = start(config).await?;
+        match group.run(&mut signals, grace).await.map_err(Failure::failed)? {
+            Stopped::Drained => Ok(()),
+            Stopped::CutShort(roles) => {
+                tracing::warn!(?roles, "not everything was finished in time");
+                Ok(())
+            }
+            Stopped::Interrupted => Err(Failure::Interrupted),
+        }
+    });
+    // Blocking reads of files may still be under way; nobody waits for their results.
+    runtime.shutdown_background();
+    outcome
+}

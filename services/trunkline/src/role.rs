@@ -1,0 +1,162 @@
+//! One role as a process of its own: its dependencies are elsewhere and are reached over gRPC.
+
+use std::net::SocketAddr;
+
+use api::KeyRing;
+use chassis::config::Loaded;
+use chassis::entry::{self, Flags};
+use chassis::serve::{self, Group, Incoming};
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::process::{self, Failure};
+
+/// What a process can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Gateway,
+    Session,
+    Tools,
+    Resources,
+    Prompts,
+}
+
+impl Role {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Gateway, Self::Session, Self::Tools, Self::Resources, Self::Prompts];
+
+    /// Of the subcommand and of the section.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Session => "session",
+            Self::Tools => "tool-registry",
+            Self::Resources => "resource-registry",
+            Self::Prompts => "prompt-registry",
+        }
+    }
+
+    fn address(self, config: &Config) -> &str {
+        match self {
+            Self::Gateway => &config.gateway.listen,
+            Self::Session => &config.session.listen,
+            Self::Tools => &config.tool_registry.listen,
+            Self::Resources => &config.resource_registry.listen,
+            Self::Prompts => &config.prompt_registry.listen,
+        }
+    }
+}
+
+/// A role that is built and not yet served.
+enum Built {
+    Gateway(gateway::App),
+    Session(session::App),
+    Tools(tool_registry::App),
+    Resources(resource_registry::App),
+    Prompts(prompt_registry::App),
+}
+
+/// Runs one role.
+pub(crate) fn run(role: Role, flags: &Flags) -> Result<(), Failure> {
+    let Some(loaded) = process::configuration(flags, role.name())? else { return Ok(()) };
+    let keys = keys(role, &loaded)?;
+    if flags.check {
+        process::runtime()?.block_on(build(role, &loaded.config, keys))?;
+        return process::accepted();
+    }
+    process::run(&[role.name()], loaded.config, |config| start(role, config, keys))
+}
+
+/// The keys of the roles that sign and seal. They must be configured: made up here, they would not be the others' keys.
+fn keys(role: Role, loaded: &Loaded<Config>) -> Result<Option<KeyRing>, Failure> {
+    match role {
+        Role::Gateway | Role::Session => {}
+        Role::Tools | Role::Resources | Role::Prompts => return Ok(None),
+    }
+    if loaded.config.keys.is_empty() {
+        let accepted = "current = \"k1\" and ring = { k1 = \"..\" } with 32 random bytes as base64 \
+                        (openssl rand -base64 32), the same in every process";
+        return Err(loaded
+            .refuse("keys", "separate processes need keys, and there are none", accepted)
+            .into());
+    }
+    loaded.config.keys.ring().map(Some).map_err(Failure::refused)
+}
+
+async fn build(role: Role, config: &Config, keys: Option<KeyRing>) -> Result<Built, Failure> {
+    // Only roles that have keys get here without any.
+    let keys = || keys.ok_or_else(|| Failure::refused("no keys"));
+    match role {
+        Role::Gateway => {
+            let deps = gateway::Deps::connect(&config.gateway, keys()?).map_err(Failure::refused)?;
+            gateway::App::build(&config.gateway, deps).map(Built::Gateway).map_err(Failure::refused)
+        }
+        Role::Session => {
+            let deps = session::Deps::connect(&config.session, keys()?).map_err(Failure::refused)?;
+            session::App::build(config.session.clone(), deps).map(Built::Session).map_err(Failure::refused)
+        }
+        Role::Tools => tools(config).await.map(Built::Tools),
+        Role::Resources => resources(config).await.map(Built::Resources),
+        Role::Prompts => prompts(config).await.map(Built::Prompts),
+    }
+}
+
+pub(crate) async fn tools(config: &Config) -> Result<tool_registry::App, Failure> {
+    let deps = tool_registry::Deps::connect(&config.tool_registry).await.map_err(Failure::refused)?;
+    tool_registry::App::build(&config.tool_registry, deps).map_err(Failure::refused)
+}
+
+pub(crate) async fn resources(config: &Config) -> Result<resource_registry::App, Failure> {
+    let deps = resource_registry::Deps::connect(&config.resource_registry).await.map_err(Failure::refused)?;
+    resource_registry::App::build(&config.resource_registry, deps).map_err(Failure::refused)
+}
+
+pub(crate) async fn prompts(config: &Config) -> Result<prompt_registry::App, Failure> {
+    let deps = prompt_registry::Deps::connect(&config.prompt_registry).await.map_err(Failure::refused)?;
+    prompt_registry::App::build(&config.prompt_registry, deps).map_err(Failure::refused)
+}
+
+async fn start(role: Role, config: Config, keys: Option<KeyRing>) -> Result<Group, Failure> {
+    let listener = bind(role, &config).await?;
+    let address = listener.local_addr().map_err(Failure::failed)?;
+    let built = build(role, &config, keys).await?;
+    let name = role.name();
+    let mut group = Group::new();
+    match built {
+        Built::Gateway(app) => gateway_role(&mut group, app, listener),
+        Built::Session(app) => group.start(name, |stop| app.serve(Incoming::Tcp(listener), stop)),
+        Built::Tools(app) => {
+            group.start(name, |stop| async move { Ok(app.serve(Incoming::Tcp(listener), stop).await?) })
+        }
+        Built::Resources(app) => {
+            group.start(name, |stop| async move { Ok(app.serve(Incoming::Tcp(listener), stop).await?) });
+        }
+        Built::Prompts(app) => {
+            group.start(name, |stop| async move { Ok(app.serve(Incoming::Tcp(listener), stop).await?) })
+        }
+    }
+    let place = match role {
+        Role::Gateway => url(&config, address),
+        Role::Session | Role::Tools | Role::Resources | Role::Prompts => address.to_string(),
+    };
+    entry::announce(name, &place).map_err(Failure::failed)?;
+    Ok(group)
+}
+
+pub(crate) async fn bind(role: Role, config: &Config) -> Result<TcpListener, Failure> {
+    serve::bind(&format!("{}.listen", role.name()), role.address(config)).await.map_err(Failure::failed)
+}
+
+pub(crate) fn gateway_role(group: &mut Group, app: gateway::App, listener: TcpListener) {
+    group.start(Role::Gateway.name(), |stop| async move { Ok(app.serve(listener, stop).await?) });
+}
+
+/// The URL for clients. Behind a wildcard address it is a name that is allowed, if there is one.
+pub(crate) fn url(config: &Config, address: SocketAddr) -> String {
+    let host = match config.gateway.allowed_hosts.first() {
+        Some(name) if address.ip().is_unspecified() && name.contains(':') => name.clone(),
+        Some(name) if address.ip().is_unspecified() => format!("{name}:{}", address.port()),
+        Some(_) | None => address.to_string(),
+    };
+    format!("http://{host}{}", config.gateway.mcp_path)
+}

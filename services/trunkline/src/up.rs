@@ -1,0 +1,131 @@
+//! Everything in one process: the same roles, built the same way, with each other's handles for dependencies.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use api::{KeyRing, Registry};
+use chassis::clock;
+use chassis::entry;
+use chassis::serve::{Group, Incoming};
+use placement::Static;
+use session::RegistryPeer;
+
+use crate::cli::Up;
+use crate::config::Config;
+use crate::data::DataDir;
+use crate::process::{self, Failure};
+use crate::role::{self, Role};
+
+/// What the URIs of the data directory's resources begin with.
+const DOCS: &str = "file:///docs/";
+
+/// The five roles, built and not yet served.
+struct Mesh {
+    gateway: gateway::App,
+    session: session::App,
+    tools: tool_registry::App,
+    resources: resource_registry::App,
+    prompts: prompt_registry::App,
+}
+
+/// Runs everything.
+pub(crate) fn run(up: &Up) -> Result<(), Failure> {
+    let Some(loaded) = process::configuration(&up.flags, Role::Gateway.name())? else { return Ok(()) };
+    if up.flags.check {
+        process::runtime()?.block_on(check(up, loaded.config))?;
+        return process::accepted();
+    }
+    process::run(&Role::ALL.map(Role::name), loaded.config, |config| start(up, config))
+}
+
+/// Builds everything as a start would, without making anything in the data directory.
+async fn check(up: &Up, config: Config) -> Result<(), Failure> {
+    let keys = match config.keys.is_empty() {
+        true => KeyRing::single("check", clock::random().map_err(Failure::failed)?),
+        false => config.keys.ring().map_err(Failure::refused)?,
+    };
+    build(&config, keys, more(up)?).await.map(drop)
+}
+
+async fn start(up: &Up, mut config: Config) -> Result<Group, Failure> {
+    let keys = equip(&mut config, &up.data)?;
+    let listener = role::bind(Role::Gateway, &config).await?;
+    let address = listener.local_addr().map_err(Failure::failed)?;
+    let Mesh { gateway, session, tools, resources, prompts } = build(&config, keys, more(up)?).await?;
+    let mut group = Group::new();
+    role::gateway_role(&mut group, gateway, listener);
+    group.start(Role::Session.name(), |stop| session.serve(Incoming::None, stop));
+    group.start(Role::Tools.name(), |stop| async move { Ok(tools.serve(Incoming::None, stop).await?) });
+    group.start(
+        Role::Resources.name(),
+        |stop| async move { Ok(resources.serve(Incoming::None, stop).await?) },
+    );
+    group.start(Role::Prompts.name(), |stop| async move { Ok(prompts.serve(Incoming::None, stop).await?) });
+    let url = role::url(&config, address);
+    entry::announce(Role::Gateway.name(), &url).map_err(Failure::failed)?;
+    entry::print(&client_configuration(&url)).map_err(Failure::failed)?;
+    Ok(group)
+}
+
+/// Fills in what is not configured from the data directory, and returns the keys.
+fn equip(config: &mut Config, data: &Path) -> Result<KeyRing, Failure> {
+    let data = DataDir::open(data).map_err(Failure::refused)?;
+    if config.keys.is_empty() {
+        config.keys = data.keys().map_err(Failure::refused)?;
+    }
+    if config.resource_registry.directories.is_empty() {
+        let path = data.resources().map_err(Failure::refused)?;
+        let directory = resource_registry::Directory { path, uri: DOCS.into(), ..Default::default() };
+        config.resource_registry.directories.push(directory);
+    }
+    if config.prompt_registry.directory.as_os_str().is_empty() {
+        config.prompt_registry.directory = data.prompts().map_err(Failure::refused)?;
+    }
+    config.keys.ring().map_err(Failure::refused)
+}
+
+async fn build(config: &Config, keys: KeyRing, more: Vec<RegistryPeer>) -> Result<Mesh, Failure> {
+    let tools = role::tools(config).await?;
+    let resources = role::resources(config).await?;
+    let prompts = role::prompts(config).await?;
+    let mut deps = session::Deps::connect(&config.session, keys.clone()).map_err(Failure::refused)?;
+    let neighbours = [
+        (Role::Tools, tools.handle()),
+        (Role::Resources, resources.handle()),
+        (Role::Prompts, prompts.handle()),
+    ];
+    deps.registries.extend(neighbours.map(|(role, port)| neighbour(role, port)));
+    deps.registries.extend(more);
+    let session = session::App::build(config.session.clone(), deps).map_err(Failure::refused)?;
+    let deps = gateway::Deps {
+        keys,
+        locator: Arc::new(Static::embedded(Role::Session.name())),
+        peers: Arc::new(gateway::Local(session.handle())),
+    };
+    let gateway = gateway::App::build(&config.gateway, deps).map_err(Failure::refused)?;
+    Ok(Mesh { gateway, session, tools, resources, prompts })
+}
+
+fn neighbour(role: Role, port: Arc<dyn Registry>) -> RegistryPeer {
+    RegistryPeer { address: role.name().to_owned(), namespace: None, port }
+}
+
+/// The registries of `--registry`.
+fn more(up: &Up) -> Result<Vec<RegistryPeer>, Failure> {
+    let peer = |text: &String| {
+        let (address, namespace) = match text.split_once('=') {
+            Some((address, namespace)) => (address, Some(namespace.to_owned())),
+            None => (text.as_str(), None),
+        };
+        session::Deps::registry(address, namespace)
+            .map_err(|_| Failure::refused(format!("--registry {text}: use HOST:PORT or HOST:PORT=NAMESPACE")))
+    };
+    up.registry.iter().map(peer).collect()
+}
+
+/// What many clients take as it is.
+fn client_configuration(url: &str) -> String {
+    format!(
+        "\nConfiguration for MCP clients:\n\n{{\n  \"mcpServers\": {{\n    \"trunkline\": {{ \"type\": \"http\", \"url\": \"{url}\" }}\n  }}\n}}\n"
+    )
+}
