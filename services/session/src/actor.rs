@@ -21,7 +21,7 @@ use crate::calling::Caller;
 use crate::host::Shared;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Subscription;
-use crate::residents::{Letter, Reader, Resident};
+use crate::residents::{Letter, Reader, Removed, Resident};
 
 /// Something that was waited for has come.
 pub(crate) enum News {
@@ -61,6 +61,8 @@ pub(crate) struct Actor {
     pub(crate) pending: VecDeque<Input>,
     pub(crate) wake: Option<Millis>,
     pub(crate) stopped: Option<StopReason>,
+    /// Set once the session is no longer found; holds this actor itself.
+    pub(crate) removed: Option<Removed>,
 }
 
 enum Turn {
@@ -91,6 +93,7 @@ impl Actor {
             pending: VecDeque::new(),
             wake,
             stopped: None,
+            removed: None,
         }
     }
 
@@ -282,12 +285,19 @@ impl Actor {
         api::session::Event { id, message: event.message, retry_ms: event.retry_ms }
     }
 
+    /// From now on the session is not found.
+    pub(crate) fn leave(&mut self) {
+        if let Some(removed) = self.shared.residents.remove(&self.resident.id) {
+            self.removed = Some(removed);
+        }
+    }
+
     /// The session is over on this node.
     async fn end(mut self, reason: StopReason) {
         for (_, call) in std::mem::take(&mut self.calls) {
             call.route.link.release(call.context());
         }
-        self.shared.residents.remove(&self.resident.id);
+        self.leave();
         if reason == StopReason::Lost {
             for reading in self.readers.values() {
                 let lost = Error::new(Code::Unavailable, "the session was lost to another owner");

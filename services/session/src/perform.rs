@@ -34,6 +34,10 @@ impl Actor {
                     }
                 }
                 Effect::Answer { stream, status, body } => {
+                    // Who has the answer that a session is over must not find it any more.
+                    if left.iter().any(|later| matches!(later, Effect::Stop(_))) {
+                        self.leave();
+                    }
                     self.send(stream, Frame::Answer(Answer::new(status, body)));
                     self.readers.remove(&stream);
                 }

@@ -61,6 +61,11 @@ struct Entry {
     cell: Option<Cell>,
 }
 
+/// A session that is no longer found, and its actor.
+pub(crate) struct Removed {
+    _entry: Entry,
+}
+
 /// Why a letter was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Undelivered {
@@ -122,9 +127,9 @@ impl Residents {
         *self.per_principal.lock().unwrap_or_else(PoisonError::into_inner).entry(principal).or_default() += 1;
     }
 
-    /// Forgets a session.
-    pub(crate) fn remove(&self, id: &SessionId) {
-        let Some(entry) = self.shard(id).sessions.remove(id) else { return };
+    /// Forgets a session. What is given back holds its actor, which ends when it is dropped.
+    pub(crate) fn remove(&self, id: &SessionId) -> Option<Removed> {
+        let entry = self.shard(id).sessions.remove(id)?;
         let mut counts = self.per_principal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&entry.principal) {
             *count -= 1;
@@ -132,6 +137,7 @@ impl Residents {
                 counts.remove(&entry.principal);
             }
         }
+        Some(Removed { _entry: entry })
     }
 
     /// Puts a letter into a session's queue and starts its actor if it has none. `principal` is checked if given.
@@ -164,7 +170,7 @@ impl Residents {
                     Err(mpsc::error::TrySendError::Closed(_)) => {
                         // The actor panicked. What was committed can be loaded again.
                         drop(shard);
-                        self.remove(id);
+                        drop(self.remove(id));
                         Err(Undelivered::Unknown)
                     }
                 }
