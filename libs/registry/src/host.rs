@@ -1,5 +1,7 @@
 //! A process' registries behind the port: what callers of any of them talk to.
 
+#[cfg(test)]
+mod tests;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use futures::stream::BoxStream;
 use mcp::Json;
 use mcp::rpc::RpcError;
 use tokio::sync::Semaphore;
+use tracing::{Instrument as _, Span};
 
 use crate::build::{BuildError, Registry, Settings};
 use crate::call::Call;
@@ -159,6 +162,22 @@ impl Member {
     }
 }
 
+/// The span of a handler; its parent is the caller's. A URI is no part of its name: there are too many of them.
+fn span(operation: Operation, target: &str, registry: &str) -> Span {
+    let (role, name) = match operation {
+        Operation::Call => ("tool-registry", format!("tools/call {target}")),
+        Operation::Read => ("resource-registry", "resources/read".to_owned()),
+        Operation::Get => ("prompt-registry", format!("prompts/get {target}")),
+    };
+    tracing::info_span!(
+        "hop",
+        trunkline.role = role,
+        trunkline.registry = registry,
+        otel.kind = "server",
+        otel.name = name
+    )
+}
+
 #[async_trait]
 impl Port for Inner {
     async fn describe(&self) -> Result<Description, Error> {
@@ -204,7 +223,8 @@ impl Port for Inner {
             }
         };
         let round = start.continuation.as_ref().map_or(1, |round| round.round.saturating_add(1));
-        let handler = work(state, operation, Call::new(invocation.clone(), start));
+        let span = span(operation, &start.target, &registry);
+        let handler = work(state, operation, Call::new(invocation.clone(), start)).instrument(span).boxed();
         let frames = invocation.frames(0);
         let table = Arc::downgrade(&self.table);
         invocation::start(invocation, handler, round, table, self.runtime.spawner.as_ref());

@@ -7,8 +7,6 @@ mod park;
 mod reader;
 mod run;
 mod table;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

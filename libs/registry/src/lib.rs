@@ -29,6 +29,8 @@ mod call;
 mod catalog;
 mod changes;
 mod completion;
+#[cfg(any(test, feature = "test-util"))]
+pub mod contract;
 mod cursor;
 mod error;
 mod feed;

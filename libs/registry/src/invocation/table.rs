@@ -177,8 +177,9 @@ impl Table {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many invocations are known, and the bytes of those that have ended.
     #[cfg(test)]
-    pub(super) fn kept(&self) -> (usize, usize) {
+    pub(crate) fn kept(&self) -> (usize, usize) {
         let inner = self.lock();
         (inner.entries.len(), inner.kept_bytes)
     }
