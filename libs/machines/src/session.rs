@@ -1,6 +1,6 @@
 //! The session machine: a conversation with a client of an older revision (2024-11-05 to 2025-11-25) over Streamable HTTP.
 //!
-//! Durable state lives in a [`Snapshot`], altered only by the changes that are committed; the rest ([`Live`]) is lost with
+//! Durable state lives in a [`Snapshot`], altered only by the changes that are committed; the rest (`Live`) is lost with
 //! the owner. One step asks for at most one commit, and everything it wants stands behind it: when the commit is refused,
 //! the step did not happen, and both halves go back to what they were. `turn` collects what one step wants; each of the
 //! other modules decides one concern.

@@ -72,6 +72,13 @@ impl<'a> Turn<'a> {
     }
 
     pub(super) fn change_call(&mut self, call: CallId, change: CallChange) {
+        if let CallChange::Ended(state) = &change {
+            let from = self.saved.journal.get(&call).map(|entry| entry.state);
+            debug_assert!(
+                from.is_some_and(|from| from.may_become(*state)),
+                "{from:?} cannot become {state:?}"
+            );
+        }
         self.change(Change::Call(call, change));
     }
 

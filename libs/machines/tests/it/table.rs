@@ -93,11 +93,16 @@ fn examples() -> Vec<(String, Input)> {
     let uri = "file:///a".to_owned();
     all.extend([
         ("reader of the own stream".to_owned(), Input::ReaderAttached(StreamId::OWN)),
+        ("reader of a waiting call's stream".to_owned(), Input::ReaderAttached(StreamId(5))),
         ("reader of another stream".to_owned(), Input::ReaderAttached(STREAM)),
         ("reader gone".to_owned(), Input::ReaderGone(STREAM)),
         ("list changed".to_owned(), Input::CatalogChanged(ListKind::Tools)),
         ("resource updated".to_owned(), Input::ResourceUpdated { uri, params: Json::empty_object() }),
-        ("deadline, early".to_owned(), Input::DeadlineReached),
+        ("time: at once".to_owned(), Input::DeadlineReached),
+        ("time: 500 ms".to_owned(), Input::DeadlineReached),
+        ("time: 30 s".to_owned(), Input::DeadlineReached),
+        ("time: 5 min".to_owned(), Input::DeadlineReached),
+        ("time: 30 min".to_owned(), Input::DeadlineReached),
         ("close".to_owned(), Input::Close { stream: STREAM }),
         ("drain".to_owned(), Input::Drain),
     ]);
@@ -172,7 +177,14 @@ fn every_cell_is_as_written() {
                 // What is refused is the commit of a call, where one is made.
                 session.step(1000, client(dialogue::request("9", "tools/call", r#"{"name":"a"}"#)));
             }
-            let effects = session.step(1000, input);
+            let later = match name.strip_prefix("time: ") {
+                Some("500 ms") => 500,
+                Some("30 s") => 30_000,
+                Some("5 min") => 300_000,
+                Some("30 min") => 1_800_000,
+                Some(_) | None => 0,
+            };
+            let effects = session.step(1000 + later, input);
             machines::check(&session).unwrap();
             let to = format!("{:?}", session.phase());
             writeln!(text, "{:<14} {name:<45} {to:<14} {}", format!("{phase:?}"), kinds(&effects)).unwrap();
