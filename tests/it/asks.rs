@@ -14,6 +14,7 @@ topologies!(
     a_modern_client_answers_on_the_retry,
     a_state_is_accepted_for_its_own_request_only,
     a_handler_without_state_is_called_again,
+    answers_may_come_with_the_first_request,
 );
 
 const ASK: &str = r#"{"who":{"method":"elicitation/create","params":{"mode":"form","message":"Name?","requestedSchema":{"type":"object","properties":{"n":{"type":"string","x-ui":1.0}}}}}}"#;
@@ -135,7 +136,7 @@ async fn a_state_is_accepted_for_its_own_request_only(topology: Topology) -> Res
         ),
         r#"{"name":"stateless","arguments":{"a":1},"requestState":7,"inputResponses":{}}"#.to_owned(),
         r#"{"name":"stateless","arguments":{"a":1},"requestState":"","inputResponses":{}}"#.to_owned(),
-        r#"{"name":"stateless","arguments":{"a":1},"inputResponses":{"who":{}}}"#.to_owned(),
+        r#"{"name":"stateless","arguments":{"a":1},"inputResponses":["who"]}"#.to_owned(),
     ];
     let mut answers = Vec::new();
     for params in attempts {
@@ -175,5 +176,17 @@ async fn a_handler_without_state_is_called_again(topology: Topology) -> Result<(
     let invocations: Vec<String> = registry.seen().into_iter().map(|(c, _)| c.invocation).collect();
     let distinct: std::collections::BTreeSet<&String> = invocations.iter().collect();
     assert_eq!((invocations.len(), distinct.len()), (4, 4), "each call again is an invocation of its own");
+    Ok(())
+}
+
+async fn answers_may_come_with_the_first_request(topology: Topology) -> Result<()> {
+    let registry = shared(registry());
+    let mesh = Mesh::start(topology, vec![registry.clone()]).await?;
+    let params =
+        r#"{"name":"parked","arguments":{},"inputResponses":{"who":{"action":"accept"},"extra":{}}}"#;
+    let text =
+        mesh.client().modern("1", "tools/call", params, r#"{"elicitation":{}}"#).await?.response().await?;
+    assert!(text.contains(r#"b\"\" 0 2"#), "round 0, no state, both answers: {text}");
+    assert!(registry.seen()[0].1.params.member("inputResponses").is_none());
     Ok(())
 }

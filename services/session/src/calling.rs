@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::registry::{Context, Operation, Start};
+use api::registry::{Context, Operation, Round, Start};
 use api::{Epoch, Principal, Slot};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -35,23 +35,26 @@ pub(crate) enum Opened {
     Frames(Arc<Call>, BoxStream<'static, Heard>),
 }
 
+/// What a machine asks for.
+pub(crate) struct Wish<'a> {
+    pub(crate) method: Method,
+    pub(crate) params: &'a Json,
+    pub(crate) context: &'a CallContext,
+    pub(crate) deadline: Option<Instant>,
+    /// Answers that came with the request itself.
+    pub(crate) brought: Option<Round>,
+}
+
 /// Begins what the machine asked for.
-pub(crate) fn open(
-    registries: &Arc<Registries>,
-    caller: &Caller,
-    method: Method,
-    params: &Json,
-    context: &CallContext,
-    deadline: Option<Instant>,
-) -> Opened {
-    match method {
+pub(crate) fn open(registries: &Arc<Registries>, caller: &Caller, wish: Wish<'_>) -> Opened {
+    match wish.method {
         Method::ToolsList | Method::ResourcesList | Method::ResourceTemplatesList | Method::PromptsList => {
-            Opened::Now(outcome(registries.list(method, Some(params))))
+            Opened::Now(outcome(registries.list(wish.method, Some(wish.params))))
         }
-        Method::Complete => complete(registries, caller, params, context, deadline),
-        Method::ToolsCall => start(registries, caller, Operation::Call, params, context, deadline),
-        Method::ResourcesRead => start(registries, caller, Operation::Read, params, context, deadline),
-        Method::PromptsGet => start(registries, caller, Operation::Get, params, context, deadline),
+        Method::Complete => complete(registries, caller, &wish),
+        Method::ToolsCall => start(registries, caller, Operation::Call, wish),
+        Method::ResourcesRead => start(registries, caller, Operation::Read, wish),
+        Method::PromptsGet => start(registries, caller, Operation::Get, wish),
         Method::Initialize
         | Method::Ping
         | Method::Discover
@@ -96,26 +99,19 @@ pub(crate) fn target(operation: Operation, params: &Json) -> Result<String, RpcE
         .ok_or_else(|| RpcError::new(code::INVALID_PARAMS, format!("`{member}` must be a string")))
 }
 
-fn start(
-    registries: &Arc<Registries>,
-    caller: &Caller,
-    operation: Operation,
-    params: &Json,
-    context: &CallContext,
-    deadline: Option<Instant>,
-) -> Opened {
-    let modern = context.revision >= Revision::V2026_07_28;
-    let route = match target(operation, params)
-        .and_then(|name| registries.route(operation, &name, modern).map(|r| (name, r)))
-    {
-        Ok((name, route)) => (name, route),
-        Err(error) => return Opened::Now(CallFrame::Error(error)),
-    };
-    let (name, route) = route;
+fn start(registries: &Arc<Registries>, caller: &Caller, operation: Operation, wish: Wish<'_>) -> Opened {
+    let modern = wish.context.revision >= Revision::V2026_07_28;
+    let named = target(operation, wish.params);
+    let (name, route) =
+        match named.and_then(|name| registries.route(operation, &name, modern).map(|route| (name, route))) {
+            Ok(found) => found,
+            Err(error) => return Opened::Now(CallFrame::Error(error)),
+        };
     // A read by template names the URI, not the template.
-    let own = if operation == Operation::Read { name } else { route.entry.own.clone() };
-    let begin = Start { operation, target: own, params: params.clone(), continuation: None };
-    let Some(context) = registry_context(caller, &route.entry.source.registry, context, deadline) else {
+    let target = if operation == Operation::Read { name } else { route.entry.own.clone() };
+    let begin = Start { operation, target, params: wish.params.clone(), continuation: wish.brought };
+    let Some(context) = registry_context(caller, &route.entry.source.registry, wish.context, wish.deadline)
+    else {
         return Opened::Now(CallFrame::Lost { reason: "no_randomness", not_executed: true });
     };
     let call = Call::new(route, begin, context);
@@ -123,18 +119,14 @@ fn start(
     Opened::Frames(call, frames)
 }
 
-fn complete(
-    registries: &Arc<Registries>,
-    caller: &Caller,
-    params: &Json,
-    context: &CallContext,
-    deadline: Option<Instant>,
-) -> Opened {
+fn complete(registries: &Arc<Registries>, caller: &Caller, wish: &Wish<'_>) -> Opened {
+    let params = wish.params;
     let route = match registries.route_completion(params) {
         Ok(route) => route,
         Err(error) => return Opened::Now(CallFrame::Error(error)),
     };
-    let Some(context) = registry_context(caller, &route.entry.source.registry, context, deadline) else {
+    let Some(context) = registry_context(caller, &route.entry.source.registry, wish.context, wish.deadline)
+    else {
         return Opened::Now(CallFrame::Lost { reason: "no_randomness", not_executed: true });
     };
     let own = with_own_name(params, &route.entry.own);

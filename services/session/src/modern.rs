@@ -13,7 +13,7 @@ use mcp::rpc::{Message, Request, RpcError};
 use mcp::{Json, Method, Revision, code, header, meta, scan};
 
 use crate::actor::InSpan;
-use crate::calling::{self, Caller, Opened};
+use crate::calling::{self, Caller, Opened, Wish};
 use crate::host::{self, Shared};
 use crate::refuse;
 use crate::registries::Route;
@@ -111,6 +111,8 @@ enum Refusal {
 enum Prepared {
     /// The machine is told to start.
     Fresh,
+    /// The same, with answers to questions that the client expects. A handler may use them, or ask.
+    Brought(Vec<InputResponse>),
     /// A retry with answers.
     Retry { call: Arc<Call>, round: u32, responses: Vec<InputResponse>, state: Option<bytes::Bytes> },
 }
@@ -130,7 +132,7 @@ fn prepare(shared: &Arc<Shared>, delivery: &Delivery, admitted: &Admitted) -> Re
     let responses = admitted.params.member(meta::INPUT_RESPONSES);
     match (state, responses) {
         (None, None) => Ok(Prepared::Fresh),
-        (None, Some(_)) => Err(Refusal::BadState),
+        (None, Some(responses)) => Ok(Prepared::Brought(answers(&responses).ok_or(Refusal::BadState)?)),
         (Some(state), responses) => retry(shared, admitted, route, operation, target, &state, responses),
     }
 }
@@ -155,14 +157,8 @@ fn retry(
         && state.method == admitted.method.as_str()
         && state.target == target
         && state.digest == seal::digest(&admitted.params)
-        && state.expires_unix_ms > chassis::clock::unix_millis()
-        && scan::is_object(responses.as_str());
-    if !good {
-        return Err(Refusal::BadState);
-    }
-    let answers = scan::members(responses.as_str())
-        .map(|m| InputResponse { key: m.key.into_owned(), answer: Ok(responses.slice(m.value)) })
-        .collect();
+        && state.expires_unix_ms > chassis::clock::unix_millis();
+    let answers = answers(&responses).filter(|_| good).ok_or(Refusal::BadState)?;
     let handler_state = unbase64(&state.handler_state).ok_or(Refusal::BadState)?;
     let deadline = calling::instant(chassis::clock::unix_millis() + shared.config.call_timeout_s * 1000);
     let context =
@@ -184,6 +180,13 @@ fn retry(
     })
 }
 
+/// The client's answers by key; `None` if they are not an object.
+fn answers(responses: &Json) -> Option<Vec<InputResponse>> {
+    let one =
+        |m: scan::Member<'_>| InputResponse { key: m.key.into_owned(), answer: Ok(responses.slice(m.value)) };
+    scan::is_object(responses.as_str()).then(|| scan::members(responses.as_str()).map(one).collect())
+}
+
 /// Params without what only the mesh and the client speak about.
 fn bare(params: &Json) -> Json {
     let mut editor = mcp::edit::ObjectEditor::new(params.as_str());
@@ -202,6 +205,8 @@ struct Serving {
     admitted: Admitted,
     exchange: Exchange,
     call: Option<Arc<Call>>,
+    /// Answers that came with the request itself.
+    brought: Option<Round>,
     heard: BoxStream<'static, Heard>,
     wake: Option<Millis>,
     out: Vec<Frame>,
@@ -225,6 +230,7 @@ fn run(shared: Arc<Shared>, admitted: Admitted, prepared: Prepared, span: tracin
         admitted,
         exchange,
         call: None,
+        brought: None,
         heard: stream::pending().boxed(),
         wake: None,
         out: vec![Frame::Accepted { session: None }],
@@ -249,6 +255,10 @@ impl Serving {
     fn begin(&mut self, prepared: Prepared) {
         let effects = match prepared {
             Prepared::Fresh => self.exchange.start(&self.admitted.params),
+            Prepared::Brought(responses) => {
+                self.brought = Some(Round { state: bytes::Bytes::new(), round: 0, responses });
+                self.exchange.start(&self.admitted.params)
+            }
             Prepared::Retry { call, round, responses, state } => {
                 self.call = Some(call);
                 let responses = responses.into_iter().map(|r| (r.key, r.answer)).collect();
@@ -327,8 +337,8 @@ impl Serving {
             return;
         }
         let deadline = Some(calling::instant(deadline));
-        match calling::open(&self.shared.registries, &self.admitted.caller, method, params, context, deadline)
-        {
+        let wish = Wish { method, params, context, deadline, brought: self.brought.take() };
+        match calling::open(&self.shared.registries, &self.admitted.caller, wish) {
             Opened::Now(CallFrame::Result(result)) => {
                 self.heard = now(CallFrame::Result(self.with_ttl(result)))
             }

@@ -9,7 +9,7 @@ use mcp::{Json, Method};
 use tracing::Span;
 
 use crate::actor::{Actor, InSpan, News};
-use crate::calling::{self, Opened};
+use crate::calling::{self, Opened, Wish};
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::{self, Listener, Watches};
 
@@ -69,7 +69,8 @@ impl Actor {
 
     fn call(&mut self, call: CallId, method: Method, params: &Json, context: &CallContext, deadline: Millis) {
         let deadline = Some(calling::instant(deadline));
-        match calling::open(&self.shared.registries, &self.caller, method, params, context, deadline) {
+        let wish = Wish { method, params, context, deadline, brought: None };
+        match calling::open(&self.shared.registries, &self.caller, wish) {
             Opened::Now(frame) => self.pending.push_back(Input::Frame { call, frame }),
             Opened::Once(answer) => {
                 let news = stream::once(answer).map(move |frame| News::Heard(call, Heard::Frame(frame)));
