@@ -216,6 +216,13 @@ pub fn attribute(span: &Span, name: &'static str, value: impl Into<opentelemetry
     span.set_attribute(name, value);
 }
 
+/// Gives a hop the name that it could not have from the beginning.
+pub fn rename(span: &Span, name: &str) {
+    // Recording the field renames spans that were never entered only.
+    span.record("otel.name", name);
+    span.context().span().update_name(name.to_owned());
+}
+
 /// Marks a span as failed. `kind` is the low-cardinality `error.type`.
 pub fn failed(span: &Span, kind: impl Into<String>, description: impl Into<String>) {
     span.set_attribute("error.type", kind.into());

@@ -96,6 +96,14 @@ fn a_trace_goes_on_across_processes() {
 }
 
 #[test]
+fn a_hop_can_be_named_once_it_is_known_what_it_is() {
+    let spans = recorded(&["gateway"], || {
+        hop("gateway", Side::Server, "POST").in_scope(|| rename(&Span::current(), "tools/call"));
+    });
+    assert_eq!(spans[0].1.name, "tools/call");
+}
+
+#[test]
 fn a_failed_hop_says_what_kind_of_failure_it_was() {
     let spans = recorded(&["session"], || {
         failed(&hop("session", Side::Internal, "deliver"), "timeout", "no answer in 1 s")

@@ -70,7 +70,7 @@ pub(super) fn describe(letter: &Letter) {
         Era::Older => "older",
         Era::Modern => "modern",
     };
-    span.record("otel.name", method);
+    telemetry::rename(&span, method);
     telemetry::attribute(&span, "mcp.method.name", method);
     telemetry::attribute(&span, "trunkline.era.client", era);
     if let Some(revision) = &letter.revision {

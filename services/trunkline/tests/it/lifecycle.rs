@@ -14,14 +14,19 @@ fn up(data: &Path) -> Running {
 }
 
 /// HOST:PORT of a URL such as `http://127.0.0.1:8080/mcp`.
-fn host(url: &str) -> &str {
+pub(crate) fn host(url: &str) -> &str {
     url.strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap()
 }
 
-/// Sends one HTTP/1.1 request and returns the answer.
-fn http(host: &str, request: &str) -> String {
+/// Posts a message with more headers and returns the whole answer.
+pub(crate) fn post(host: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(host).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -30,12 +35,7 @@ fn http(host: &str, request: &str) -> String {
 
 fn initialize(host: &str) -> String {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"it","version":"1"}}}"#;
-    let request = format!(
-        "POST /mcp HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         accept: application/json, text/event-stream\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    http(host, &request)
+    post(host, "", body)
 }
 
 #[test]

@@ -4,3 +4,4 @@ mod process;
 
 mod configuration;
 mod lifecycle;
+mod trace;
