@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet, ServiceDescriptorProto};
+use prost_types::{
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet, ServiceDescriptorProto,
+};
 
 /// What is talked about -> what is said of it.
 type Statements = BTreeMap<String, String>;

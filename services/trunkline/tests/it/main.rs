@@ -1,5 +1,7 @@
 //! The binary as people and scripts use it: real processes, ports of the system's choice.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod process;
 
 mod configuration;
