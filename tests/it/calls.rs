@@ -16,6 +16,7 @@ topologies!(
     an_older_disconnect_does_not_cancel,
     a_modern_disconnect_cancels,
     an_older_client_cancels_by_notification,
+    a_request_cancelled_before_it_said_anything_has_an_empty_answer,
     unknown_tools_and_resources_have_their_codes,
     what_a_revision_does_not_know_becomes_text,
     missing_capability_is_an_http_400_for_modern_clients,
@@ -188,6 +189,27 @@ async fn an_older_client_cancels_by_notification(topology: Topology) -> Result<(
     assert_eq!(client.post(cancel).await?.status, 202);
     assert_eq!(events.next().await?, None, "a cancelled request is not answered");
     tokio::time::timeout(tests::client::DEADLINE, registry.cancellation()).await?;
+    Ok(())
+}
+
+async fn a_request_cancelled_before_it_said_anything_has_an_empty_answer(topology: Topology) -> Result<()> {
+    let registry = Scripted::new("r", |_, _| stream::pending().boxed());
+    registry.list(Kind::Tools, [r#"{"name":"silent"}"#]);
+    let registry = shared(registry);
+    let mesh = Mesh::start(topology, vec![registry.clone()]).await?;
+    let mut client = mesh.client();
+    client.initialize("2025-06-18", "{}").await?;
+    let (answer, cancelled) = tokio::join!(client.post(call(4, "silent", "")), async {
+        while registry.seen().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        client.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":4}}"#).await
+    });
+    assert_eq!(cancelled?.status, 202);
+    let answer = answer?;
+    assert_eq!(answer.status, 200);
+    assert!(answer.is_stream());
+    assert_eq!(answer.events().next().await?, None);
     Ok(())
 }
 

@@ -27,4 +27,5 @@ mod hostile;
 mod listen;
 mod proxy;
 mod registries;
+mod sessions;
 mod streams;

@@ -53,19 +53,30 @@ const KEY: [u8; 32] = *b"0123456789abcdefghijklmnopqrstuv";
 impl Mesh {
     /// Starts one in front of these registries.
     pub async fn start(topology: Topology, registries: Vec<Arc<dyn Registry>>) -> Result<Self> {
-        let mut mesh = Self {
+        let mut mesh = Self::empty();
+        match topology {
+            Topology::Embedded => mesh.start_embedded(session::Config::default(), registries).await?,
+            Topology::Split => mesh.start_split(registries).await?,
+            Topology::Processes => mesh.start_processes(registries).await?,
+        }
+        Ok(mesh)
+    }
+
+    /// Starts one in this process, with these settings of the session role.
+    pub async fn embedded_with(config: session::Config, registries: Vec<Arc<dyn Registry>>) -> Result<Self> {
+        let mut mesh = Self::empty();
+        mesh.start_embedded(config, registries).await?;
+        Ok(mesh)
+    }
+
+    const fn empty() -> Self {
+        Self {
             gateways: Vec::new(),
             triggers: Vec::new(),
             _tasks: Vec::new(),
             _children: Vec::new(),
             registries: Vec::new(),
-        };
-        match topology {
-            Topology::Embedded => mesh.start_embedded(registries).await?,
-            Topology::Split => mesh.start_split(registries).await?,
-            Topology::Processes => mesh.start_processes(registries).await?,
         }
-        Ok(mesh)
     }
 
     /// A client of this mesh that takes its gateways in turn.
@@ -93,7 +104,11 @@ impl Mesh {
         }));
     }
 
-    async fn start_embedded(&mut self, registries: Vec<Arc<dyn Registry>>) -> Result<()> {
+    async fn start_embedded(
+        &mut self,
+        config: session::Config,
+        registries: Vec<Arc<dyn Registry>>,
+    ) -> Result<()> {
         let named = registries.into_iter().enumerate();
         let peers =
             named.map(|(i, port)| RegistryPeer { address: format!("r{i}"), namespace: None, port }).collect();
@@ -103,7 +118,7 @@ impl Mesh {
             epoch: session::Deps::epoch_of_this_start(),
             registries: peers,
         };
-        let app = session::App::build(session::Config::default(), deps)?;
+        let app = session::App::build(config, deps)?;
         let locator = Arc::new(Static::embedded("session"));
         let peers = Arc::new(gateway::Local(app.handle()));
         self.run("session", |shutdown| app.serve(Incoming::None, shutdown));

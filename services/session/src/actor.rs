@@ -36,6 +36,8 @@ pub(crate) struct Reading {
     pub(crate) reader: Reader,
     /// Told from an earlier reader of the same stream.
     number: u64,
+    /// Whether it has been given anything.
+    begun: bool,
     watch: AbortHandle,
 }
 
@@ -226,7 +228,7 @@ impl Actor {
             (stream, number)
         };
         self.gone.push(Abortable::new(closed, registration).boxed());
-        self.readers.insert(stream, Reading { reader, number, watch });
+        self.readers.insert(stream, Reading { reader, number, begun: false, watch });
     }
 
     async fn lose_reader(&mut self, stream: StreamId, number: u64) {
@@ -238,11 +240,21 @@ impl Actor {
 
     /// Hands a frame to a stream's reader. A reader that is too far behind is let go; the log has its events.
     pub(crate) fn send(&mut self, stream: StreamId, frame: Frame) {
-        let Some(reading) = self.readers.get(&stream) else { return };
+        let Some(reading) = self.readers.get_mut(&stream) else { return };
+        reading.begun = true;
         if reading.reader.try_send(Ok(frame)).is_err() {
             self.readers.remove(&stream);
             self.pending.push_back(Input::ReaderGone(stream));
         }
+    }
+
+    /// No more frames for a stream's reader. A request that was cancelled before anything was said gets an empty stream: HTTP
+    /// wants a response, and the protocol wants no answer.
+    pub(crate) fn close(&mut self, stream: StreamId) {
+        if self.readers.get(&stream).is_some_and(|reading| !reading.begun) {
+            self.send(stream, Frame::Open);
+        }
+        self.readers.remove(&stream);
     }
 
     /// Gives a late reader what it has missed, then what is new.

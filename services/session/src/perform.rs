@@ -38,7 +38,7 @@ impl Actor {
                     if left.iter().any(|later| matches!(later, Effect::Stop(_))) {
                         self.leave();
                     }
-                    self.send(stream, Frame::Answer(Answer::new(status, body)));
+                    self.send(stream, Frame::Answer(answer(status, body)));
                     self.readers.remove(&stream);
                 }
                 Effect::Open { stream } => self.send(stream, Frame::Open),
@@ -46,9 +46,7 @@ impl Actor {
                     let event = self.sign(stream, event);
                     self.send(stream, Frame::Event(event));
                 }
-                Effect::Pause { stream } | Effect::Finish { stream } => {
-                    self.readers.remove(&stream);
-                }
+                Effect::Pause { stream } | Effect::Finish { stream } => self.close(stream),
                 Effect::Call { call, method, params, context, deadline } => {
                     self.call(call, method, &params, &context, deadline);
                 }
@@ -150,6 +148,12 @@ impl Actor {
             shared.notify_updated(&id, uri, params);
         })
     }
+}
+
+/// "Too much" and "not now" say when to come again.
+fn answer(status: u16, body: Option<Json>) -> Answer {
+    let retry_after_s = matches!(status, 429 | 503).then_some(1);
+    Answer { status, body, retry_after_s }
 }
 
 impl Call {
