@@ -199,7 +199,7 @@ class Registry:
         call = await self.find(request.context, rpc)
         asked = [frame.number for frame in call.frames if frame.input_required.round == request.round]
         if not (request.round and asked):
-            await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, "this round has not been asked")
+            await rpc.abort(grpc.StatusCode.INVALID_ARGUMENT, "this round has not been asked")
         if call.round == request.round and call.parked():
             call.expire_in(rpc.time_remaining())
             call.answers.set_result(request.responses)

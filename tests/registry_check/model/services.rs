@@ -149,7 +149,7 @@ impl Invocations for Shared {
             let unknown = Err(Status::not_found("no such invocation"));
             return if empty { Ok(Response::new(stream::empty().boxed())) } else { unknown };
         };
-        let after = call.resume(request).ok_or_else(|| Status::failed_precondition("not asked"))?;
+        let after = call.resume(request).ok_or_else(|| Status::invalid_argument("not asked"))?;
         let frames = call.frames(after);
         if !model.is(Fault::ResumeStartsOver) {
             return Ok(Response::new(frames));
