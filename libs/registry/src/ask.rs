@@ -196,6 +196,11 @@ impl Answers {
         }
     }
 
+    /// Whether this key was answered with an object, which every kind of answer is.
+    pub(crate) fn has_object(&self, key: &str) -> bool {
+        matches!(self.0.get(key), Some(Ok(result)) if scan::is_object(result.as_str()))
+    }
+
     /// The refusal of one question, if the client refused it.
     #[must_use]
     pub fn refusal(&self, key: &str) -> Option<&RpcError> {

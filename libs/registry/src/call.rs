@@ -119,13 +119,14 @@ impl Call {
     /// The round before, if this handler answered it with [`crate::Output::input_required`].
     #[must_use]
     pub fn round(&self) -> Option<&Round> {
-        self.start.continuation.as_ref()
+        self.start.continuation.as_ref().filter(|round| round.round > 0)
     }
 
-    /// The answers of the round before, if this handler answered it with [`crate::Output::input_required`].
+    /// The answers of the round before, if this handler answered it with [`crate::Output::input_required`]; else what the
+    /// client sent along with its first request, before it was asked anything.
     #[must_use]
     pub fn round_answers(&self) -> Option<Answers> {
-        let round = self.round()?;
+        let round = self.start.continuation.as_ref()?;
         Some(Answers(round.responses.iter().map(|r| (r.key.clone(), r.answer.clone())).collect()))
     }
 
@@ -175,13 +176,16 @@ impl Call {
     }
 
     /// Asks the client and waits for all of its answers. The handler stands still meanwhile, for minutes perhaps: hold no
-    /// locks. One question is asked at a time.
+    /// locks. One question is asked at a time. A client that sent all the answers along with its request is not asked.
     ///
     /// # Errors
     /// [`Error::MissingCapability`] if the client did not declare what is asked for, [`Error::Expired`] if it did not
     /// answer in time, [`Error::Cancelled`] if the call was cancelled. Each may simply be returned.
     pub async fn ask(&self, ask: Ask) -> Result<Answers, Error> {
-        self.invocation.ask(ask).await
+        match self.round_answers().filter(|_| self.round().is_none()) {
+            Some(brought) if ask.keys().all(|key| brought.has_object(key)) => Ok(brought),
+            Some(_) | None => self.invocation.ask(ask).await,
+        }
     }
 
     /// Ends when the call is cancelled or its deadline has passed. A handler that has awaited this once is given a little

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use chassis::drain::{self, Shutdown};
 use chassis::serve::Incoming;
-use registry::{Host, Registry};
+use registry::{Host, Kind, Registry};
 
 use crate::config::Config;
 use crate::deps::Deps;
-use crate::tools;
+use crate::source;
 
 pub use chassis::grpc::server::ServeError;
 pub use registry::BuildError;
@@ -26,11 +26,13 @@ impl App {
     /// Puts the role together.
     ///
     /// # Errors
-    /// [`BuildError`] if a tool is listed twice, or the namespace is none.
+    /// [`BuildError`] if a tool is named twice.
     pub fn build(config: &Config, deps: Deps) -> Result<Self, BuildError> {
-        let empty = Registry::new(NAME).version(env!("CARGO_PKG_VERSION")).namespace(&config.namespace);
-        let tools = config.tools.iter().map(|builtin| tools::tool(*builtin, &config.node));
-        let registry = tools.fold(empty, Registry::tool);
+        let registry = Registry::new(NAME).version(env!("CARGO_PKG_VERSION")).serves(Kind::Tools);
+        let registry = config
+            .tools
+            .iter()
+            .fold(registry, |registry, name| registry.tool(source::tool(*name, &config.node)));
         Ok(Self { host: registry.build(deps.runtime)? })
     }
 
@@ -55,12 +57,10 @@ impl App {
             }
             shutdown.expired().await;
         };
+        let routes = api::registry::services(self.host.port());
         tokio::select! {
-            served = chassis::grpc::server::serve(api::registry::services(self.host.port()), incoming, closing) => served,
+            served = chassis::grpc::server::serve(routes, incoming, closing) => served,
             () = draining => Ok(()),
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,38 +1,35 @@
-//! Settings of the tool registry role.
+//! Settings of the tool registry, section `[tool-registry]`.
 
 use serde::{Deserialize, Serialize};
 
-/// Section `[tool-registry]`.
+/// Settings of the tool registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Address session nodes reach this registry at, `host:port`; port 0 takes a free one.
+    /// Address of the gRPC server, HOST:PORT; port 0 takes any free one. Not used inside `up`.
     pub listen: String,
-    /// Name of this node, which `echo` reports.
+    /// Name of this process, which `echo` answers with; give each replica its own to see which one answered.
     pub node: String,
-    /// Prefix of the tools' names, `[A-Za-z0-9-]{1,24}`; empty = none.
-    pub namespace: String,
-    /// Built-in tools to offer: "echo", "calculator".
-    pub tools: Vec<Builtin>,
+    /// The built-in tools to offer: "echo", "calculator".
+    pub tools: Vec<ToolName>,
 }
 
 /// A built-in tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Builtin {
+#[serde(rename_all = "kebab-case")]
+pub enum ToolName {
     /// Says what it was told, and where.
     Echo,
-    /// Four operations on two numbers.
+    /// Computes.
     Calculator,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: "127.0.0.1:7201".into(),
+            listen: "127.0.0.1:0".into(),
             node: "tool-registry-1".into(),
-            namespace: String::new(),
-            tools: vec![Builtin::Echo, Builtin::Calculator],
+            tools: vec![ToolName::Echo, ToolName::Calculator],
         }
     }
 }

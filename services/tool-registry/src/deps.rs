@@ -1,5 +1,7 @@
 //! What the tool registry needs from outside: somebody who runs its work.
 
+use std::convert::Infallible;
+
 use registry::Runtime;
 
 use crate::config::Config;
@@ -7,20 +9,19 @@ use crate::config::Config;
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Deps {
-    /// Runs handlers and tells the time.
+    /// Runs calls and tells the time.
     pub runtime: Runtime,
 }
 
-/// Why the dependencies are not to be had. There is no reason yet.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {}
+/// Nothing is connected to, so nothing can fail.
+pub type ConnectError = Infallible;
 
 impl Deps {
     /// Work runs in the tokio runtime this is called in.
     ///
     /// # Errors
-    /// None yet.
-    #[allow(clippy::unused_async, reason = "the same shape in every role")]
+    /// None; the signature is that of every role.
+    #[allow(clippy::unused_async, reason = "every role connects in the same way")]
     pub async fn connect(_: &Config) -> Result<Self, ConnectError> {
         Ok(Self { runtime: Runtime::tokio() })
     }

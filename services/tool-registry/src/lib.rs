@@ -1,13 +1,13 @@
-//! The built-in tools as a registry: `echo` and `calculator`.
+//! The tool registry role: built-in tools, chosen by configuration.
 //!
-//! Owns the tools (`tools.rs`). Must not know sessions, clients, other registries. What every registry does is in the kit,
-//! `registry`. Start reading at `tools.rs`.
+//! Owns: the tools in `source`. Must not know: sessions, gRPC (the port's adapter does), how invocations are kept (the kit
+//! does). Start reading at [`App`].
 
 mod app;
 mod config;
 mod deps;
-mod tools;
+mod source;
 
-pub use app::{App, BuildError, ServeError};
-pub use config::{Builtin, Config};
-pub use deps::{ConnectError, Deps};
+pub use self::app::{App, BuildError, ServeError};
+pub use self::config::{Config, ToolName};
+pub use self::deps::{ConnectError, Deps};

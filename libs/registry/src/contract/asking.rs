@@ -47,6 +47,24 @@ pub async fn a_question_parks_the_handler(subject: Subject) {
     );
 }
 
+/// A client that sent all the answers along is not asked; one that sent some, or something else, is.
+pub async fn answers_that_came_along_are_taken(subject: Subject) {
+    let along = |responses: &[(&str, &str)]| {
+        let responses = responses.iter().map(|(key, result)| InputResponse {
+            key: (*key).to_owned(),
+            answer: Ok(Json::trusted((*result).to_owned())),
+        });
+        let round = Round { state: bytes::Bytes::new(), round: 0, responses: responses.collect() };
+        api::registry::Start { continuation: Some(round), ..call("ask") }
+    };
+    let start = |responses: &[(&str, &str)]| subject.start(&owned(), along(responses));
+    let frames = start(&[NAME, AGE, ("other", "{}")]).await;
+    assert_eq!(text(&frames.last().expect("a frame").body), BOTH);
+    for incomplete in [&[NAME][..], &[NAME, ("age", "7")], &[]] {
+        assert_eq!(question(&start(incomplete).await).round, 1);
+    }
+}
+
 /// What is missing is asked for again in the same round; what was not asked is ignored.
 pub async fn incomplete_answers_are_asked_for_again(subject: Subject) {
     let context = owned();

@@ -1,0 +1,48 @@
+//! What a registry process does around its registry: listen where `--listen HOST:PORT` says, print the address, drain when
+//! asked to stop. The same in every example, and a start for a process of your own.
+
+use std::error::Error;
+use std::time::Duration;
+
+use chassis::drain::{self, Shutdown, Signals};
+use chassis::grpc;
+use chassis::serve::{Group, Incoming, RoleResult, bind};
+use registry::Host;
+use tokio::net::TcpListener;
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(name: &'static str, host: Host) -> Result<(), Box<dyn Error>> {
+    let mut signals = Signals::install()?;
+    let listener = bind("--listen", &address()?).await?;
+    chassis::entry::announce(name, &listener.local_addr()?.to_string())?;
+    let mut group = Group::new();
+    group.start(name, |shutdown| serve(host, listener, shutdown));
+    group.run(&mut signals, Duration::from_secs(10)).await?;
+    Ok(())
+}
+
+/// Callers may come back for what is running until it is done; then the listener closes.
+async fn serve(host: Host, listener: TcpListener, shutdown: Shutdown) -> RoleResult {
+    let (trigger, closing) = drain::pair();
+    let draining = async {
+        shutdown.requested().await;
+        tokio::select! {
+            () = host.drain() => trigger.drain(),
+            () = shutdown.expired() => {}
+        }
+        shutdown.expired().await;
+    };
+    tokio::select! {
+        served = grpc::server::serve(api::registry::services(host.port()), Incoming::Tcp(listener), closing) => Ok(served?),
+        () = draining => Ok(()),
+    }
+}
+
+fn address() -> Result<String, String> {
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
+        (None, _, _) => Ok("127.0.0.1:0".to_owned()),
+        (Some("--listen"), Some(address), None) => Ok(address),
+        _ => Err("usage: [--listen HOST:PORT]".to_owned()),
+    }
+}
