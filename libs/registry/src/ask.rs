@@ -196,6 +196,12 @@ impl Answers {
         }
     }
 
+    /// Those answers that were asked for.
+    pub(crate) fn of(mut self, ask: &Ask) -> Self {
+        self.0.retain(|key, _| ask.keys().any(|asked| asked == key));
+        self
+    }
+
     /// Whether this key was answered with an object, which every kind of answer is.
     pub(crate) fn has_object(&self, key: &str) -> bool {
         matches!(self.0.get(key), Some(Ok(result)) if scan::is_object(result.as_str()))

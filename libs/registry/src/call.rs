@@ -183,7 +183,7 @@ impl Call {
     /// answer in time, [`Error::Cancelled`] if the call was cancelled. Each may simply be returned.
     pub async fn ask(&self, ask: Ask) -> Result<Answers, Error> {
         match self.round_answers().filter(|_| self.round().is_none()) {
-            Some(brought) if ask.keys().all(|key| brought.has_object(key)) => Ok(brought),
+            Some(brought) if ask.keys().all(|key| brought.has_object(key)) => Ok(brought.of(&ask)),
             Some(_) | None => self.invocation.ask(ask).await,
         }
     }
