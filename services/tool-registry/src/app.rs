@@ -26,9 +26,12 @@ impl App {
     /// Puts the role together.
     ///
     /// # Errors
-    /// [`BuildError`] if a tool is named twice.
+    /// [`BuildError`] if a tool is named twice, or the namespace is none.
     pub fn build(config: &Config, deps: Deps) -> Result<Self, BuildError> {
-        let registry = Registry::new(NAME).version(env!("CARGO_PKG_VERSION")).serves(Kind::Tools);
+        let registry = Registry::new(NAME)
+            .version(env!("CARGO_PKG_VERSION"))
+            .namespace(&config.namespace)
+            .serves(Kind::Tools);
         let registry = config
             .tools
             .iter()

@@ -10,6 +10,8 @@ pub struct Config {
     pub listen: String,
     /// Name of this process, which `echo` answers with; give each replica its own to see which one answered.
     pub node: String,
+    /// What the names of the tools begin with when clients see them, before `__`: at most 24 letters, digits or `-`; empty = nothing.
+    pub namespace: String,
     /// The built-in tools to offer: "echo", "calculator".
     pub tools: Vec<ToolName>,
 }
@@ -29,6 +31,7 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:0".into(),
             node: "tool-registry-1".into(),
+            namespace: String::new(),
             tools: vec![ToolName::Echo, ToolName::Calculator],
         }
     }

@@ -99,6 +99,10 @@ async fn the_configuration_chooses_the_tools() {
     assert!(names("tools = []").await.is_empty());
     let config: Config = toml::from_str("tools = [\"echo\", \"echo\"]").unwrap();
     assert!(App::build(&config, Deps::connect(&config).await.unwrap()).is_err());
+    let described = app("namespace = \"a-b\"").await.handle().describe().await.unwrap().registries.remove(0);
+    assert_eq!(described.namespace, "a-b");
+    let config: Config = toml::from_str("namespace = \"a__b\"").unwrap();
+    assert!(App::build(&config, Deps::connect(&config).await.unwrap()).is_err());
     assert!(toml::from_str::<Config>("tools = [\"abacus\"]").unwrap_err().to_string().contains("abacus"));
     assert!(toml::from_str::<Config>("tool = []").is_err());
 }
