@@ -8,7 +8,7 @@ mod link;
 pub(crate) mod watches;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::registry::{Kind, Operation};
@@ -16,7 +16,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use machines::ListKind;
 use mcp::rpc::RpcError;
 use mcp::{Json, Method, code, scan};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::catalogue::{Catalogue, Entry, SourceKey};
@@ -25,12 +25,19 @@ use crate::deps::RegistryPeer;
 
 /// How many unheard changes are kept per listener; a listener that falls behind is told that every list has changed.
 const CHANGE_QUEUE: usize = 64;
+/// How long a change is kept to oneself. A burst becomes one announcement; and a client that lists again at once may reach
+/// another node, which heard of the change at the same moment and has read the list by then.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(crate) struct Registries {
     links: Vec<Arc<Link>>,
     current: RwLock<Arc<Catalogue>>,
     changes: broadcast::Sender<ListKind>,
+    /// What has changed and is not announced yet.
+    unannounced: Mutex<BTreeSet<ListKind>>,
+    /// Rung when there is something to announce.
+    bell: Notify,
     settled: watch::Sender<usize>,
     page_size: usize,
 }
@@ -51,6 +58,8 @@ impl Registries {
             links,
             current: RwLock::new(Arc::new(Catalogue::build(&[], page_size))),
             changes: broadcast::channel(CHANGE_QUEUE).0,
+            unannounced: Mutex::default(),
+            bell: Notify::new(),
             settled: watch::channel(0).0,
             page_size,
         })
@@ -60,7 +69,23 @@ impl Registries {
     pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut running: FuturesUnordered<_> =
             self.links.iter().map(|link| link.clone().run(self.clone(), shutdown.clone())).collect();
-        while running.next().await.is_some() {}
+        tokio::select! {
+            () = async { while running.next().await.is_some() {} } => {}
+            () = self.announce() => {}
+        }
+    }
+
+    async fn announce(&self) {
+        loop {
+            self.bell.notified().await;
+            tokio::time::sleep(SETTLE).await;
+            let changed =
+                std::mem::take(&mut *self.unannounced.lock().unwrap_or_else(PoisonError::into_inner));
+            for kind in changed {
+                // An error means that nobody listens at the moment.
+                let _unheard = self.changes.send(kind).is_err();
+            }
+        }
     }
 
     /// Returns once every registry has been reached or has failed to answer for the first time.
@@ -95,9 +120,9 @@ impl Registries {
             *current = Arc::new(next);
             changed
         };
-        for kind in changed {
-            // An error means that nobody listens at the moment.
-            let _unheard = self.changes.send(kind).is_err();
+        if !changed.is_empty() {
+            self.unannounced.lock().unwrap_or_else(PoisonError::into_inner).extend(changed);
+            self.bell.notify_one();
         }
     }
 
