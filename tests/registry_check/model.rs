@@ -153,7 +153,7 @@ impl Model {
                 () = call.stopped(deadline) => failure(-32603, "cancelled"),
             };
             call.end(ending);
-            if !call.owned() && !model.is(Fault::OwnerlessKept) {
+            if call.released() || !call.owned() && !model.is(Fault::OwnerlessKept) {
                 model.calls.lock().unwrap().remove(&key);
             }
         });
@@ -183,7 +183,7 @@ impl Model {
             (Operation::Read, _) if self.is(Fault::UnknownResourceEmpty) => {
                 RawResult(json!({"contents": []}).to_string().into())
             }
-            (Operation::Read, _) => failure(-32002, "unknown resource"),
+            (Operation::Read, _) => failure(-32602, "unknown resource"),
             (Operation::Get, "hello" | "third") if self.is(Fault::MessagesMissing) => {
                 RawResult(text("hello").to_string().into())
             }

@@ -90,8 +90,12 @@ def digest(kind):
     return hashlib.sha256(raw(LISTS[kind])).hexdigest()[:16]
 
 
-def failure(code, message):
-    return types.Failure(code=code, message=message)
+def failure(code, message, data=b""):
+    return types.Failure(code=code, message=message, raw_data=data)
+
+
+class Undeclared(Exception):
+    """The client has not declared what it would be asked for."""
 
 
 class Invocation:
@@ -99,7 +103,8 @@ class Invocation:
 
     def __init__(self, context):
         self.context, self.frames, self.news, self.over = context, [], asyncio.Event(), False
-        self.owned, self.round, self.answers = bool(context.slot or context.epoch), 0, None
+        self.owned = self.kept = bool(context.slot or context.epoch)
+        self.round, self.answers, self.readers = 0, None, 0
         self.push(accepted=types.Accepted(invocation=context.invocation, instance=INSTANCE))
 
     def push(self, **kind):
@@ -119,6 +124,9 @@ class Invocation:
 
     async def ask(self, requests):
         """Parks the handler until every request has an answer; that of a client that refuses is empty."""
+        kinds = {request["method"].split("/")[0] for request in requests.values()}
+        if missing := kinds - set(json.loads(self.context.raw_client_capabilities or "{}")):
+            raise Undeclared({"requiredCapabilities": {kind: {} for kind in missing}})
         self.round, given = self.round + 1, {}
         while missing := {key: value for key, value in requests.items() if key not in given}:
             self.answers, until = asyncio.get_running_loop().create_future(), int((time.time() + KEPT_S) * 1000)
@@ -135,6 +143,8 @@ class Invocation:
                 ending = {"raw_result": raw(await handlers[name](self, given))}
         except KeyError as key:
             ending = {"error": failure(-32602, f"unknown or missing: {key}")}
+        except Undeclared as undeclared:
+            ending = {"error": failure(-32021, "the client cannot be asked", raw(undeclared.args[0]))}
         except (asyncio.CancelledError, Exception) as other:
             ending = {"error": failure(-32603, type(other).__name__)}
         self.over = True
@@ -186,8 +196,7 @@ class Registry:
             name = request.uri if kind == RESOURCES else request.name
             running = call.run(HANDLERS[kind], name, request.raw_params, rpc.time_remaining())
             call.task = asyncio.create_task(running)
-            later, kept = asyncio.get_running_loop().call_later, KEPT_S if call.owned else 0
-            call.task.add_done_callback(lambda _: later(kept, self.invocations.pop, key, None))
+            call.task.add_done_callback(lambda _: self.forget(key, KEPT_S if call.kept else 0))
         async for frame in self.frames(self.invocations[key], 0):
             yield frame
 
@@ -214,8 +223,11 @@ class Registry:
 
     async def Release(self, request, rpc):
         mesh, _ = await self.admit(request.context, rpc)
-        for invocation in request.invocations:
-            self.invocations.pop((mesh, invocation), None)
+        for key in ((mesh, invocation) for invocation in request.invocations):
+            if call := self.invocations.get(key):
+                call.kept = False
+                if call.over:
+                    del self.invocations[key]
         return invocations.ReleaseResponse()
 
     async def admit(self, context, rpc):
@@ -234,9 +246,12 @@ class Registry:
             await rpc.abort(grpc.StatusCode.NOT_FOUND, "no such invocation")
         return self.invocations[key]
 
+    def forget(self, key, seconds):
+        asyncio.get_running_loop().call_later(seconds, self.invocations.pop, key, None)
+
     async def frames(self, call, after):
         """The frames behind `after`, up to an ending that nothing follows (yet)."""
-        ended = False
+        ended, call.readers = False, call.readers + 1
         try:
             while not (after >= len(call.frames) and (call.over or ended and call.parked())):
                 if after >= len(call.frames):
@@ -244,8 +259,9 @@ class Registry:
                 for frame in call.frames[after:]:
                     after, ended = frame.number, frame.WhichOneof("kind") in ENDINGS
                     yield frame
-        finally:  # a caller that leaves cancels what nobody owns
-            if not (ended or call.owned):
+        finally:  # the last caller that leaves cancels what nobody owns
+            call.readers -= 1
+            if not (ended or call.owned or call.readers):
                 call.task.cancel()
 
 

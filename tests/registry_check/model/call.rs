@@ -37,6 +37,8 @@ pub(super) struct Call {
 struct State {
     frames: Vec<pb::Frame>,
     phase: Phase,
+    released: bool,
+    readers: usize,
 }
 
 pub(super) fn failure(code: i32, message: &str) -> Body {
@@ -63,7 +65,12 @@ fn asked() -> Value {
 
 impl Call {
     pub(super) fn new(context: pb::RequestContext, instance: &str, fault: Option<Fault>) -> Arc<Self> {
-        let state = watch::Sender::new(State { frames: Vec::new(), phase: Phase::Running });
+        let state = watch::Sender::new(State {
+            frames: Vec::new(),
+            phase: Phase::Running,
+            released: false,
+            readers: 0,
+        });
         let (cancelled, reply) = (Notify::new(), Mutex::new(None));
         let call = Self { context, cancelled, state, reply, fault };
         let other = call.fault == Some(Fault::AcceptedOfAnother);
@@ -82,6 +89,19 @@ impl Call {
 
     pub(super) fn owned(&self) -> bool {
         (self.context.slot, self.context.epoch) != (0, 0)
+    }
+
+    /// Whether it is not to be kept.
+    pub(super) fn released(&self) -> bool {
+        self.state.borrow().released
+    }
+
+    /// Not to be kept from now on, or from its ending on.
+    pub(super) fn release(&self) -> Phase {
+        if self.fault != Some(Fault::ReleaseOfRunningIgnored) {
+            self.state.send_modify(|state| state.released = true);
+        }
+        self.phase()
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -159,6 +179,7 @@ impl Call {
                 self.progress(1);
                 std::future::pending().await
             }
+            "ask" | "ask_again" if !self.may_ask() => failure(-32021, "the client cannot be asked"),
             "ask" => self.ask().await,
             "ask_again" => match continuation {
                 Some(back) if back.state == "state" && self.fault != Some(Fault::StateIgnored) => {
@@ -172,6 +193,11 @@ impl Call {
             }
             name => failure(-32602, &format!("unknown tool {name}")),
         }
+    }
+
+    fn may_ask(&self) -> bool {
+        let capabilities = String::from_utf8_lossy(&self.context.raw_client_capabilities);
+        capabilities.contains("elicitation") || self.fault == Some(Fault::UndeclaredAsked)
     }
 
     async fn ask(&self) -> Body {
@@ -194,7 +220,14 @@ impl Call {
             Some(Body::InputRequired(input)) if input.round == request.round => Some(frame.number),
             Some(_) | None => None,
         });
+        let parked = state.phase == Phase::Parked;
         drop(state);
+        if asked.is_some() && !parked && self.fault == Some(Fault::RoundRunsAgain) {
+            self.push(Phase::Over, Body::RawResult(text("asked again").to_string().into()));
+        }
+        if asked.is_none() {
+            return (self.fault == Some(Fault::RoundUnknownTaken)).then_some(0);
+        }
         if let Some(reply) = self.reply.lock().unwrap().take() {
             self.state.send_modify(|state| state.phase = Phase::Running);
             // A handler that was cancelled meanwhile does not listen.
@@ -205,6 +238,7 @@ impl Call {
 
     /// Frames from a place in the list on, until an ending that nothing follows.
     pub(super) fn frames(self: &Arc<Self>, after: u64) -> Frames {
+        self.state.send_modify(|state| state.readers += 1);
         let reader = Reader { call: self.clone(), seen: after, ended: false };
         let frames = stream::unfold(reader, |mut reader| async move {
             let frame = reader.next().await?;
@@ -271,10 +305,13 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.call.state.send_modify(|state| state.readers -= 1);
+        let last = self.call.state.borrow().readers == 0;
         let abandons = match self.call.fault {
             Some(Fault::LeavingCancels) => true,
             Some(Fault::OwnerlessGoesOn) => false,
-            Some(_) | None => !self.call.owned(),
+            Some(Fault::OwnerlessLeftEarly) => !self.call.owned(),
+            Some(_) | None => !self.call.owned() && last,
         };
         if abandons && !self.ended {
             self.call.cancelled.notify_one();

@@ -176,12 +176,12 @@ impl Invocations for Shared {
         let mut calls = self.0.calls.lock().unwrap();
         for invocation in request.invocations {
             let key = (mesh.clone(), invocation);
-            let known = if self.0.is(Fault::ReleaseKeeps) {
-                calls.contains_key(&key)
-            } else {
-                calls.remove(&key).is_some()
-            };
-            if !known && self.0.is(Fault::ReleaseUnknownFails) {
+            let call = calls.get(&key).cloned();
+            let over = call.as_ref().is_some_and(|call| call.release() == Phase::Over);
+            if over && !self.0.is(Fault::ReleaseKeeps) {
+                calls.remove(&key);
+            }
+            if call.is_none() && self.0.is(Fault::ReleaseUnknownFails) {
                 return Err(Status::not_found("unknown"));
             }
         }

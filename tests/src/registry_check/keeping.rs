@@ -125,6 +125,16 @@ impl Check {
         let gone = released.is_ok() && flow.refusal() == Some(Code::NotFound);
         let told = format!("{released:?}, then Attach: {}", flow.told());
         self.report.note(Rule::Release, if gone { Ok(()) } else { Err(told) });
+        if let Some(long) = self.long.clone() {
+            let context = self.peer.context(&long.registry);
+            drop(self.peer.answer(&context, &long.target).await);
+            let released = self.peer.release(&context).await;
+            let cancelled = self.peer.cancel(&context).await;
+            let last = self.forgotten(&context).await;
+            let told = format!("while it ran: {released:?}, {cancelled:?}, then Attach: {}", last.told());
+            let gone = last.refusal() == Some(Code::NotFound);
+            self.report.note(Rule::Release, if gone { Ok(()) } else { Err(told) });
+        }
         let unknown = self.peer.release(&self.peer.context(&registry)).await;
         self.report.note(Rule::ReleaseUnknown, unknown.map_err(|status| status.to_string()));
     }
@@ -166,7 +176,13 @@ impl Check {
         };
         let context = self.peer.ownerless(&long.registry);
         let left = self.peer.answer(&context, &long.target).await;
+        let mut other = self.peer.answer(&context, &long.target).await;
         drop(left);
+        other.read(self.peer.patience).await;
+        let told = format!("tool {:?} is not left yet: {}", long.target.name, other.told());
+        let goes_on = matches!(other.end, End::Open) && !frames::ended(&other.frames);
+        self.report.note(Rule::OwnerlessLeft, if goes_on { Ok(()) } else { Err(told) });
+        drop(other);
         // Attaching keeps an invocation from being left alone: first give the registry time to notice.
         tokio::time::sleep(self.peer.patience / 2).await;
         let flow = self.peer.attach(&context, 0).await;

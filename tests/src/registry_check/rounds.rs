@@ -8,6 +8,7 @@ use api::pb::registry::v1::input_required::Continuation;
 use serde_json::{Value, json};
 use tonic::Code;
 
+use super::calls::{failure, last};
 use super::frames::{self, Place};
 use super::peer::{End, Flow};
 use super::report::Rule;
@@ -49,17 +50,32 @@ fn answers(input: &pb::InputRequired) -> Vec<pb::InputResponse> {
 impl Check {
     /// Follows every tool that asks to its end.
     pub(super) async fn rounds(&mut self) {
-        for rule in [Rule::Parked, Rule::ParkedAttach, Rule::Incomplete] {
+        for rule in [Rule::Parked, Rule::ParkedAttach, Rule::Incomplete, Rule::RoundOver, Rule::RoundUnknown]
+        {
             self.report.skip(rule, "no tool that requires nothing parks");
         }
         self.report.skip(Rule::Stateless, "no tool that requires nothing asks with a state");
+        self.report.skip(Rule::Undeclared, "no tool that requires nothing asks");
         let Some(registry) = self.registries.first().map(|held| held.name.clone()) else { return };
         let flow = self.peer.resume(&self.peer.context(&registry), 1, Vec::new()).await;
         let known = flow.refusal() != Some(Code::NotFound);
         self.report.note(Rule::ResumeUnknown, if known { Err(flow.told()) } else { Ok(()) });
         for one in self.asking.clone() {
+            self.undeclared(&one).await;
             self.round(&one).await;
         }
+    }
+
+    /// A client that can do nothing.
+    async fn undeclared(&mut self, one: &Runnable) {
+        let context = self.peer.context(&one.registry);
+        let context = pb::RequestContext { raw_client_capabilities: "{}".into(), ..context };
+        let flow = self.peer.answer(&context, &one.target).await;
+        let told = format!("tool {:?}: {}, {:?}", one.target.name, flow.told(), failure(&flow.frames));
+        let managed = matches!(last(&flow.frames), Some(Body::RawResult(_)));
+        let good = managed || failure(&flow.frames) == Some(-32021);
+        self.report.note(Rule::Undeclared, if good { Ok(()) } else { Err(told) });
+        self.finish(&context).await;
     }
 
     async fn round(&mut self, one: &Runnable) {
@@ -83,6 +99,11 @@ impl Check {
             let told = format!("before the answer: {}", waiting.told());
             self.report.note(Rule::ParkedAttach, if waits { Ok(()) } else { Err(told) });
             let given = answers(&input);
+            if round == 0 {
+                let flow = self.peer.resume(context, input.round + 90, Vec::new()).await;
+                let refused = flow.refusal() == Some(Code::InvalidArgument);
+                self.report.note(Rule::RoundUnknown, if refused { Ok(()) } else { Err(flow.told()) });
+            }
             if round == 0 && !given.is_empty() {
                 let flow = self.peer.resume(context, input.round, Vec::new()).await;
                 let again = question(&flow.frames).map(|again| again.round);
@@ -106,6 +127,14 @@ impl Check {
             let told = format!("after the answer: {}", waiting.told());
             self.report.note(Rule::ParkedAttach, if heard { Ok(()) } else { Err(told) });
         }
+        let asked = whole
+            .iter()
+            .rposition(|frame| matches!(&frame.kind, Some(Body::InputRequired(input)) if input.round == 1));
+        let behind = asked.and_then(|at| whole.get(at + 1..)).unwrap_or_default();
+        let flow = self.peer.resume(context, 1, Vec::new()).await;
+        let same = flow.frames == behind && matches!(flow.end, End::Closed);
+        let told = format!("Resume of round 1 at the end: {}", flow.told());
+        self.report.note(Rule::RoundOver, if same { Ok(()) } else { Err(told) });
         let whole = Flow::closed(whole);
         self.judge(context, &whole, 1);
         self.again(context, &whole).await;
