@@ -6,7 +6,7 @@ mod process;
 use std::time::Duration;
 
 use registry::{
-    Call, Completion, Content, Error, Handle, Input, Json, Message, Output, Prompt, Registry, Resource,
+    Call, Completion, Content, Error, Handle, Input, Json, Kind, Message, Output, Prompt, Registry, Resource,
     ResourceContents, ResourceTemplate, Runtime, Tool,
 };
 use schemars::JsonSchema;
@@ -84,7 +84,7 @@ fn close_station(handle: Handle) -> Tool {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let registry = Registry::new("weather").version("1.0.0");
+    let registry = Registry::new("weather").version("1.0.0").serves(Kind::Resources);
     let handle = registry.handle();
     let registry = registry
         .tool(weather())
