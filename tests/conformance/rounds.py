@@ -120,6 +120,8 @@ def answers(url: str) -> None:
         same(list(once_more["inputRequests"]), ["user_name"])
     for broken in (None, 7, "text", []):
         refused(again(url, "elicitation", first, broken), 400, -32602)
+    # Answers to no question of ours start nothing, so that a retry which lost its state does not run twice.
+    refused(call(url, "elicitation", inputResponses={"user_name": accept(name="Alice")}), 400, -32602)
 
 
 @twin("input-required-result-non-tool-request")
