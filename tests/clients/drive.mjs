@@ -314,7 +314,8 @@ async function asking(peer) {
         },
         required: ['username', 'email']
     };
-    for (const [action, content] of [['accept', { username: 'ada', email: 'ada@example.org' }], ['decline'], ['cancel']]) {
+    const answered = { username: 'ada', email: 'ada@example.org' };
+    for (const [action, content] of [['accept', answered], ['decline'], ['cancel']]) {
         await check(`elicitation ${action}`, async () => {
             answers['elicitation/create'] = () => ({ action, ...(content && { content }) });
             const text = await peer.text('test_elicitation', { message: 'Who are you?' });
@@ -436,9 +437,11 @@ async function subscribing(peer) {
         assert.deepEqual(subscription.honoredFilter.resourceSubscriptions ?? [], []);
         await subscription.close();
     });
+    const tools = async () => (await peer.client.listTools()).tools;
+    const prompts = async () => (await peer.client.listPrompts()).prompts;
     for (const [kind, trigger, dynamic, list] of [
-        ['tools', 'test_trigger_tool_change', 'test_dynamic_tool', async () => (await peer.client.listTools()).tools],
-        ['prompts', 'test_trigger_prompt_change', 'test_dynamic_prompt', async () => (await peer.client.listPrompts()).prompts]
+        ['tools', 'test_trigger_tool_change', 'test_dynamic_tool', tools],
+        ['prompts', 'test_trigger_prompt_change', 'test_dynamic_prompt', prompts]
     ]) {
         await check(`${kind} list changed`, async () => {
             const changed = `notifications/${kind}/list_changed`;

@@ -66,7 +66,7 @@ def main(binaries: Path) -> int:
             counts = drive(commands, mesh.up([mesh.fixtures()]))
         passed, failed = passed + counts[0], failed + counts[1]
         with Mesh(binaries, Path(work, "split")) as mesh:
-            print("# separate processes: 2 gateways behind a per-request balancer, 2 sessions, 4 registries", flush=True)
+            print("# separate processes: 2 gateways behind a per-request balancer, 2 sessions, 4 registries")
             split = mesh.split([mesh.fixtures()])
             counts = drive(commands, split.url)
             passed, failed = passed + counts[0], failed + counts[1]

@@ -151,7 +151,8 @@ def contents(url: str) -> None:
         message = modern_request("tools/call", params)
         headers = modern_headers(message)
         if "region" in wanted.get("arguments", {}):
-            headers["Mcp-Param-Region"] = f"=?base64?{base64.b64encode(params['arguments']['region'].encode()).decode()}?="
+            region = base64.b64encode(params["arguments"]["region"].encode()).decode()
+            headers["Mcp-Param-Region"] = f"=?base64?{region}?="
         found = complete(post(url, message, headers))
         same(found.get("isError", False), wanted["result"].get("isError", False))
         same(found["content"], wanted["result"]["content"])

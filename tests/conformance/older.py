@@ -281,7 +281,9 @@ def prompts(url: str) -> None:
 
 @twin("dns-rebinding-protection")
 def rebinding(url: str) -> None:
-    hello = request("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "w", "version": "1"}})
+    client = {"name": "wire", "version": "1.0.0"}
+    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client}
+    hello = request("initialize", params)
     for headers in (
         {"Host": "evil.example.com"},
         {"Origin": "http://evil.example.com"},

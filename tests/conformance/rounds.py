@@ -120,8 +120,10 @@ def answers(url: str) -> None:
         same(list(once_more["inputRequests"]), ["user_name"])
     for broken in (None, 7, "text", []):
         refused(again(url, "elicitation", first, broken), 400, -32602)
-    # Answers to no question of ours start nothing, so that a retry which lost its state does not run twice.
-    refused(call(url, "elicitation", inputResponses={"user_name": accept(name="Alice")}), 400, -32602)
+    # Answers that come with a first request: the tool may use them or ask.
+    same(text(call(url, "elicitation", inputResponses=extra)), "Hello, Alice!")
+    same(list(asked(call(url, "elicitation", inputResponses={"other": accept()}))["inputRequests"]), ["user_name"])
+    refused(call(url, "elicitation", inputResponses=None), 400, -32602)
 
 
 @twin("input-required-result-non-tool-request")
