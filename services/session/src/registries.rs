@@ -4,6 +4,8 @@
 
 pub(crate) mod call;
 pub(crate) mod catalogue;
+#[cfg(test)]
+mod fake;
 mod link;
 pub(crate) mod watches;
 

@@ -1,7 +1,8 @@
 //! One registry process: dialled with back-off, described, watched, listed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::registry::{CatalogEvent, Context, Kind, Page, Registry, RegistryDescription};
@@ -27,6 +28,9 @@ const RELEASE_EVERY: Duration = Duration::from_secs(1);
 const RELEASE_QUEUE: usize = 4096;
 /// Most pages that one list may have.
 const MAX_PAGES: usize = 1000;
+/// How often a list that changes while it is read is begun again at once. Beyond it the connection is given up, and with it
+/// the haste.
+const MAX_READINGS: usize = 10;
 
 /// See the module.
 pub(crate) struct Link {
@@ -75,7 +79,7 @@ impl Link {
 
     /// What it lists at present.
     pub(crate) fn sources(&self) -> Vec<Source> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.locked().values().cloned().collect()
     }
 
     /// An invocation that will not be attached to any more.
@@ -123,8 +127,7 @@ impl Link {
 
     /// The registry is gone for good, as far as clients can see.
     fn forget(&self, all: &Registries) {
-        let gone =
-            !std::mem::take(&mut *self.sources.lock().unwrap_or_else(PoisonError::into_inner)).is_empty();
+        let gone = !std::mem::take(&mut *self.locked()).is_empty();
         if gone {
             tracing::warn!(address = %self.address, "registry's entries are no longer listed");
             all.rebuild();
@@ -147,8 +150,10 @@ impl Link {
         }
         let watching = self.watches.run();
         tokio::pin!(watching);
-        let mut flush = tokio::time::interval(RELEASE_EVERY);
-        // Set once the registry drains: what it has goes on, and its entries are listed for the grace period only.
+        let releasing = self.release_regularly();
+        tokio::pin!(releasing);
+        // Once the registry drains, what it has goes on, and its entries are listed as they are for the grace period only.
+        let mut draining = false;
         let forgotten = sleep(FAR);
         tokio::pin!(forgotten);
         loop {
@@ -158,8 +163,10 @@ impl Link {
                     Some(Err(error)) => return error,
                     Some(Ok(CatalogEvent::NotServing)) => {
                         tracing::info!(address = %self.address, "registry drains");
+                        draining = true;
                         forgotten.as_mut().reset(Instant::now() + self.grace);
                     }
+                    Some(Ok(CatalogEvent::Changed { .. })) if draining => {}
                     Some(Ok(CatalogEvent::Changed { registry, kind, digest })) => {
                         let known = digests.insert((registry.clone(), kind), digest.clone());
                         if known.as_ref() != Some(&digest) {
@@ -167,6 +174,7 @@ impl Link {
                                 return error;
                             }
                             all.rebuild();
+                            self.watches.ask_again(&registry);
                         }
                     }
                 },
@@ -175,12 +183,13 @@ impl Link {
                     self.forget(all);
                     forgotten.as_mut().reset(Instant::now() + FAR);
                 }
-                _ = flush.tick() => self.flush_releases().await,
+                never = &mut releasing => match never {},
             }
         }
     }
 
-    /// Reads everything the process holds, and watches it from before on, so that no change falls between.
+    /// Reads everything the process holds, and watches it from before on, so that no change falls between: what has changed
+    /// since it was described has another digest.
     async fn open(&self, all: &Registries) -> Result<(Events, Digests), Error> {
         let described = limited(self.port.describe()).await?;
         let events = limited(self.port.watch()).await?;
@@ -188,7 +197,7 @@ impl Link {
         for registry in &described.registries {
             sources.insert(registry.name.clone(), self.read_source(registry).await?);
         }
-        *self.sources.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+        *self.locked() = sources;
         all.rebuild();
         tracing::info!(address = %self.address, registries = described.registries.len(), "registry reached");
         let digests = described.registries.into_iter().flat_map(|registry| {
@@ -220,18 +229,28 @@ impl Link {
         })
     }
 
+    /// Reads a list that has changed, or the whole of a registry that the process did not have before.
     async fn refresh(&self, registry: &str, kind: Kind) -> Result<(), Error> {
         let list = self.read_list(registry, kind).await?;
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = sources.get_mut(registry) {
+        if let Some(source) = self.locked().get_mut(registry) {
             source.lists.insert(kind, list);
+            return Ok(());
+        }
+        let described = limited(self.port.describe()).await?;
+        if let Some(new) = described.registries.iter().find(|r| r.name == registry) {
+            let source = self.read_source(new).await?;
+            self.locked().insert(registry.to_owned(), source);
         }
         Ok(())
     }
 
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<String, Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All pages. A list that changes while it is read is read again from the start.
     async fn read_list(&self, registry: &str, kind: Kind) -> Result<List, Error> {
-        'again: loop {
+        'again: for _ in 0..MAX_READINGS {
             let mut list = List { public: true, ttl_ms: u64::MAX, ..List::default() };
             let mut cursor = None;
             let mut digest: Option<String> = None;
@@ -254,6 +273,19 @@ impl Link {
                 api::Code::InvalidRequest,
                 format!("{registry}: a list of more than {MAX_PAGES} pages"),
             ));
+        }
+        Err(Error::new(
+            api::Code::Unavailable,
+            format!("{registry}: a list that changes whenever it is read"),
+        ))
+    }
+
+    /// Beside everything else, so that a registry that is slow to let go holds nothing up.
+    async fn release_regularly(&self) -> Infallible {
+        let mut tick = tokio::time::interval(RELEASE_EVERY);
+        loop {
+            tick.tick().await;
+            self.flush_releases().await;
         }
     }
 
@@ -312,3 +344,6 @@ fn jittered(pause: Duration, index: usize) -> Duration {
     let spread = u32::try_from(index % 8).unwrap_or_default();
     pause + pause * spread / 16
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! A registry process without a process, for the tests of this folder.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use api::registry::{
+    CatalogEvent, Context, Description, Frames, InputResponse, Kind, Page, Registry, RegistryDescription,
+    Start, SubscriptionChange, SubscriptionEvent,
+};
+use api::{Code, Error};
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, future};
+use mcp::Json;
+use mcp::rpc::RpcError;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+
+use super::Link;
+use crate::deps::RegistryPeer;
+
+/// What a registry does with every URI it is asked to watch.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Manner {
+    Accepts,
+    Refuses,
+    /// Has no subscriptions.
+    Lacks,
+    /// Ends the stream.
+    Leaves,
+}
+
+/// See the module.
+pub(super) struct Fake {
+    pub(super) manner: watch::Sender<Manner>,
+    /// Its registries; each lists one tool of its own name.
+    pub(super) names: watch::Sender<Vec<&'static str>>,
+    /// Gives each page of a list another digest.
+    pub(super) restless: bool,
+    pub(super) listed: AtomicUsize,
+}
+
+impl Fake {
+    pub(super) fn new(manner: Manner, names: &[&'static str]) -> Self {
+        let (manner, names) = (watch::channel(manner).0, watch::channel(names.to_vec()).0);
+        Self { manner, names, restless: false, listed: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn link(self) -> (Arc<Link>, Arc<Self>) {
+        let fake = Arc::new(self);
+        let peer = RegistryPeer { address: "fake".into(), namespace: None, port: fake.clone() };
+        (Arc::new(Link::new(0, peer, Duration::ZERO)), fake)
+    }
+}
+
+fn lacks() -> Error {
+    Error::new(Code::Unimplemented, "no subscriptions")
+}
+
+#[async_trait]
+impl Registry for Fake {
+    async fn describe(&self) -> Result<Description, Error> {
+        let one = |name: &&str| RegistryDescription {
+            name: (*name).to_owned(),
+            kinds: vec![(Kind::Tools, "d".into())],
+            version: String::new(),
+            namespace: String::new(),
+            capabilities: None,
+            instructions: String::new(),
+            server_info: None,
+            completions: false,
+            subscriptions: true,
+        };
+        let registries = self.names.borrow().iter().map(one).collect();
+        Ok(Description { instance: "fake".into(), registries })
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Result<CatalogEvent, Error>>, Error> {
+        let event = |name: &str| {
+            Ok(CatalogEvent::Changed { registry: name.to_owned(), kind: Kind::Tools, digest: "d".into() })
+        };
+        let states = WatchStream::new(self.names.subscribe());
+        Ok(states
+            .flat_map(move |names| stream::iter(names.into_iter().map(event).collect::<Vec<_>>()))
+            .boxed())
+    }
+
+    async fn list(&self, context: Context, _: Kind, cursor: Option<String>) -> Result<Page, Error> {
+        let count = self.listed.fetch_add(1, Ordering::Relaxed);
+        let digest = if self.restless { count.to_string() } else { "d".to_owned() };
+        let item = Json::of(&std::collections::BTreeMap::from([("name", context.registry)]));
+        let next_cursor = (self.restless && cursor.is_none()).then(|| "more".to_owned());
+        Ok(Page { items: vec![item], next_cursor, ttl_ms: 0, public: true, digest, meta: None })
+    }
+
+    async fn start(&self, _: Context, _: Start) -> Result<Frames, Error> {
+        Err(lacks())
+    }
+
+    async fn complete(&self, _: Context, _: Json) -> Result<Result<Json, RpcError>, Error> {
+        Err(lacks())
+    }
+
+    async fn subscribe(
+        &self,
+        _: Context,
+        changes: BoxStream<'static, SubscriptionChange>,
+    ) -> Result<BoxStream<'static, Result<SubscriptionEvent, Error>>, Error> {
+        if *self.manner.borrow() == Manner::Lacks {
+            return Err(lacks());
+        }
+        let manner = self.manner.clone();
+        let answers = changes.filter_map(move |change| {
+            let manner = *manner.borrow();
+            future::ready(match change {
+                SubscriptionChange::Add(uri) if manner == Manner::Refuses => {
+                    Some(SubscriptionEvent::Refused(uri, RpcError::new(-1, "no")))
+                }
+                SubscriptionChange::Add(uri) => Some(SubscriptionEvent::Accepted(uri)),
+                SubscriptionChange::Remove(_) => None,
+            })
+        });
+        let mut left = WatchStream::new(self.manner.subscribe());
+        let leaves = async move { while left.next().await.is_some_and(|m| m != Manner::Leaves) {} };
+        Ok(answers.map(Ok).take_until(leaves).boxed())
+    }
+
+    async fn attach(&self, _: Context, _: u64) -> Result<Frames, Error> {
+        Err(lacks())
+    }
+
+    async fn resume(&self, _: Context, _: u32, _: Vec<InputResponse>) -> Result<Frames, Error> {
+        Err(lacks())
+    }
+
+    async fn cancel(&self, _: Context, _: String) -> Result<(), Error> {
+        Err(lacks())
+    }
+
+    async fn release(&self, _: Context, _: Vec<String>) -> Result<(), Error> {
+        Err(lacks())
+    }
+}

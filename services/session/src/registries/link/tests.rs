@@ -1,0 +1,38 @@
+use std::sync::atomic::Ordering;
+
+use api::Code;
+
+use super::super::fake::{Fake, Manner};
+use super::*;
+use crate::registries::Registries;
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_joins_a_running_process_is_listed() {
+    let (_, fake) = Fake::new(Manner::Accepts, &["one"]).link();
+    let peer = RegistryPeer { address: "fake".into(), namespace: None, port: fake.clone() };
+    let all = Registries::new(vec![peer], 10, Duration::from_secs(5));
+    let mut changes = all.changes();
+    let joined = async {
+        while all.catalogue().find(Kind::Tools, "one").is_none() {
+            changes.recv().await.unwrap();
+        }
+        fake.names.send_replace(vec!["one", "two"]);
+        while all.catalogue().find(Kind::Tools, "two").is_none() {
+            changes.recv().await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = all.clone().run(CancellationToken::new()) => panic!("it runs until it is told to stop"),
+        joined = timeout(Duration::from_secs(60), joined) => joined.unwrap(),
+    }
+    assert!(all.catalogue().find(Kind::Tools, "one").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_changes_whenever_it_is_read_is_given_up() {
+    let mut fake = Fake::new(Manner::Accepts, &["one"]);
+    fake.restless = true;
+    let (link, fake) = fake.link();
+    assert_eq!(link.read_list("one", Kind::Tools).await.err().map(|e| e.code), Some(Code::Unavailable));
+    assert_eq!(fake.listed.load(Ordering::Relaxed), 2 * MAX_READINGS);
+}
