@@ -1,0 +1,68 @@
+//! Puts the role together. `build` opens and starts nothing; `serve` runs it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::drain::{self, Shutdown};
+use chassis::serve::Incoming;
+use chassis::task::{self, Kind};
+use registry::{Host, Registry};
+
+use crate::config::Config;
+use crate::deps::Deps;
+use crate::upkeep::Upkeep;
+
+pub use chassis::grpc::server::ServeError;
+pub use registry::BuildError;
+
+/// Name of the registry in this process.
+const NAME: &str = "prompts";
+
+/// The prompt registry role.
+#[derive(Debug)]
+pub struct App {
+    host: Host,
+    upkeep: Upkeep,
+}
+
+impl App {
+    /// Puts the role together.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the kit refuses the registry.
+    pub fn build(config: &Config, deps: Deps) -> Result<Self, BuildError> {
+        let registry = Registry::new(NAME)
+            .version(env!("CARGO_PKG_VERSION"))
+            .prompt_source(Arc::clone(&deps.prompts) as Arc<dyn registry::PromptSource>);
+        let host = registry.build(deps.runtime)?;
+        Ok(Self { host, upkeep: Upkeep::new(deps.prompts, Duration::from_secs(config.rescan_s)) })
+    }
+
+    /// The in-process door.
+    #[must_use]
+    pub fn handle(&self) -> Arc<dyn api::Registry> {
+        self.host.port()
+    }
+
+    /// Runs the role until shutdown, on the network if there is one. While it drains it still accepts connections, because
+    /// callers may come back for what is running.
+    ///
+    /// # Errors
+    /// [`ServeError`] when the listener breaks.
+    pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
+        let _upkeep = task::spawn(Kind::Upkeep, "prompt files", self.upkeep.run());
+        let (trigger, closing) = drain::pair();
+        let draining = async {
+            shutdown.requested().await;
+            tokio::select! {
+                () = self.host.drain() => trigger.drain(),
+                () = shutdown.expired() => {}
+            }
+            shutdown.expired().await;
+        };
+        tokio::select! {
+            served = chassis::grpc::server::serve(api::registry::services(self.host.port()), incoming, closing) => served,
+            () = draining => Ok(()),
+        }
+    }
+}
