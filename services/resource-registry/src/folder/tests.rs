@@ -99,6 +99,7 @@ fn what_is_there_is_read() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
 fn nothing_else_is_read() {
     let ground = ground();
     let long_name = "x".repeat(256);
