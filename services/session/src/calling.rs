@@ -14,7 +14,7 @@ use mcp::rpc::RpcError;
 use mcp::{Json, Method, Revision, code, edit, scan};
 
 use crate::registries::Registries;
-use crate::registries::call::{Call, Heard};
+use crate::registries::call::{self, Call, Heard};
 
 /// On whose behalf calls are made.
 #[derive(Debug, Clone)]
@@ -131,10 +131,10 @@ fn complete(registries: &Arc<Registries>, caller: &Caller, wish: &Wish<'_>) -> O
     };
     let own = with_own_name(params, &route.entry.own);
     let answer = async move {
-        match route.link.port.complete(context, own).await {
+        match call::ask_patiently(|| route.link.port.complete(context.clone(), own.clone())).await {
             Ok(answer) => outcome(answer),
             Err(error) if error.code == api::Code::Unimplemented => outcome(Ok(no_completions())),
-            Err(_) => CallFrame::Lost { reason: "registry_lost", not_executed: false },
+            Err(error) => call::lost(&error),
         }
     };
     Opened::Once(answer.boxed())

@@ -4,21 +4,22 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::registry::{Context, Frame, FrameBody, Frames, InputRequired, InputResponse, Operation, Start};
 use api::{Code, Detail, Error};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use machines::CallFrame;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Route;
+use crate::calling::new_invocation;
 
 /// Between two attempts to come back to an invocation.
-const ATTACH_PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a registry may be out of reach before the outcome of a running call is given up as unknown.
-const ATTACH_PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a call's stream reports to its host.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,16 @@ pub(crate) struct Call {
     begin: Start,
     state: Mutex<State>,
     last: AtomicU64,
+}
+
+/// How to go on when a stream breaks.
+enum Again {
+    /// Its frames are kept.
+    Attach,
+    /// It may be done twice.
+    Start(Start),
+    /// The same answers to the same round.
+    Resume(u32, Vec<InputResponse>),
 }
 
 struct State {
@@ -71,45 +82,59 @@ impl Call {
 
     /// The same with another beginning.
     pub(crate) fn start(self: Arc<Self>, start: Start) -> BoxStream<'static, Heard> {
+        let again = match start.operation {
+            Operation::Call => Again::Attach,
+            Operation::Read | Operation::Get => Again::Start(start.clone()),
+        };
+        let (port, context) = (self.route.link.port.clone(), self.context());
+        self.follow(async move { port.start(context, start).await }, again)
+    }
+
+    /// Answers a parked invocation. A repeated answer is not answered again, so it may be sent again.
+    pub(crate) fn resume(
+        self: Arc<Self>,
+        round: u32,
+        responses: Vec<InputResponse>,
+    ) -> BoxStream<'static, Heard> {
+        let again = Again::Resume(round, responses.clone());
+        let (port, context) = (self.route.link.port.clone(), self.context());
+        self.follow(async move { port.resume(context, round, responses).await }, again)
+    }
+
+    /// Passes frames on up to the ending of the round, across streams that break. There always is an ending.
+    fn follow(
+        self: Arc<Self>,
+        first: impl Future<Output = Result<Frames, Error>> + Send + 'static,
+        again: Again,
+    ) -> BoxStream<'static, Heard> {
         async_stream::stream! {
-            let context = self.context();
-            let mut outcome = self.route.link.port.start(context.clone(), start.clone()).await;
+            let mut opened = first.await;
+            let mut patience = None;
             loop {
-                let broken = match outcome {
-                    Ok(mut frames) => {
-                        let mut ended = false;
-                        let mut broken = None;
-                        while let Some(item) = frames.next().await {
-                            match item {
-                                Ok(frame) => {
-                                    let ending = frame.body.is_ending();
-                                    if let Some(heard) = self.heard(frame) {
-                                        yield heard;
-                                    }
-                                    if ending {
-                                        ended = true;
-                                        break;
-                                    }
-                                }
-                                Err(error) => {
-                                    broken = Some(error);
-                                    break;
-                                }
+                let mut broken = Error::new(Code::Unavailable, "the stream ended without an ending");
+                match opened {
+                    Err(error) => broken = error,
+                    Ok(mut frames) => while let Some(item) = frames.next().await {
+                        let frame = match item {
+                            Ok(frame) => frame,
+                            Err(error) => {
+                                broken = error;
+                                break;
                             }
+                        };
+                        let ending = frame.body.is_ending();
+                        if let Some(heard) = self.heard(frame) {
+                            patience = None;
+                            yield heard;
                         }
-                        if ended {
+                        if ending {
                             return;
                         }
-                        broken.unwrap_or_else(|| Error::new(Code::Unavailable, "the stream ended without an ending"))
-                    }
-                    Err(error) if provably_not_executed(&error) || context.owner.is_none() => {
-                        yield lost(&error);
-                        return;
-                    }
-                    Err(error) => error,
-                };
-                match self.come_back(&start, broken).await {
-                    Ok(frames) => outcome = Ok(frames),
+                    },
+                }
+                let until = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
+                match self.come_back(&again, broken, until).await {
+                    Ok(frames) => opened = Ok(frames),
                     Err(frame) => {
                         yield Heard::Frame(frame);
                         return;
@@ -120,30 +145,51 @@ impl Call {
         .boxed()
     }
 
-    /// After a broken stream: what is journaled is attached to, what is safe to repeat is sent again, the rest is lost.
-    async fn come_back(&self, start: &Start, broken: Error) -> Result<Frames, CallFrame> {
-        let context = self.context();
+    /// After a stream that broke, or was not opened: what is kept is come back to, what is safe to repeat is sent again, the
+    /// rest is lost.
+    async fn come_back(&self, again: &Again, broken: Error, until: Instant) -> Result<Frames, CallFrame> {
         let unknown = |reason| CallFrame::Lost { reason, not_executed: false };
-        let Some(deadline) = context.deadline.filter(|_| context.owner.is_some()) else {
-            return Err(unknown(reason_of(&broken)));
+        let context = self.context();
+        let taken_on = self.last.load(Ordering::Relaxed) > 0;
+        let may = match again {
+            Again::Start(_) => is_transient(&broken),
+            Again::Attach => context.owner.is_some() && (taken_on || !provably_not_executed(&broken)),
+            Again::Resume(..) => context.owner.is_some(),
         };
-        let patience = Instant::now() + ATTACH_PATIENCE;
+        let Some(deadline) = context.deadline.filter(|_| may) else {
+            let untouched = !taken_on && !matches!(again, Again::Resume(..));
+            return Err(if untouched { lost(&broken) } else { unknown(reason_of(&broken)) });
+        };
         loop {
-            let now = Instant::now();
-            if now >= deadline || now >= patience {
-                return Err(unknown(if now >= deadline { "timeout" } else { "registry_lost" }));
+            if std::time::Instant::now() >= deadline {
+                return Err(unknown("timeout"));
             }
-            sleep(ATTACH_PAUSE).await;
-            let port = &self.route.link.port;
-            let again = match self.begin.operation {
-                Operation::Call => port.attach(context.clone(), self.last.load(Ordering::Relaxed)).await,
-                Operation::Read | Operation::Get => port.start(context.clone(), start.clone()).await,
-            };
-            match again {
+            if Instant::now() >= until {
+                return Err(unknown("registry_lost"));
+            }
+            sleep(PAUSE).await;
+            match self.once_more(again).await {
                 Ok(frames) => return Ok(frames),
-                Err(error) if error.code == Code::Unavailable || error.code == Code::Overloaded => {}
+                Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(unknown(reason_of(&error))),
             }
+        }
+    }
+
+    async fn once_more(&self, again: &Again) -> Result<Frames, Error> {
+        let port = &self.route.link.port;
+        match again {
+            Again::Attach => port.attach(self.context(), self.last.load(Ordering::Relaxed)).await,
+            Again::Start(start) => {
+                // Another invocation: the one before may be ending because its caller was lost.
+                let before = self.context();
+                if before.owner.is_some() {
+                    self.route.link.release(before);
+                }
+                self.renew(new_invocation().ok_or_else(|| Error::new(Code::Internal, "no random bytes"))?);
+                port.start(self.context(), start.clone()).await
+            }
+            Again::Resume(round, responses) => port.resume(self.context(), *round, responses.clone()).await,
         }
     }
 
@@ -158,32 +204,6 @@ impl Call {
                         yield heard;
                     }
                 }
-            }
-        }
-        .boxed()
-    }
-
-    /// Answers a parked invocation.
-    pub(crate) fn resume(
-        self: Arc<Self>,
-        round: u32,
-        responses: Vec<InputResponse>,
-    ) -> BoxStream<'static, Heard> {
-        async_stream::stream! {
-            match self.route.link.port.resume(self.context(), round, responses).await {
-                Ok(mut frames) => {
-                    let mut ended = false;
-                    while let Some(Ok(frame)) = frames.next().await {
-                        ended |= frame.body.is_ending();
-                        if let Some(heard) = self.heard(frame) {
-                            yield heard;
-                        }
-                    }
-                    if !ended {
-                        yield Heard::Frame(CallFrame::Lost { reason: "registry_lost", not_executed: false });
-                    }
-                }
-                Err(error) => yield Heard::Frame(CallFrame::Lost { reason: reason_of(&error), not_executed: false }),
             }
         }
         .boxed()
@@ -237,8 +257,31 @@ fn provably_not_executed(error: &Error) -> bool {
     }
 }
 
-fn lost(error: &Error) -> Heard {
-    Heard::Frame(CallFrame::Lost { reason: reason_of(error), not_executed: provably_not_executed(error) })
+/// The peer cannot be reached or is busy: it may be asked again what is safe to ask twice.
+const fn is_transient(error: &Error) -> bool {
+    matches!(error.code, Code::Unavailable | Code::Overloaded)
+}
+
+/// The ending of what was never taken on.
+pub(crate) fn lost(error: &Error) -> CallFrame {
+    CallFrame::Lost { reason: reason_of(error), not_executed: provably_not_executed(error) }
+}
+
+/// Asks for one answer, and again while the registry is out of reach.
+///
+/// # Errors
+/// What kept the registry from answering.
+pub(crate) async fn ask_patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Err(error) if is_transient(&error) && Instant::now() < until => sleep(PAUSE).await,
+            answered => return answered,
+        }
+    }
 }
 
 fn reason_of(error: &Error) -> &'static str {
@@ -256,3 +299,6 @@ fn reason_of(error: &Error) -> &'static str {
         | Code::Internal => "registry_failed",
     }
 }
+
+#[cfg(test)]
+mod tests;

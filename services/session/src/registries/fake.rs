@@ -1,12 +1,13 @@
 //! A registry process without a process, for the tests of this folder.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::registry::{
-    CatalogEvent, Context, Description, Frames, InputResponse, Kind, Page, Registry, RegistryDescription,
-    Start, SubscriptionChange, SubscriptionEvent,
+    CatalogEvent, Context, Description, Frame, Frames, InputResponse, Kind, Page, Registry,
+    RegistryDescription, Start, SubscriptionChange, SubscriptionEvent,
 };
 use api::{Code, Error};
 use async_trait::async_trait;
@@ -39,18 +40,38 @@ pub(super) struct Fake {
     /// Gives each page of a list another digest.
     pub(super) restless: bool,
     pub(super) listed: AtomicUsize,
+    /// What the next starts, attaches and resumes come to.
+    pub(super) scripts: Mutex<VecDeque<Opened>>,
+    /// What was asked: the verb, the invocation, and the number of the last frame for an attach.
+    pub(super) asked: Mutex<Vec<(&'static str, String, u64)>>,
 }
+
+/// An opened stream of frames, or the refusal of one.
+pub(super) type Opened = Result<Vec<Result<Frame, Error>>, Error>;
 
 impl Fake {
     pub(super) fn new(manner: Manner, names: &[&'static str]) -> Self {
         let (manner, names) = (watch::channel(manner).0, watch::channel(names.to_vec()).0);
-        Self { manner, names, restless: false, listed: AtomicUsize::new(0) }
+        Self {
+            manner,
+            names,
+            restless: false,
+            listed: AtomicUsize::new(0),
+            scripts: Mutex::default(),
+            asked: Mutex::default(),
+        }
     }
 
     pub(super) fn link(self) -> (Arc<Link>, Arc<Self>) {
         let fake = Arc::new(self);
         let peer = RegistryPeer { address: "fake".into(), namespace: None, port: fake.clone() };
         (Arc::new(Link::new(0, peer, Duration::ZERO)), fake)
+    }
+
+    fn opened(&self, verb: &'static str, context: Context, after: u64) -> Result<Frames, Error> {
+        self.asked.lock().unwrap().push((verb, context.invocation, after));
+        let script = self.scripts.lock().unwrap().pop_front();
+        Ok(stream::iter(script.unwrap_or_else(|| Err(Error::new(Code::Unavailable, "gone")))?).boxed())
     }
 }
 
@@ -94,8 +115,8 @@ impl Registry for Fake {
         Ok(Page { items: vec![item], next_cursor, ttl_ms: 0, public: true, digest, meta: None })
     }
 
-    async fn start(&self, _: Context, _: Start) -> Result<Frames, Error> {
-        Err(lacks())
+    async fn start(&self, context: Context, _: Start) -> Result<Frames, Error> {
+        self.opened("start", context, 0)
     }
 
     async fn complete(&self, _: Context, _: Json) -> Result<Result<Json, RpcError>, Error> {
@@ -126,12 +147,12 @@ impl Registry for Fake {
         Ok(answers.map(Ok).take_until(leaves).boxed())
     }
 
-    async fn attach(&self, _: Context, _: u64) -> Result<Frames, Error> {
-        Err(lacks())
+    async fn attach(&self, context: Context, after: u64) -> Result<Frames, Error> {
+        self.opened("attach", context, after)
     }
 
-    async fn resume(&self, _: Context, _: u32, _: Vec<InputResponse>) -> Result<Frames, Error> {
-        Err(lacks())
+    async fn resume(&self, context: Context, _: u32, _: Vec<InputResponse>) -> Result<Frames, Error> {
+        self.opened("resume", context, 0)
     }
 
     async fn cancel(&self, _: Context, _: String) -> Result<(), Error> {
