@@ -180,7 +180,7 @@ impl Turn<'_> {
 
     /// Ends a call although that cannot be written down yet. The client hears that the outcome is not known: it could not
     /// come back for it.
-    fn end_unsaved(&mut self, call: CallId, reason: &str) {
+    pub(super) fn end_unsaved(&mut self, call: CallId, reason: &str) {
         let Some(ended) = self.live.calls.remove(&call) else { return };
         let message = rpc::error(Some(&ended.id), &wire::lost(reason, Outcome::Unknown));
         let stream = ended.stream;

@@ -114,16 +114,16 @@ impl<'a> Turn<'a> {
         self.answer(stream, status, Some(rpc::error(id, error)));
     }
 
-    /// Ends the session.
+    /// Ends the session. Whoever waits for a call hears that its outcome is not known; nothing of that is kept.
     pub(super) fn end_session(&mut self, reason: StopReason) {
         let calls: Vec<CallId> = self.live.calls.keys().copied().collect();
         for call in calls {
             self.stop_upstream(call, "the session is over");
+            self.end_unsaved(call, "session_ended");
         }
         for stream in std::mem::take(&mut self.live.readers) {
             self.want(Effect::Finish { stream });
         }
-        self.live.calls.clear();
         self.live.owed.clear();
         self.change(Change::Ended);
         self.advance(Trigger::SessionEnded);
