@@ -160,8 +160,13 @@ async fn a_handler_without_state_is_called_again(topology: Topology) -> Result<(
     let retry = format!(
         r#"{{"name":"stateless","requestState":{state},"inputResponses":{{"who":{{"action":"decline"}}}}}}"#
     );
-    let text = client.modern("2", "tools/call", &retry, can).await?.response().await?;
+    let token = r#","progressToken":"t""#;
+    let text = client.modern_with(&[], "2", "tools/call", &retry, can, token).await?.response().await?;
     assert!(text.contains(r#"b\"mine\" 1 1"#), "{text}");
+    let params = registry.seen()[1].1.params.to_string();
+    for ours in ["progressToken", "requestState", "inputResponses"] {
+        assert!(!params.contains(ours), "{params}");
+    }
     let mut older = mesh.client();
     older.initialize("2025-11-25", can).await?;
     let call = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"stateless"}}"#;

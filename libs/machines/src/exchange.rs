@@ -49,6 +49,8 @@ pub struct Exchange {
     open_at: Millis,
     deadline: Millis,
     progress: Option<f64>,
+    /// The request carried answers of its user: the result must not be cached.
+    personal: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,15 +85,22 @@ impl Exchange {
     pub const fn new(settings: ExchangeSettings, now: Millis) -> Self {
         let open_at = now.saturating_add(settings.open_after_ms);
         let deadline = now.saturating_add(settings.call_timeout_ms);
-        Self { settings, stage: Stage::Waiting, open_at, deadline, progress: None }
+        Self { settings, stage: Stage::Waiting, open_at, deadline, progress: None, personal: false }
+    }
+
+    /// Params as a registry gets them: without what only the mesh and the client speak about.
+    #[must_use]
+    pub fn payload(params: &Json) -> Json {
+        let (params, _) = wire::without_token(Some(params.clone()));
+        let mut editor = ObjectEditor::new(params.as_str());
+        editor.remove(meta::INPUT_RESPONSES).remove(meta::REQUEST_STATE);
+        if editor.is_unchanged() { params.clone() } else { editor.finish_json() }
     }
 
     /// Makes the call. `params` as the client sent them.
     pub fn start(&mut self, params: &Json) -> Effects {
-        let (params, _) = wire::without_token(Some(params.clone()));
-        let mut editor = ObjectEditor::new(params.as_str());
-        editor.remove(meta::INPUT_RESPONSES).remove(meta::REQUEST_STATE);
-        let params = if editor.is_unchanged() { params.clone() } else { editor.finish_json() };
+        self.personal = scan::member(params.as_str(), meta::INPUT_RESPONSES).is_some();
+        let params = Self::payload(params);
         let context = CallContext {
             revision: Revision::V2026_07_28,
             client_capabilities: self.settings.client_capabilities.clone(),
@@ -110,6 +119,7 @@ impl Exchange {
 
     /// Continues a call with the answers of a retried request, instead of [`Exchange::start`].
     pub fn resume(&mut self, round: u32, responses: Vec<(String, Answer)>, state: Option<Bytes>) -> Effects {
+        self.personal = true;
         vec![Effect::Resume { call: Self::CALL, round, responses, state }, self.wake()]
     }
 
@@ -243,12 +253,22 @@ impl Exchange {
         self.end(status, message, call)
     }
 
-    /// A complete result with the members every modern result has.
+    /// A complete result with the members every modern result has. What a registry says with them stays, where clients can
+    /// read it.
     fn completed(&self, result: &Json) -> Json {
         let mut editor = ObjectEditor::new(result.as_str());
         editor.set_default(meta::RESULT_TYPE, "\"complete\"");
         if self.settings.method.is_cacheable() {
-            editor.set_default("ttlMs", "0").set_default("cacheScope", "\"private\"");
+            let ttl = editor.get("ttlMs").unwrap_or_default();
+            let (ttl_is_read, scope) =
+                (ttl.parse::<u64>().is_ok(), editor.get("cacheScope").and_then(scan::string));
+            let scope_is_read = matches!(scope.as_deref(), Some("public" | "private"));
+            if self.personal || !ttl_is_read {
+                editor.set("ttlMs", "0");
+            }
+            if self.personal || !scope_is_read {
+                editor.set("cacheScope", "\"private\"");
+            }
         }
         self.signed(&mut editor)
     }

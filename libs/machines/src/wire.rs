@@ -37,7 +37,8 @@ pub(crate) fn rate_limited(message: &str) -> RpcError {
     RpcError::reason(message, "rate_limited")
 }
 
-/// Params without the progress token, and the token in its own form. `_meta` goes if nothing is left in it.
+/// Params without the progress token, and the token in its own form, if it is text or an integer as it has to be. `_meta`
+/// goes if nothing is left in it.
 pub(crate) fn without_token(params: Option<Json>) -> (Json, Option<Json>) {
     let params = params.unwrap_or_else(Json::empty_object);
     let found = scan::path(params.as_str(), &[meta::META, meta::PROGRESS_TOKEN]).map(|raw| params.slice(raw));
@@ -53,8 +54,7 @@ pub(crate) fn without_token(params: Option<Json>) -> (Json, Option<Json>) {
     } else {
         outer.set(meta::META, inner);
     }
-    let usable = token.as_str().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
-    (outer.finish_json(), Some(token).filter(|_| usable))
+    (outer.finish_json(), Some(token).filter(|token| Id::read(token).is_some()))
 }
 
 /// A progress notification with the client's token as first member of its params; the value must have risen.
@@ -127,7 +127,10 @@ pub(crate) fn announces(capabilities: &Json, kind: ListKind) -> bool {
 /// A result for a client of an older revision: nothing that only the newest has, only content that it knows.
 pub(crate) fn older_result(method: Method, result: Json, revision: Revision) -> Json {
     let mut editor = ObjectEditor::new(result.as_str());
-    editor.remove(meta::RESULT_TYPE).remove("ttlMs").remove("cacheScope");
+    editor.remove(meta::RESULT_TYPE);
+    if method.is_cacheable() {
+        editor.remove("ttlMs").remove("cacheScope");
+    }
     let result = if editor.is_unchanged() { result.clone() } else { editor.finish_json() };
     content::downgrade(method, result, revision)
 }
@@ -182,6 +185,8 @@ mod tests {
                 Some("\"t\""),
             ),
             (r#"{"_meta":{"progressToken":null}}"#, "{}", None),
+            (r#"{"_meta":{"progressToken":7.0}}"#, "{}", None),
+            (r#"{"_meta":{"progressToken":-7}}"#, "{}", Some("-7")),
             (r#"{"_meta":{}}"#, r#"{"_meta":{}}"#, None),
         ];
         for (given, left, token) in table {
@@ -238,5 +243,8 @@ mod tests {
             older_result(Method::ToolsList, result, Revision::V2025_11_25).as_str(),
             r#"{"tools":[],"x":1.0}"#
         );
+        let own = r#"{"content":[],"ttlMs":"mine"}"#;
+        let kept = older_result(Method::ToolsCall, json(own), Revision::V2025_11_25);
+        assert_eq!(kept.as_str(), own, "it means nothing there");
     }
 }

@@ -170,7 +170,8 @@ fn retry(
         context.invocation = state.invocation;
     }
     let own = if operation == Operation::Read { target } else { route.entry.own.clone() };
-    let begin = Start { operation, target: own, params: bare(&admitted.params), continuation: None };
+    let begin =
+        Start { operation, target: own, params: Exchange::payload(&admitted.params), continuation: None };
     let call = Call::new(route, begin, context);
     Ok(Prepared::Retry {
         call,
@@ -185,13 +186,6 @@ fn answers(responses: &Json) -> Option<Vec<InputResponse>> {
     let one =
         |m: scan::Member<'_>| InputResponse { key: m.key.into_owned(), answer: Ok(responses.slice(m.value)) };
     scan::is_object(responses.as_str()).then(|| scan::members(responses.as_str()).map(one).collect())
-}
-
-/// Params without what only the mesh and the client speak about.
-fn bare(params: &Json) -> Json {
-    let mut editor = mcp::edit::ObjectEditor::new(params.as_str());
-    editor.remove(meta::INPUT_RESPONSES).remove(meta::REQUEST_STATE);
-    editor.finish_json()
 }
 
 fn unbase64(text: &str) -> Option<bytes::Bytes> {
