@@ -115,14 +115,16 @@ impl Serving {
             },
             Some((uri, params)) = self.updates.recv() => self.take(Input::ResourceUpdated { uri, params }),
             Some((call, uri, outcome)) = self.outcomes.next(), if !self.outcomes.is_empty() => {
-                let frame = match outcome {
+                match outcome {
                     Ok(subscription) => {
-                        self.subscriptions.insert(uri, subscription);
-                        CallFrame::Result(Json::empty_object())
+                        self.take(Input::Frame { call, frame: CallFrame::Result(Json::empty_object()) });
+                        // What comes after the acknowledgement is not accepted any more.
+                        if self.listen.accepted().uris.contains(&uri) {
+                            self.subscriptions.insert(uri, subscription);
+                        }
                     }
-                    Err(error) => CallFrame::Error(error),
-                };
-                self.take(Input::Frame { call, frame });
+                    Err(error) => self.take(Input::Frame { call, frame: CallFrame::Error(error) }),
+                }
             }
             () = drain.cancelled() => self.take(Input::Drain),
             () = timer => {
