@@ -98,7 +98,8 @@ async fn a_registry_written_with_the_kit_keeps_every_rule() {
     let host = host();
     let (address, _server) = serve(&host).await;
     let mut options = Options::new(address.to_string());
-    options.patience = Duration::from_secs(2);
+    options.patience = Duration::from_millis(2_500);
+    options.silence = Duration::from_millis(250);
     options.changing = Some("add".to_owned());
     options.drain = Some(Box::new(move || {
         host.begin_drain();

@@ -13,10 +13,11 @@ use tests::registry_check::{Options, Report, Rule, check};
 
 use model::{Fault, Model};
 
-async fn judge(fault: Option<Fault>, patience: Duration) -> Report {
+async fn judge(fault: Option<Fault>) -> Report {
     let served = Model::serve(fault).await;
     let mut options = Options::new(served.address.to_string());
-    options.patience = patience;
+    options.patience = Duration::from_millis(2_500);
+    options.silence = Duration::from_millis(250);
     options.changing = Some("add".to_owned());
     let model = served.model.clone();
     options.drain = Some(Box::new(move || {
@@ -28,18 +29,18 @@ async fn judge(fault: Option<Fault>, patience: Duration) -> Report {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_keeps_the_contract_is_seen_to_keep_every_rule() {
-    let report = judge(None, Duration::from_secs(2)).await;
+    let report = judge(None).await;
     assert_eq!((report.failed(), report.skipped()), (vec![], vec![]), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_fault_is_convicted_by_the_rule_it_breaks() {
     let judged = futures::stream::iter(Fault::ALL).map(|fault| async move {
-        let report = judge(Some(*fault), Duration::from_millis(500)).await;
+        let report = judge(Some(*fault)).await;
         (*fault, report)
     });
     let escaped: Vec<String> = judged
-        .buffer_unordered(40)
+        .buffer_unordered(24)
         .filter_map(|(fault, report)| async move {
             let convicted = report.failed().contains(&fault.breaks());
             (!convicted).then(|| format!("{fault:?} escaped {:?}:\n{report}", fault.breaks()))

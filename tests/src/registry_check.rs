@@ -24,7 +24,7 @@ use api::registry::{Kind, Operation};
 pub use self::report::{Outcome, Report, Rule, Verdict};
 use self::{
     catalog::{Held, Watcher},
-    peer::{Peer, Target},
+    peer::{Peer, Target, Waits},
 };
 
 /// Makes the registry drain, for example by a signal to its process.
@@ -36,6 +36,8 @@ pub struct Options {
     pub address: String,
     /// How long an answer may stay away before it counts as missing.
     pub patience: Duration,
+    /// For how long nothing must come where nothing may come.
+    pub silence: Duration,
     /// Limit of the whole check.
     pub limit: Duration,
     /// Call only tools that say `readOnlyHint`.
@@ -52,7 +54,8 @@ impl Options {
     pub fn new(address: impl Into<String>) -> Self {
         Self {
             address: address.into(),
-            patience: Duration::from_secs(3),
+            patience: Duration::from_secs(5),
+            silence: Duration::from_millis(500),
             limit: Duration::from_secs(240),
             read_only: false,
             changing: None,
@@ -65,7 +68,7 @@ impl Options {
 pub async fn check(options: Options) -> Report {
     let limit = options.limit;
     let mut check = Check {
-        peer: Peer::new(&options.address, options.patience),
+        peer: Peer::new(&options.address, Waits::new(options.patience, options.silence)),
         options,
         report: Report::default(),
         instance: String::new(),

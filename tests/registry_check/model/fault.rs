@@ -24,6 +24,8 @@ macro_rules! faults {
 }
 
 faults! {
+    // First, because its check takes longest.
+    EndingThenOpen => Ending,
     InstanceChanges => Instance,
     RegistryNameIllegal => RegistryNames,
     NamespaceIllegal => Namespaces,
@@ -51,7 +53,6 @@ faults! {
     EndingTwice => Ending,
     EndingThenProgress => Ending,
     EndingMissing => Ending,
-    EndingThenOpen => Ending,
     EndingThenError => Ending,
     ResultNotJson => RawJson,
     ResultTwoValues => RawJson,

@@ -16,8 +16,11 @@ struct Args {
     /// HOST:PORT of the process.
     address: String,
     /// How long an answer may stay away before it counts as missing, in milliseconds.
-    #[arg(long, default_value_t = 3_000)]
+    #[arg(long, default_value_t = 5_000)]
     patience_ms: u64,
+    /// For how long nothing must come where nothing may come, in milliseconds.
+    #[arg(long, default_value_t = 500)]
+    silence_ms: u64,
     /// Limit of the whole check, in seconds.
     #[arg(long, default_value_t = 240)]
     limit_s: u64,
@@ -46,6 +49,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let mut options = Options::new(args.address);
     options.patience = Duration::from_millis(args.patience_ms);
+    options.silence = Duration::from_millis(args.silence_ms);
     options.limit = Duration::from_secs(args.limit_s);
     options.read_only = args.read_only;
     options.changing = args.changing;

@@ -110,7 +110,7 @@ impl Check {
         let requests = stream::iter([pb::SubscribeRequest { context, change }]).chain(stream::pending());
         let mut events = self.peer.subscribe(requests).await.map_err(|status| status.to_string())?;
         loop {
-            let event = match timeout(self.peer.patience, events.message()).await {
+            let event = match timeout(self.peer.waits.patience, events.message()).await {
                 Ok(Ok(Some(event))) => event.event,
                 Ok(Ok(None)) => return Err(format!("the stream closed without a word about {uri:?}")),
                 Ok(Err(status)) => return Err(status.to_string()),

@@ -134,7 +134,7 @@ impl Check {
         let mut flow = self.peer.answer(&context, &one.target).await;
         if matches!(flow.end, End::Open) && !flow.frames.is_empty() && !frames::ended(&flow.frames) {
             let cancelled = self.peer.cancel(&context).await;
-            flow.read(self.peer.patience).await;
+            flow.finish().await;
             let ended = cancelled.is_ok() && frames::ended(&flow.frames);
             let told = format!("tool {:?}: {cancelled:?}, {}", one.target.name, flow.told());
             self.report.note(Rule::CancelRunning, if ended { Ok(()) } else { Err(told) });

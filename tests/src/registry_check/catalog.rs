@@ -15,6 +15,8 @@ use super::{Check, shapes};
 
 /// Pages of one list.
 const PAGES: usize = 1_000;
+/// How long to wait for what Watch may have to say at the moment.
+const SOON: Duration = Duration::from_millis(50);
 /// How often a list is read again because it changed meanwhile.
 const TRIES: usize = 3;
 
@@ -183,7 +185,7 @@ impl Check {
     }
 
     pub(super) async fn watch(&mut self) {
-        let patience = self.peer.patience;
+        let patience = self.peer.waits.patience;
         let stream = match self.peer.watch().await {
             Ok(stream) => stream,
             Err(status) => return self.report.note(Rule::WatchFirst, Err(format!("Watch: {status}"))),
@@ -199,7 +201,7 @@ impl Check {
         let seen = if missing.is_empty() { Ok(()) } else { Err(format!("nothing of {missing:?}")) };
         self.report.note(Rule::WatchFirst, seen);
         if let Ok(described) = self.peer.describe().await {
-            watcher.read(Duration::from_millis(50), |_| false).await;
+            watcher.read(SOON, |_| false).await;
             for one in described.registries {
                 for held in one.kinds {
                     let Some(kind) = kind(held.kind) else { continue };
@@ -253,7 +255,7 @@ impl Check {
             };
             let watched = match &mut self.watcher {
                 Some(watcher) => {
-                    watcher.read(Duration::from_millis(50), |_| false).await;
+                    watcher.read(SOON, |_| false).await;
                     watcher.latest.get(&(registry.to_owned(), kind)).cloned()
                 }
                 None => None,
@@ -370,11 +372,11 @@ impl Check {
             return self.report.note(Rule::WatchChange, Err(format!("tool {name:?} is not listed")));
         };
         let registry = held.name.clone();
-        watcher.read(Duration::from_millis(50), |_| false).await;
+        watcher.read(SOON, |_| false).await;
         let before = watcher.latest.clone();
         let target = super::Target::new(api::registry::Operation::Call, &name);
         self.peer.answer(&self.peer.context(&registry), &target).await;
-        watcher.read(self.peer.patience, |w| w.latest != before).await;
+        watcher.read(self.peer.waits.patience, |w| w.latest != before).await;
         let changed = watcher.latest.iter().find(|(key, digest)| before.get(*key) != Some(*digest));
         let Some(((registry, kind), digest)) = changed.map(|(key, digest)| (key.clone(), digest.clone()))
         else {
@@ -398,7 +400,7 @@ impl Check {
         let Some(watcher) = &mut self.watcher else {
             return self.report.skip(Rule::WatchQuiet, "there is no Watch stream");
         };
-        watcher.read(Duration::from_millis(50), |_| false).await;
+        watcher.read(SOON, |_| false).await;
         let offence = watcher.ended.clone().or_else(|| watcher.repeated.clone());
         self.report.note(Rule::WatchQuiet, offence.map_or(Ok(()), Err));
     }

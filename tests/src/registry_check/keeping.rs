@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::pb::registry::v1 as pb;
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::Check;
@@ -10,8 +11,6 @@ use super::frames;
 use super::peer::{End, Flow, Target};
 use super::report::Rule;
 
-/// How long an honest registry may need to forget what nobody owns.
-const FORGETS: Duration = Duration::from_secs(2);
 const NOTHING: &str = "no registry has tools, resources or prompts";
 const NO_LONG: &str = "no tool outlasts the patience of the check";
 
@@ -92,7 +91,7 @@ impl Check {
     async fn outlives(&mut self, registry: &str, target: &Target) {
         let context = self.peer.context(registry);
         let mut left = self.peer.start(&context, target);
-        left.first(self.peer.patience).await;
+        left.first().await;
         drop(left);
         let flow = self.peer.attach(&context, 1).await;
         let told = format!("after the first frame: {}", flow.told());
@@ -101,15 +100,16 @@ impl Check {
         self.finish(&context).await;
         let Some(long) = self.long.clone() else { return };
         let context = self.peer.context(&long.registry);
-        let left = self.peer.answer(&context, &long.target).await;
+        let left = self.peer.running(&context, &long.target).await;
         let seen = left.frames.len() as u64;
         drop(left);
-        let mut flow = self.peer.attach(&context, seen).await;
+        let mut flow = self.peer.attaching(&context, seen);
+        flow.listen().await;
         let runs = matches!(flow.end, End::Open) && !frames::ended(&flow.frames);
         let told = format!("tool {:?}: {}", long.target.name, flow.told());
         self.report.note(Rule::Outlives, if runs { Ok(()) } else { Err(told) });
         self.finish(&context).await;
-        flow.read(self.peer.patience).await;
+        flow.finish().await;
     }
 
     pub(super) async fn releases(&mut self) {
@@ -127,7 +127,7 @@ impl Check {
         self.report.note(Rule::Release, if gone { Ok(()) } else { Err(told) });
         if let Some(long) = self.long.clone() {
             let context = self.peer.context(&long.registry);
-            drop(self.peer.answer(&context, &long.target).await);
+            drop(self.peer.running(&context, &long.target).await);
             let released = self.peer.release(&context).await;
             let cancelled = self.peer.cancel(&context).await;
             let last = self.forgotten(&context).await;
@@ -159,11 +159,11 @@ impl Check {
 
     /// Attaches until the invocation is not known, or as long as that may take.
     async fn forgotten(&self, context: &pb::RequestContext) -> Flow {
-        let last = tokio::time::Instant::now() + FORGETS;
+        let last = Instant::now() + self.peer.waits.patience;
         loop {
             let flow = self.peer.attach(context, 0).await;
             let known = flow.refusal() != Some(Code::NotFound);
-            if !known || matches!(flow.end, End::Open) || tokio::time::Instant::now() > last {
+            if !known || matches!(flow.end, End::Open) || Instant::now() > last {
                 return flow;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -175,19 +175,25 @@ impl Check {
             return self.report.skip(Rule::OwnerlessLeft, NO_LONG);
         };
         let context = self.peer.ownerless(&long.registry);
-        let left = self.peer.answer(&context, &long.target).await;
-        let mut other = self.peer.answer(&context, &long.target).await;
+        let left = self.peer.running(&context, &long.target).await;
+        let mut other = self.peer.running(&context, &long.target).await;
         drop(left);
-        other.read(self.peer.patience).await;
+        other.listen().await;
         let told = format!("tool {:?} is not left yet: {}", long.target.name, other.told());
         let goes_on = matches!(other.end, End::Open) && !frames::ended(&other.frames);
         self.report.note(Rule::OwnerlessLeft, if goes_on { Ok(()) } else { Err(told) });
         drop(other);
-        // Attaching keeps an invocation from being left alone: first give the registry time to notice.
-        tokio::time::sleep(self.peer.patience / 2).await;
-        let flow = self.peer.attach(&context, 0).await;
-        let gone = flow.refusal() == Some(Code::NotFound) || frames::ended(&flow.frames);
-        let told = format!("tool {:?} goes on: {}", long.target.name, flow.told());
+        // Attaching keeps an invocation from being left alone, so what is still there is left again.
+        let last = Instant::now() + self.peer.waits.patience;
+        let (gone, told) = loop {
+            tokio::time::sleep(self.peer.waits.silence).await;
+            let mut flow = self.peer.attaching(&context, 0);
+            flow.settle().await;
+            let gone = flow.refusal() == Some(Code::NotFound) || frames::ended(&flow.frames);
+            if gone || Instant::now() > last {
+                break (gone, format!("tool {:?} goes on: {}", long.target.name, flow.told()));
+            }
+        };
         self.report.note(Rule::OwnerlessLeft, if gone { Ok(()) } else { Err(told) });
         self.finish(&context).await;
     }
@@ -212,10 +218,9 @@ impl Check {
         let Some(long) = self.long.clone() else {
             return self.report.skip(Rule::Deadline, NO_LONG);
         };
-        let patience = self.peer.patience;
         let context = self.peer.context(&long.registry);
-        let mut flow = self.peer.begin(&context, &long.target, None, patience / 2);
-        flow.read(patience).await;
+        let mut flow = self.peer.begin(&context, &long.target, None, self.peer.waits.silence * 2);
+        flow.finish().await;
         let flow = self.peer.attach(&context, 0).await;
         let told = format!("tool {:?}: {}", long.target.name, flow.told());
         let ended = matches!(flow.end, End::Closed) && frames::ended(&flow.frames);

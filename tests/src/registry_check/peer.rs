@@ -1,6 +1,7 @@
 //! The process under test, as the checker speaks to it: every wait is limited.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use api::pb::registry::catalog_client::CatalogClient;
@@ -80,16 +81,53 @@ pub(super) struct Flow {
     pub(super) frames: Vec<pb::Frame>,
     pub(super) end: End,
     stream: Option<BoxStream<'static, Result<pb::Frame, Status>>>,
+    waits: Waits,
+}
+
+/// How long to wait for what.
+#[derive(Debug, Clone)]
+pub(super) struct Waits {
+    /// For what has to come.
+    pub(super) patience: Duration,
+    /// For what must not come.
+    pub(super) silence: Duration,
+    /// Set once a stream stayed open behind its ending: others of this registry will too.
+    stays_open: Arc<AtomicBool>,
+}
+
+impl Waits {
+    pub(super) fn new(patience: Duration, silence: Duration) -> Self {
+        Self { patience, silence, stays_open: Arc::default() }
+    }
 }
 
 impl Flow {
-    /// Reads until the stream ends, or nothing has come for `patience`, or thrice that time has passed.
-    pub(super) async fn read(&mut self, patience: Duration) {
-        let last = Instant::now() + patience * 3;
+    /// Reads until the stream ends, which it is expected to do.
+    pub(super) async fn finish(&mut self) {
+        self.read(self.waits.patience, self.waits.patience).await;
+    }
+
+    /// Reads until nothing more comes for a while; a first frame is expected.
+    pub(super) async fn settle(&mut self) {
+        self.read(self.waits.patience, self.waits.silence).await;
+    }
+
+    /// Reads what should be nothing.
+    pub(super) async fn listen(&mut self) {
+        self.read(self.waits.silence, self.waits.silence).await;
+    }
+
+    /// Reads until the stream ends, or nothing has come for the given times, or thrice the patience has passed.
+    async fn read(&mut self, first: Duration, then: Duration) {
+        let last = Instant::now() + self.waits.patience * 3;
+        let mut wait = first;
         while let Some(stream) = &mut self.stream {
-            // What is not closed soon after its ending stays open.
-            let wait = if frames::ended(&self.frames) { patience / 2 } else { patience };
+            let ended = frames::ended(&self.frames);
+            if ended && self.waits.stays_open.load(Ordering::Relaxed) {
+                wait = wait.min(self.waits.silence);
+            }
             let until = last.min(Instant::now() + wait);
+            wait = then;
             let end = match timeout_at(until, stream.next()).await {
                 Ok(Some(Ok(frame))) if self.frames.len() < FLOOD => {
                     self.frames.push(frame);
@@ -100,6 +138,9 @@ impl Flow {
                 Ok(None) => End::Closed,
                 Err(_) => {
                     self.end = End::Open;
+                    if ended {
+                        self.waits.stays_open.store(true, Ordering::Relaxed);
+                    }
                     return;
                 }
             };
@@ -108,23 +149,15 @@ impl Flow {
         }
     }
 
-    /// The request is sent when reading begins.
-    fn of(
-        call: impl Future<Output = Result<Response<Streaming<pb::Frame>>, Status>> + Send + 'static,
-    ) -> Self {
-        let opened = stream::once(call.map_ok(Response::into_inner)).try_flatten();
-        Self { frames: Vec::new(), end: End::Open, stream: Some(opened.boxed()) }
-    }
-
     /// Frames that were put together from several streams.
-    pub(super) const fn closed(frames: Vec<pb::Frame>) -> Self {
-        Self { frames, end: End::Closed, stream: None }
+    pub(super) const fn closed(frames: Vec<pb::Frame>, waits: Waits) -> Self {
+        Self { frames, end: End::Closed, stream: None, waits }
     }
 
     /// Reads one frame.
-    pub(super) async fn first(&mut self, patience: Duration) {
+    pub(super) async fn first(&mut self) {
         if let Some(stream) = &mut self.stream
-            && let Ok(Some(Ok(frame))) = timeout(patience, stream.next()).await
+            && let Ok(Some(Ok(frame))) = timeout(self.waits.patience, stream.next()).await
         {
             self.frames.push(frame);
         }
@@ -150,7 +183,7 @@ impl Flow {
 /// The connection.
 pub(super) struct Peer {
     pub(super) channel: Channel,
-    pub(super) patience: Duration,
+    pub(super) waits: Waits,
     mesh: String,
     serial: AtomicU64,
 }
@@ -160,14 +193,14 @@ fn late() -> Status {
 }
 
 impl Peer {
-    pub(super) fn new(address: &str, patience: Duration) -> Self {
+    pub(super) fn new(address: &str, waits: Waits) -> Self {
         let uri = format!("http://{address}");
         let endpoint =
             Endpoint::from_shared(uri).unwrap_or_else(|_| Endpoint::from_static("http://invalid:1"));
         let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         Self {
-            channel: endpoint.connect_timeout(patience).connect_lazy(),
-            patience,
+            channel: endpoint.connect_timeout(waits.patience).connect_lazy(),
+            waits,
             mesh: format!("registry-check-{}-{nanos}", std::process::id()),
             serial: AtomicU64::new(1),
         }
@@ -206,7 +239,16 @@ impl Peer {
     }
 
     async fn unary<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-        timeout(self.patience, call).await.map_err(|_| late())?.map(Response::into_inner)
+        timeout(self.waits.patience, call).await.map_err(|_| late())?.map(Response::into_inner)
+    }
+
+    /// The request is sent when reading begins.
+    fn flow(
+        &self,
+        call: impl Future<Output = Result<Response<Streaming<pb::Frame>>, Status>> + Send + 'static,
+    ) -> Flow {
+        let opened = stream::once(call.map_ok(Response::into_inner)).try_flatten();
+        Flow { frames: Vec::new(), end: End::Open, stream: Some(opened.boxed()), waits: self.waits.clone() }
     }
 
     fn request<T>(message: T, deadline: Duration) -> Request<T> {
@@ -276,17 +318,17 @@ impl Peer {
             Operation::Call => {
                 let message = pb::CallRequest { context, name, raw_params, continuation };
                 let (mut client, request) = (self.tools(), Self::request(message, deadline));
-                Flow::of(async move { client.call(request).await })
+                self.flow(async move { client.call(request).await })
             }
             Operation::Read => {
                 let message = pb::ReadRequest { context, uri: name, raw_params, continuation };
                 let (mut client, request) = (self.resources(), Self::request(message, deadline));
-                Flow::of(async move { client.read(request).await })
+                self.flow(async move { client.read(request).await })
             }
             Operation::Get => {
                 let message = pb::GetRequest { context, name, raw_params, continuation };
                 let (mut client, request) = (self.prompts(), Self::request(message, deadline));
-                Flow::of(async move { client.get(request).await })
+                self.flow(async move { client.get(request).await })
             }
         }
     }
@@ -294,16 +336,28 @@ impl Peer {
     /// Starts something and reads its frames.
     pub(super) async fn answer(&self, context: &pb::RequestContext, target: &Target) -> Flow {
         let mut flow = self.start(context, target);
-        flow.read(self.patience).await;
+        flow.finish().await;
         flow
     }
 
+    /// Starts something that goes on, and reads its frames so far.
+    pub(super) async fn running(&self, context: &pb::RequestContext, target: &Target) -> Flow {
+        let mut flow = self.start(context, target);
+        flow.settle().await;
+        flow
+    }
+
+    /// Attaches to something that has ended, or is about to.
     pub(super) async fn attach(&self, context: &pb::RequestContext, after: u64) -> Flow {
+        let mut flow = self.attaching(context, after);
+        flow.finish().await;
+        flow
+    }
+
+    pub(super) fn attaching(&self, context: &pb::RequestContext, after: u64) -> Flow {
         let message = pb::AttachRequest { context: Some(context.clone()), after };
         let (mut client, request) = (self.invocations(), Self::request(message, DEADLINE));
-        let mut flow = Flow::of(async move { client.attach(request).await });
-        flow.read(self.patience).await;
-        flow
+        self.flow(async move { client.attach(request).await })
     }
 
     pub(super) async fn resume(
@@ -314,8 +368,8 @@ impl Peer {
     ) -> Flow {
         let message = pb::ResumeRequest { context: Some(context.clone()), round, responses };
         let (mut client, request) = (self.invocations(), Self::request(message, DEADLINE));
-        let mut flow = Flow::of(async move { client.resume(request).await });
-        flow.read(self.patience).await;
+        let mut flow = self.flow(async move { client.resume(request).await });
+        flow.finish().await;
         flow
     }
 

@@ -78,7 +78,7 @@ impl Peer {
             }
             Ok(frames)
         };
-        tokio::time::timeout(self.patience * 3, sent)
+        tokio::time::timeout(self.waits.patience, sent)
             .await
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no end within the patience of the check")))
     }

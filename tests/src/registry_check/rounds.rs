@@ -72,7 +72,8 @@ impl Check {
         let context = pb::RequestContext { raw_client_capabilities: "{}".into(), ..context };
         let flow = self.peer.answer(&context, &one.target).await;
         let told = format!("tool {:?}: {}, {:?}", one.target.name, flow.told(), failure(&flow.frames));
-        let managed = matches!(last(&flow.frames), Some(Body::RawResult(_)));
+        let asked_nothing = question(&flow.frames).is_some_and(|input| answers(input).is_empty());
+        let managed = matches!(last(&flow.frames), Some(Body::RawResult(_))) || asked_nothing;
         let good = managed || failure(&flow.frames) == Some(-32021);
         self.report.note(Rule::Undeclared, if good { Ok(()) } else { Err(told) });
         self.finish(&context).await;
@@ -90,11 +91,12 @@ impl Check {
     }
 
     async fn parked(&mut self, context: &pb::RequestContext, start: Flow) {
-        let (mut whole, patience) = (start.frames, self.peer.patience);
+        let mut whole = start.frames;
         for round in 0..ROUNDS {
             let Some(input) = question(&whole).cloned() else { break };
             let seen = whole.len() as u64;
-            let mut waiting = self.peer.attach(context, seen).await;
+            let mut waiting = self.peer.attaching(context, seen);
+            waiting.listen().await;
             let waits = matches!(waiting.end, End::Open) && waiting.frames.is_empty();
             let told = format!("before the answer: {}", waiting.told());
             self.report.note(Rule::ParkedAttach, if waits { Ok(()) } else { Err(told) });
@@ -121,7 +123,7 @@ impl Check {
             let numbered = flow.frames.first().is_some_and(|frame| frame.number == whole.len() as u64 + 1);
             self.report.note(Rule::Parked, if goes_on && numbered { Ok(()) } else { Err(told) });
             whole.extend(flow.frames);
-            waiting.read(patience).await;
+            waiting.finish().await;
             let follows = whole.get(usize::try_from(seen).unwrap_or(0)..).unwrap_or_default();
             let heard = frames::ended(&waiting.frames) && follows.starts_with(&waiting.frames);
             let told = format!("after the answer: {}", waiting.told());
@@ -135,7 +137,7 @@ impl Check {
         let same = flow.frames == behind && matches!(flow.end, End::Closed);
         let told = format!("Resume of round 1 at the end: {}", flow.told());
         self.report.note(Rule::RoundOver, if same { Ok(()) } else { Err(told) });
-        let whole = Flow::closed(whole);
+        let whole = Flow::closed(whole, self.peer.waits.clone());
         self.judge(context, &whole, 1);
         self.again(context, &whole).await;
     }
@@ -148,8 +150,8 @@ impl Check {
             let continuation = pb::Continuation { state, round: asked.round, responses: answers(&asked) };
             let context = self.peer.context(&one.registry);
             let mut flow =
-                self.peer.begin(&context, &one.target, Some(continuation), self.peer.patience * 20);
-            flow.read(self.peer.patience).await;
+                self.peer.begin(&context, &one.target, Some(continuation), self.peer.waits.patience * 20);
+            flow.finish().await;
             let ended = self.judge(&context, &flow, 1);
             input = question(&flow.frames).cloned();
             let follows = input.as_ref().is_none_or(|next| next.round == asked.round + 1);
