@@ -17,6 +17,7 @@ topologies!(
     a_modern_disconnect_cancels,
     an_older_client_cancels_by_notification,
     a_request_cancelled_before_it_said_anything_has_an_empty_answer,
+    ending_a_session_ends_and_cancels_what_is_under_way,
     unknown_tools_and_resources_have_their_codes,
     what_a_revision_does_not_know_becomes_text,
     missing_capability_is_an_http_400_for_modern_clients,
@@ -213,6 +214,22 @@ async fn a_request_cancelled_before_it_said_anything_has_an_empty_answer(topolog
     assert_eq!(answer.status, 200);
     assert!(answer.is_stream());
     assert_eq!(answer.events().next().await?, None);
+    Ok(())
+}
+
+async fn ending_a_session_ends_and_cancels_what_is_under_way(topology: Topology) -> Result<()> {
+    let registry = shared(registry());
+    let mesh = Mesh::start(topology, vec![registry.clone()]).await?;
+    let mut client = mesh.client();
+    client.initialize("2025-11-25", "{}").await?;
+    let mut events = client.post(call(2, "never", r#","_meta":{"progressToken":1}"#)).await?.events();
+    assert!(events.message().await?.contains("notifications/progress"));
+    assert!(client.delete().await?.status.is_success());
+    let ending = events.message().await?;
+    assert_eq!(path(&ending, &["id"]), Some("2"), "{ending}");
+    assert_eq!(path(&ending, &["error", "data", "reason"]), Some("\"session_ended\""), "{ending}");
+    assert_eq!(events.next().await?, None);
+    tokio::time::timeout(tests::client::DEADLINE, registry.cancellation()).await?;
     Ok(())
 }
 

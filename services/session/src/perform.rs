@@ -2,7 +2,7 @@
 
 use api::registry::{InputResponse, Round};
 use api::session::{Answer, Frame};
-use futures::{StreamExt as _, future, stream};
+use futures::{StreamExt as _, stream};
 use machines::{CallContext, CallFrame, CallId, Effect, Effects, Input, Millis};
 use mcp::rpc::RpcError;
 use mcp::{Json, Method};
@@ -108,16 +108,10 @@ impl Actor {
         self.listen_to(frames.map(move |heard| News::Heard(call, heard)).boxed());
     }
 
-    /// Sent without waiting for the answer: the machine has ended the request already.
-    fn cancel(&mut self, call: CallId, reason: String) {
-        let Some(running) = self.calls.get(&call).cloned() else { return };
-        let cancelled = async move {
-            if let Err(error) = running.route.link.port.cancel(running.context(), reason).await {
-                tracing::debug!(%error, "a cancellation did not reach its registry");
-            }
-            None
-        };
-        self.news.push(stream::once(cancelled).filter_map(future::ready).boxed());
+    fn cancel(&self, call: CallId, reason: String) {
+        if let Some(running) = self.calls.get(&call) {
+            running.route.link.cancel(running.context(), reason);
+        }
     }
 
     fn release(&mut self, call: CallId) {

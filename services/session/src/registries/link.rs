@@ -8,8 +8,9 @@ use std::time::Duration;
 use api::registry::{CatalogEvent, Context, Kind, Page, Registry, RegistryDescription};
 use api::{Error, Principal};
 use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use mcp::Revision;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +25,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const ASK: Duration = Duration::from_secs(10);
 /// How often finished invocations are let go of.
 const RELEASE_EVERY: Duration = Duration::from_secs(1);
-/// How many are remembered between two releases; beyond it they are left to expire.
-const RELEASE_QUEUE: usize = 4096;
+/// How many are remembered, to be released or cancelled; beyond it they are left to expire.
+const QUEUE: usize = 4096;
+/// How many are cancelled at a time.
+const CANCELS: usize = 16;
 /// Most pages that one list may have.
 const MAX_PAGES: usize = 1000;
 /// How often a list that changes while it is read is begun again at once. Beyond it the connection is given up, and with it
@@ -42,6 +45,9 @@ pub(crate) struct Link {
     pub(crate) port: Arc<dyn Registry>,
     sources: Mutex<BTreeMap<String, Source>>,
     releases: Mutex<Vec<(Context, String)>>,
+    cancels: Mutex<Vec<(Context, String)>>,
+    /// Rung when there is something to cancel.
+    bell: Notify,
     /// Resource subscriptions at this process.
     pub(crate) watches: Watches,
 }
@@ -69,6 +75,8 @@ impl Link {
             port: peer.port,
             sources: Mutex::default(),
             releases: Mutex::default(),
+            cancels: Mutex::default(),
+            bell: Notify::new(),
         }
     }
 
@@ -85,10 +93,20 @@ impl Link {
     /// An invocation that will not be attached to any more.
     pub(crate) fn release(&self, context: Context) {
         let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
-        if releases.len() < RELEASE_QUEUE {
+        if releases.len() < QUEUE {
             let invocation = context.invocation.clone();
-            releases.push((context, invocation));
+            releases.push((in_own_time(context), invocation));
         }
+    }
+
+    /// An invocation that shall stop. It is told so whatever becomes of whoever began it.
+    pub(crate) fn cancel(&self, context: Context, reason: String) {
+        let mut cancels = self.cancels.lock().unwrap_or_else(PoisonError::into_inner);
+        if cancels.len() < QUEUE {
+            cancels.push((in_own_time(context), reason));
+        }
+        drop(cancels);
+        self.bell.notify_one();
     }
 
     /// Keeps the connection until `shutdown`.
@@ -152,6 +170,8 @@ impl Link {
         tokio::pin!(watching);
         let releasing = self.release_regularly();
         tokio::pin!(releasing);
+        let cancelling = self.cancel_promptly();
+        tokio::pin!(cancelling);
         // Once the registry drains, what it has goes on, and its entries are listed as they are for the grace period only.
         let mut draining = false;
         let forgotten = sleep(FAR);
@@ -184,6 +204,7 @@ impl Link {
                     forgotten.as_mut().reset(Instant::now() + FAR);
                 }
                 never = &mut releasing => match never {},
+                never = &mut cancelling => match never {},
             }
         }
     }
@@ -289,6 +310,19 @@ impl Link {
         }
     }
 
+    async fn cancel_promptly(&self) -> Infallible {
+        loop {
+            let due = std::mem::take(&mut *self.cancels.lock().unwrap_or_else(PoisonError::into_inner));
+            let telling = stream::iter(due).for_each_concurrent(CANCELS, |(context, reason)| async {
+                if let Err(error) = limited(self.port.cancel(context, reason)).await {
+                    tracing::debug!(address = %self.address, %error, "a cancellation did not reach its registry");
+                }
+            });
+            telling.await;
+            self.bell.notified().await;
+        }
+    }
+
     async fn flush_releases(&self) {
         let releases = std::mem::take(&mut *self.releases.lock().unwrap_or_else(PoisonError::into_inner));
         let mut by_registry: BTreeMap<String, (Context, Vec<String>)> = BTreeMap::new();
@@ -315,6 +349,11 @@ fn append(list: &mut List, page: Page) -> Option<String> {
         list.meta = page.meta;
     }
     page.next_cursor
+}
+
+/// What is said after a call is not bound by the call's deadline, which may be why it is said.
+fn in_own_time(context: Context) -> Context {
+    Context { deadline: None, ..context }
 }
 
 /// For requests that the mesh makes on its own behalf.
