@@ -1,7 +1,6 @@
 # Sourced by scripts/check and scripts/test: runs steps, keeps their output in files, counts.
 
 logs=target/test-logs
-mkdir -p "$logs"
 passed=0
 failed=0
 script=$(basename "$0")
@@ -11,6 +10,7 @@ step() {
     name=$1
     shift
     log="$logs/$script-$name.log"
+    mkdir -p "$logs"
     begin=$(date +%s)
     "$@" >"$log" 2>&1
     code=$?
@@ -19,7 +19,8 @@ step() {
     counts=$(awk '
         /^test result: / { p += $4; f += $6 }
         /^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 }
-        END { printf "%d %d", p, f }' "$log")
+        END { printf "%d %d", p, f }' "$log" 2>/dev/null)
+    counts=${counts:-0 0}
     good=${counts% *}
     bad=${counts#* }
     if [ "$code" -ne 0 ]; then
@@ -34,7 +35,7 @@ step() {
         echo "ok      $name ${took} s ($good passed)"
     else
         echo "FAILED  $name ${took} s ($good passed, $bad failed; exit code $code): $log"
-        tail -n 30 "$log" | sed 's/^/        /'
+        tail -n 30 "$log" 2>&1 | sed 's/^/        /'
     fi
 }
 
