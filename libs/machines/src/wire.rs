@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use mcp::edit::ObjectEditor;
 use mcp::log::Level;
-use mcp::method::notification;
+use mcp::method::{notification, server_request};
 use mcp::rpc::{self, Id, RpcError};
 use mcp::{Json, Method, Revision, code, content, edit, meta, scan};
 
@@ -79,7 +79,7 @@ pub(crate) fn log(params: &Json, least: Level) -> Option<Json> {
 }
 
 /// Any other notification of a registry about a request. Those that the mesh itself answers for do not pass, nor those a
-/// revision does not know.
+/// revision does not know, nor what is no notification.
 pub(crate) fn notice(method: &str, params: &Json, revision: Revision) -> Option<Json> {
     let passes = match method {
         notification::INITIALIZED
@@ -93,9 +93,14 @@ pub(crate) fn notice(method: &str, params: &Json, revision: Revision) -> Option<
         | notification::ROOTS_CHANGED
         | notification::LISTEN_ACKNOWLEDGED => false,
         notification::ELICITATION_COMPLETE => revision == Revision::V2025_11_25,
-        _ => true,
+        other => !other.is_empty() && !names_a_request(other),
     };
     passes.then(|| rpc::notification(method, Some(params)))
+}
+
+fn names_a_request(method: &str) -> bool {
+    let asks = [server_request::ELICIT, server_request::SAMPLE, server_request::ROOTS];
+    Method::parse(method).is_some() || asks.contains(&method)
 }
 
 /// Tells the client that a request of ours is withdrawn.
@@ -158,10 +163,13 @@ fn names_uri(error: &RpcError) -> bool {
     error.data.as_ref().is_some_and(|data| data.member("uri").is_some())
 }
 
-/// An error for a client of the newest revision.
+/// An error for a client of the newest revision. What is said about a request before it is taken on is not a registry's to
+/// say: a client may answer it by sending the request again.
 pub(crate) fn modern_error(mut error: RpcError) -> RpcError {
-    if error.code == code::RESOURCE_NOT_FOUND {
-        error.code = code::INVALID_PARAMS;
+    match error.code {
+        code::RESOURCE_NOT_FOUND => error.code = code::INVALID_PARAMS,
+        code::HEADER_MISMATCH | code::UNSUPPORTED_VERSION => error.code = code::INTERNAL_ERROR,
+        _ => {}
     }
     error
 }
@@ -234,6 +242,25 @@ mod tests {
         );
         assert_eq!(modern_error(RpcError::new(code::RESOURCE_NOT_FOUND, "")).code, code::INVALID_PARAMS);
         assert_eq!(older_error(Method::ToolsCall, RpcError::new(-5, "own")).code, -5);
+        for (given, said) in [
+            (code::HEADER_MISMATCH, code::INTERNAL_ERROR),
+            (code::UNSUPPORTED_VERSION, code::INTERNAL_ERROR),
+            (code::MISSING_CAPABILITY, code::MISSING_CAPABILITY),
+            (-5, -5),
+        ] {
+            assert_eq!(modern_error(RpcError::new(given, "")).code, said);
+        }
+    }
+
+    #[test]
+    fn what_names_a_request_is_no_notice() {
+        let passes = |method| notice(method, &json("{}"), Revision::V2025_11_25).is_some();
+        for method in ["notifications/elicitation/complete", "acme/temperature"] {
+            assert!(passes(method), "{method}");
+        }
+        for method in ["", "ping", "tools/call", "sampling/createMessage", "notifications/progress"] {
+            assert!(!passes(method), "{method}");
+        }
     }
 
     #[test]
