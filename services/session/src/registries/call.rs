@@ -11,7 +11,8 @@ use api::{Code, Detail, Error};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use machines::CallFrame;
-use tokio::time::{Instant, sleep};
+use mcp::scan;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Route;
 use crate::calling::new_invocation;
@@ -36,6 +37,8 @@ pub(crate) struct Call {
     begin: Start,
     state: Mutex<State>,
     last: AtomicU64,
+    /// Endings heard so far, one for each round.
+    endings: AtomicU64,
 }
 
 /// How to go on when a stream breaks.
@@ -56,7 +59,7 @@ struct State {
 impl Call {
     pub(crate) fn new(route: Route, begin: Start, context: Context) -> Arc<Self> {
         let state = Mutex::new(State { context, instance: None });
-        Arc::new(Self { route, begin, state, last: AtomicU64::new(0) })
+        Arc::new(Self { route, begin, state, last: AtomicU64::new(0), endings: AtomicU64::new(0) })
     }
 
     pub(crate) fn context(&self) -> Context {
@@ -107,6 +110,7 @@ impl Call {
         first: impl Future<Output = Result<Frames, Error>> + Send + 'static,
         again: Again,
     ) -> BoxStream<'static, Heard> {
+        let before = self.endings.load(Ordering::Relaxed);
         async_stream::stream! {
             let mut opened = first.await;
             let mut patience = None;
@@ -128,6 +132,10 @@ impl Call {
                             yield heard;
                         }
                         if ending {
+                            // Heard before by nobody, though its number was: numbers that do not rise are a defect.
+                            if self.endings.load(Ordering::Relaxed) == before {
+                                yield Heard::Frame(FAILED);
+                            }
                             return;
                         }
                     },
@@ -168,10 +176,11 @@ impl Call {
                 return Err(unknown("registry_lost"));
             }
             sleep(PAUSE).await;
-            match self.once_more(again).await {
-                Ok(frames) => return Ok(frames),
-                Err(error) if is_transient(&error) => {}
-                Err(error) => return Err(unknown(reason_of(&error))),
+            // A registry that hangs is as far out of reach as one that is gone.
+            match timeout_at(until, self.once_more(again)).await {
+                Ok(Ok(frames)) => return Ok(frames),
+                Ok(Err(error)) if !is_transient(&error) => return Err(unknown(reason_of(&error))),
+                Ok(Err(_)) | Err(_) => {}
             }
         }
     }
@@ -214,6 +223,9 @@ impl Call {
         if self.last.fetch_max(frame.number, Ordering::Relaxed) >= frame.number {
             return None;
         }
+        if frame.body.is_ending() {
+            self.endings.fetch_add(1, Ordering::Relaxed);
+        }
         Some(Heard::Frame(match frame.body {
             FrameBody::Accepted { instance, .. } => {
                 self.state.lock().unwrap_or_else(PoisonError::into_inner).instance = Some(instance.clone());
@@ -223,9 +235,10 @@ impl Call {
             FrameBody::Log(params) => CallFrame::Log(params),
             FrameBody::Notice { method, params } => CallFrame::Notice { method, params },
             FrameBody::Detach { retry_ms } => CallFrame::Detach { retry_ms },
-            FrameBody::Result(result) => CallFrame::Result(result),
+            FrameBody::Result(result) if scan::is_object(result.as_str()) => CallFrame::Result(result),
+            FrameBody::Task(task) if scan::is_object(task.as_str()) => CallFrame::Task(task),
+            FrameBody::Result(_) | FrameBody::Task(_) => FAILED,
             FrameBody::Error(error) => CallFrame::Error(error),
-            FrameBody::Task(task) => CallFrame::Task(task),
             FrameBody::InputRequired(input) => return Some(Heard::InputRequired(input)),
         }))
     }
@@ -235,6 +248,9 @@ impl Call {
         Start { continuation: Some(round), ..self.begin.clone() }
     }
 }
+
+/// The ending of a call whose registry breaks the contract.
+const FAILED: CallFrame = CallFrame::Lost { reason: "registry_failed", not_executed: false };
 
 fn provably_not_executed(error: &Error) -> bool {
     match &error.detail {

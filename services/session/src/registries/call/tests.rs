@@ -128,3 +128,37 @@ async fn patience_has_an_end() {
         assert_eq!(told.asked.len(), 51, "every 100 ms for five seconds");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_ending_whose_number_was_heard_before_ends_the_call_all_the_same() {
+    let broken = given_up("registry_failed", false);
+    let zero = told(Operation::Call, true, [frames(0, [result()])], Call::begin).await;
+    assert_eq!(zero.heard, [broken.clone()]);
+    let twice = [(1, accepted("a")), (2, progress(1)), (2, result())];
+    let script = Ok(twice.map(|(number, body)| Ok(Frame { number, body })).into());
+    let twice = told(Operation::Call, true, [script], Call::begin).await;
+    assert_eq!((twice.heard.len(), twice.heard.last()), (3, Some(&broken)));
+    let resumed =
+        told(Operation::Call, true, [frames(0, [result()])], |call| call.resume(1, Vec::new())).await;
+    assert_eq!(resumed.heard, [broken]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_parked_handler_gave_beside_counts_once() {
+    let both = |call: Arc<Call>| {
+        let resumed = call.clone().resume(1, Vec::new());
+        call.attach().chain(resumed).boxed()
+    };
+    let scripts = [frames(3, [result()]), frames(3, [result()])];
+    assert_eq!(told(Operation::Call, true, scripts, both).await.heard, [ended()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_result_is_a_failure_of_the_registry() {
+    for text in ["3", "null", "[1]", "\"x\""] {
+        for body in [FrameBody::Result(Json::trusted(text)), FrameBody::Task(Json::trusted(text))] {
+            let told = told(Operation::Call, true, [frames(1, [accepted("a"), body])], Call::begin).await;
+            assert_eq!(told.heard.last(), Some(&given_up("registry_failed", false)), "{text}");
+        }
+    }
+}
