@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 const PURPOSE: &str = "request-state";
 const VERSION: &str = "s1";
-/// Longest text that is looked at.
+/// Longest text that is made or looked at.
 const MAX_TEXT: usize = 64 << 10;
 const NONCE: usize = 24;
 
@@ -48,7 +48,7 @@ impl State {
     }
 }
 
-/// Seals with the current key.
+/// Seals with the current key. `None` if it would be too long to be opened again.
 pub(crate) fn seal(keys: &KeyRing, state: &State, nonce: [u8; NONCE]) -> Option<String> {
     let name = keys.current();
     let cipher = cipher(keys, name)?;
@@ -56,7 +56,7 @@ pub(crate) fn seal(keys: &KeyRing, state: &State, nonce: [u8; NONCE]) -> Option<
     let payload = Payload { msg: plain.as_str().as_bytes(), aad: name.as_bytes() };
     let sealed = cipher.encrypt(XNonce::from_slice(&nonce), payload).ok()?;
     let body = [nonce.as_slice(), &sealed].concat();
-    Some(format!("{VERSION}.{name}.{}", BASE64.encode(body)))
+    Some(format!("{VERSION}.{name}.{}", BASE64.encode(body))).filter(|text| text.len() <= MAX_TEXT)
 }
 
 /// Opens what was sealed with any key of the ring; `None` whatever is wrong with it.
@@ -139,6 +139,15 @@ mod tests {
         {
             assert_eq!(open(&keys(), bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_opened_is_not_sealed() {
+        let of = |length: usize| {
+            let state = State { handler_state: "x".repeat(length), ..state() };
+            seal(&keys(), &state, [7; NONCE]).map(|text| open(&keys(), &text) == Some(state))
+        };
+        assert_eq!((of(40 << 10), of(64 << 10)), (Some(true), None));
     }
 
     proptest! {
