@@ -13,3 +13,4 @@ pub mod grpc;
 pub mod serve;
 pub mod task;
 pub mod telemetry;
+pub mod watch;

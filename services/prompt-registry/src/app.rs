@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chassis::drain::{self, Shutdown};
+use chassis::drain::Shutdown;
+use chassis::grpc::server;
 use chassis::serve::Incoming;
 use chassis::task::{self, Kind};
+use chassis::watch;
 use registry::{Host, Registry};
 
 use crate::config::Config;
@@ -35,7 +37,10 @@ impl App {
             .version(env!("CARGO_PKG_VERSION"))
             .prompt_source(Arc::clone(&deps.prompts) as Arc<dyn registry::PromptSource>);
         let host = registry.build(deps.runtime)?;
-        Ok(Self { host, upkeep: Upkeep::new(deps.prompts, Duration::from_secs(config.rescan_s)) })
+        Ok(Self {
+            host,
+            upkeep: Upkeep { prompts: deps.prompts, rescan: Duration::from_secs(config.rescan_s) },
+        })
     }
 
     /// The in-process door.
@@ -50,19 +55,8 @@ impl App {
     /// # Errors
     /// [`ServeError`] when the listener breaks.
     pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
-        let _upkeep = task::spawn(Kind::Upkeep, "prompt files", self.upkeep.run());
-        let (trigger, closing) = drain::pair();
-        let draining = async {
-            shutdown.requested().await;
-            tokio::select! {
-                () = self.host.drain() => trigger.drain(),
-                () = shutdown.expired() => {}
-            }
-            shutdown.expired().await;
-        };
-        tokio::select! {
-            served = chassis::grpc::server::serve(api::registry::services(self.host.port()), incoming, closing) => served,
-            () = draining => Ok(()),
-        }
+        let _upkeep = task::spawn(Kind::Upkeep, "prompt files", watch::keep(self.upkeep, NAME));
+        let routes = api::registry::services(self.host.port());
+        server::serve_until_drained(routes, incoming, shutdown, self.host.drain()).await
     }
 }

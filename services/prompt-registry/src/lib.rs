@@ -14,7 +14,6 @@ mod library;
 mod source;
 mod template;
 mod upkeep;
-mod watch;
 
 pub use app::{App, BuildError, ServeError};
 pub use config::{Config, ConfigError};

@@ -16,7 +16,6 @@ mod source;
 mod template;
 mod upkeep;
 mod uri;
-mod watch;
 
 pub use app::{App, BuildError, ServeError};
 pub use config::{Config, ConfigError, Directory, Template};

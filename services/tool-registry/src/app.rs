@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use chassis::drain::{self, Shutdown};
+use chassis::drain::Shutdown;
+use chassis::grpc::server;
 use chassis::serve::Incoming;
 use registry::{Host, Kind, Registry};
 
@@ -51,19 +52,7 @@ impl App {
     /// # Errors
     /// [`ServeError`] when the listener breaks.
     pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
-        let (trigger, closing) = drain::pair();
-        let draining = async {
-            shutdown.requested().await;
-            tokio::select! {
-                () = self.host.drain() => trigger.drain(),
-                () = shutdown.expired() => {}
-            }
-            shutdown.expired().await;
-        };
         let routes = api::registry::services(self.host.port());
-        tokio::select! {
-            served = chassis::grpc::server::serve(routes, incoming, closing) => served,
-            () = draining => Ok(()),
-        }
+        server::serve_until_drained(routes, incoming, shutdown, self.host.drain()).await
     }
 }

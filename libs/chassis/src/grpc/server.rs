@@ -8,7 +8,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 
-use crate::drain::Shutdown;
+use crate::drain::{self, Shutdown};
 use crate::serve::Incoming;
 use crate::telemetry::propagate::Extract;
 
@@ -26,6 +26,32 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("gRPC server failed: {0}")]
 pub struct ServeError(#[from] tonic::transport::Error);
+
+/// Like [`serve`] for a role whose callers may come back for what is running: from the request to drain until `drained`, it
+/// still accepts connections.
+///
+/// # Errors
+/// [`ServeError`] when the listener breaks.
+pub async fn serve_until_drained(
+    routes: Routes,
+    incoming: Incoming,
+    shutdown: Shutdown,
+    drained: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let (trigger, closing) = drain::pair();
+    let draining = async {
+        shutdown.requested().await;
+        tokio::select! {
+            () = drained => trigger.drain(),
+            () = shutdown.expired() => {}
+        }
+        shutdown.expired().await;
+    };
+    tokio::select! {
+        served = serve(routes, incoming, closing) => served,
+        () = draining => Ok(()),
+    }
+}
 
 /// Serves `routes` and the gRPC health service until shutdown: first the health turns to NOT_SERVING and nothing new is
 /// accepted, then open calls may finish until the grace period ends. Without a network it only waits for shutdown.
