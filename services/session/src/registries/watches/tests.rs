@@ -16,8 +16,9 @@ async fn subscribe(link: &Arc<Link>, heard: &Arc<AtomicUsize>) -> Result<Subscri
 /// Runs `test` while the connection lives, which must not end meanwhile.
 async fn connected<T>(link: &Arc<Link>, test: impl Future<Output = T>) -> T {
     tokio::select! {
-        done = test => done,
+        biased;
         lost = link.watches.run() => panic!("the connection was given up: {lost}"),
+        done = test => done,
     }
 }
 
