@@ -59,6 +59,8 @@ enum Cell {
 struct Entry {
     principal: Arc<Principal>,
     cell: Option<Cell>,
+    /// Its moment in the wheel.
+    armed: Option<Millis>,
 }
 
 /// A session that is no longer found, and its actor.
@@ -84,8 +86,22 @@ pub(crate) struct Residents {
 #[derive(Default)]
 struct Shard {
     sessions: HashMap<SessionId, Entry>,
-    /// When idle sessions want to be woken. An entry may be out of date; the session is asked then.
+    /// When idle sessions want to be woken: each once, and not too late. One that is woken too early is asked again.
     wheel: BTreeSet<(Millis, SessionId)>,
+}
+
+impl Shard {
+    /// Makes sure that an idle session is woken at this moment or before.
+    fn arm(&mut self, id: &SessionId, wake: Option<Millis>) {
+        let (Some(wake), Some(entry)) = (wake, self.sessions.get_mut(id)) else { return };
+        if entry.armed.is_some_and(|armed| armed <= wake) {
+            return;
+        }
+        if let Some(armed) = entry.armed.replace(wake) {
+            self.wheel.remove(&(armed, id.clone()));
+        }
+        self.wheel.insert((wake, id.clone()));
+    }
 }
 
 /// Starts the actor of a session; called with the shard locked, so it must not wait.
@@ -119,17 +135,23 @@ impl Residents {
         if shard.sessions.contains_key(&id) {
             return;
         }
-        if let Some(wake) = resident.machine.next_wake() {
-            shard.wheel.insert((wake, id.clone()));
-        }
-        let entry = Entry { principal: principal.clone(), cell: Some(Cell::Idle(resident)) };
-        shard.sessions.insert(id, entry);
+        let wake = resident.machine.next_wake();
+        let entry = Entry { principal: principal.clone(), cell: Some(Cell::Idle(resident)), armed: None };
+        shard.sessions.insert(id.clone(), entry);
+        shard.arm(&id, wake);
         *self.per_principal.lock().unwrap_or_else(PoisonError::into_inner).entry(principal).or_default() += 1;
     }
 
     /// Forgets a session. What is given back holds its actor, which ends when it is dropped.
     pub(crate) fn remove(&self, id: &SessionId) -> Option<Removed> {
-        let entry = self.shard(id).sessions.remove(id)?;
+        self.forget(&mut self.shard(id), id)
+    }
+
+    fn forget(&self, shard: &mut Shard, id: &SessionId) -> Option<Removed> {
+        let entry = shard.sessions.remove(id)?;
+        if let Some(armed) = entry.armed {
+            shard.wheel.remove(&(armed, id.clone()));
+        }
         let mut counts = self.per_principal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&entry.principal) {
             *count -= 1;
@@ -169,8 +191,9 @@ impl Residents {
                     Err(mpsc::error::TrySendError::Full(_)) => Err(Undelivered::Full),
                     Err(mpsc::error::TrySendError::Closed(_)) => {
                         // The actor panicked. What was committed can be loaded again.
+                        let removed = self.forget(&mut shard, id);
                         drop(shard);
-                        drop(self.remove(id));
+                        drop(removed);
                         Err(Undelivered::Unknown)
                     }
                 }
@@ -189,11 +212,10 @@ impl Residents {
         if let Ok(letter) = letters.try_recv() {
             return Err(Box::new((resident, letter)));
         }
-        if let Some(wake) = resident.machine.next_wake() {
-            shard.wheel.insert((wake, resident.id.clone()));
-        }
-        if let Some(entry) = shard.sessions.get_mut(&resident.id) {
+        let (id, wake) = (resident.id.clone(), resident.machine.next_wake());
+        if let Some(entry) = shard.sessions.get_mut(&id) {
             entry.cell = Some(Cell::Idle(resident));
+            shard.arm(&id, wake);
         }
         Ok(())
     }
@@ -208,15 +230,15 @@ impl Residents {
                     shard.wheel.insert((wake, id));
                     break;
                 }
-                let again = match shard.sessions.get(&id).and_then(|entry| entry.cell.as_ref()) {
+                let Some(entry) = shard.sessions.get_mut(&id) else { continue };
+                entry.armed = None;
+                let again = match &entry.cell {
                     Some(Cell::Idle(resident)) => resident.machine.next_wake(),
                     // An actor keeps its own time.
                     Some(Cell::Active { .. }) | None => None,
                 };
                 match again {
-                    Some(later) if later > now => {
-                        shard.wheel.insert((later, id));
-                    }
+                    Some(later) if later > now => shard.arm(&id, Some(later)),
                     Some(_) => due.push(id),
                     None => {}
                 }
@@ -231,5 +253,73 @@ impl Residents {
             shard.lock().unwrap_or_else(PoisonError::into_inner).sessions.keys().cloned().collect()
         };
         self.shards.iter().flat_map(lock).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use api::{KeyRing, Slot};
+    use chassis::task::{self, Kind};
+    use machines::{Input, Settings};
+
+    use super::*;
+
+    const KEY: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
+
+    fn resident() -> Box<Resident> {
+        let slot = Slot::new(1).unwrap();
+        Box::new(Resident {
+            id: SessionId::mint(&KeyRing::single("k1", KEY), slot, [1; 16]),
+            epoch: Epoch(1),
+            principal: Arc::default(),
+            machine: Session::new(Settings::default(), 0),
+            version: 0,
+            subscriptions: HashMap::new(),
+        })
+    }
+
+    fn say(resident: &mut Resident, now: Millis, text: &'static str) {
+        let message = Message::parse(&text.into()).unwrap();
+        let stream = resident.machine.reserve_stream();
+        resident.machine.step(now, Input::Client { stream, message });
+    }
+
+    fn wheel(residents: &Residents) -> usize {
+        residents.shards.iter().map(|shard| shard.lock().unwrap().wheel.len()).sum()
+    }
+
+    #[tokio::test]
+    async fn a_busy_session_has_one_place_in_the_wheel_and_is_woken_in_time() {
+        let residents = Residents::default();
+        let mut first = resident();
+        let id = first.id.clone();
+        say(
+            &mut first,
+            0,
+            r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{}}}"#,
+        );
+        say(&mut first, 0, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        residents.insert(first);
+        let idle = Settings::default().idle_timeout_ms;
+        for now in 1..100 {
+            let active = Mutex::new(None);
+            let start = |resident, letters| {
+                *active.lock().unwrap() = Some((resident, letters));
+                task::spawn(Kind::Call, "nothing", async {})
+            };
+            residents.post(&id, None, Letter::Wake, &start).unwrap();
+            let (mut resident, mut letters) = active.into_inner().unwrap().unwrap();
+            letters.try_recv().unwrap();
+            say(&mut resident, now, r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#);
+            assert!(residents.rest(resident, &mut letters).is_ok());
+            assert_eq!(wheel(&residents), 1);
+        }
+        assert_eq!(residents.due(idle), [], "it was heard of since");
+        assert_eq!(residents.due(idle + 99), std::slice::from_ref(&id));
+        assert_eq!(residents.count(&Principal::default()), (1, 1));
+        drop(residents.remove(&id));
+        assert_eq!((residents.count(&Principal::default()), wheel(&residents)), ((0, 0), 0));
     }
 }
