@@ -21,9 +21,11 @@ macro_rules! topologies {
 }
 
 mod asks;
+mod batches;
 mod calls;
 mod handshake;
 mod hostile;
+mod http_sse;
 mod listen;
 mod proxy;
 mod registries;

@@ -39,6 +39,8 @@ pub struct Answer {
 /// One server-sent event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Event {
+    /// `event:`
+    pub name: Option<String>,
     /// `id:`
     pub id: Option<String>,
     /// `retry:`
@@ -70,9 +72,20 @@ impl Client {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Result<Answer> {
+        self.send_to("/mcp", method, headers, body).await
+    }
+
+    /// The same at another path.
+    pub async fn send_to(
+        &self,
+        target: &str,
+        method: Method,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let gateway = self.gateways.get(turn % self.gateways.len()).context("no gateway")?;
-        let mut request = Request::builder().method(method).uri(format!("http://{gateway}/mcp"));
+        let mut request = Request::builder().method(method).uri(format!("http://{gateway}{target}"));
         let own = [("mcp-session-id", &self.session), ("mcp-protocol-version", &self.revision)];
         for (name, value) in own {
             if let Some(value) = value {
@@ -261,7 +274,7 @@ impl Events {
                     "id" => event.id = Some(value.to_owned()),
                     "retry" => event.retry = Some(value.parse()?),
                     "data" => event.data.push_str(value),
-                    "event" => {}
+                    "event" => event.name = Some(value.to_owned()),
                     other => bail!("unknown field {other:?}"),
                 }
             } else if !line.is_empty() {

@@ -1,6 +1,7 @@
 //! The kit that tests of the whole mesh are written with.
 
 pub mod client;
+pub mod http_sse;
 pub mod mesh;
 pub mod proxy;
 pub mod registry_check;

@@ -36,8 +36,16 @@ pub struct Mesh {
     pub gateways: Vec<SocketAddr>,
     triggers: Vec<Trigger>,
     _tasks: Vec<Handle<()>>,
+    /// Each gateway, by its place in `gateways`.
+    edges: Vec<Option<Edge>>,
     _children: Vec<Child>,
     registries: Vec<Served>,
+}
+
+/// A running gateway; it ends at once with this.
+enum Edge {
+    Task { _role: Handle<()> },
+    Process { _child: Box<Child> },
 }
 
 /// A registry behind a gRPC server of its own.
@@ -74,6 +82,7 @@ impl Mesh {
             gateways: Vec::new(),
             triggers: Vec::new(),
             _tasks: Vec::new(),
+            edges: Vec::new(),
             _children: Vec::new(),
             registries: Vec::new(),
         }
@@ -131,7 +140,13 @@ impl Mesh {
         let app = gateway::App::build(&config, deps)?;
         self.run("gateway", |shutdown| async move { Ok(app.serve(listener, shutdown).await?) });
         self.gateways.push(address);
+        self.edges.push(self._tasks.pop().map(|role| Edge::Task { _role: role }));
         Ok(())
+    }
+
+    /// Ends a gateway at once, connections and all.
+    pub fn stop_gateway(&mut self, index: usize) {
+        drop(self.edges.get_mut(index).and_then(Option::take));
     }
 
     /// Puts each registry behind a gRPC server of its own.
@@ -200,6 +215,7 @@ impl Mesh {
         for _ in 0..2 {
             let url = self.process("gateway", &[&sessions]).await?;
             let address = url.trim_start_matches("http://").trim_end_matches("/mcp");
+            self.edges.push(self._children.pop().map(|child| Edge::Process { _child: Box::new(child) }));
             self.gateways
                 .push(address.parse().with_context(|| format!("listening line of a gateway: {url}"))?);
         }

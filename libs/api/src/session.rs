@@ -17,10 +17,20 @@ use crate::error::Error;
 /// Steps of an answer to a client. An `Err` item means that the node was lost before the ending.
 pub type Frames = BoxStream<'static, Result<Frame, Error>>;
 
+/// How an older client speaks HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// One endpoint; each POST has its own answer.
+    #[default]
+    Streamable,
+    /// 2024-11-05: one long GET, on which everything comes back, and POSTs beside it.
+    HttpSse,
+}
+
 /// One message of a client.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
-    /// As the client sent it; already known to be one JSON-RPC message.
+    /// As the client sent it; already known to be one JSON-RPC message, or a batch in a session.
     pub message: Json,
     /// Which kind of client.
     pub era: Era,
@@ -36,6 +46,8 @@ pub struct Delivery {
     pub param_headers: Vec<(String, Bytes)>,
     /// Tells a repeated delivery.
     pub request_key: String,
+    /// How the client speaks to the gateway; a session is found only in the way it was begun.
+    pub transport: Transport,
 }
 
 /// Opens or continues a server-to-client stream.
@@ -49,6 +61,8 @@ pub struct Attach {
     pub principal: Principal,
     /// Where to continue; `None` = the session's own stream.
     pub last_event_id: Option<String>,
+    /// Begins a session of [`Transport::HttpSse`] in a slot of the node; `session` is empty. It ends with this stream.
+    pub begin: bool,
 }
 
 /// Ends a session.
@@ -65,9 +79,9 @@ pub struct Close {
 /// `Refused`, or `Accepted` and then either one `Answer`, or `Open`, events and the end of the stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Frame {
-    /// Taken on. Carries the session id to hand out with the answer to `initialize`.
+    /// Taken on. Carries the session id to hand out.
     Accepted {
-        /// `None` unless this answers `initialize`.
+        /// The session that `initialize` or [`Attach::begin`] made.
         session: Option<String>,
     },
     /// Not taken on; nothing was executed.

@@ -151,20 +151,10 @@ impl Message {
     /// # Errors
     /// [`Malformed`] with the code and, where it was readable, the id to answer with.
     pub fn parse(body: &Bytes) -> Result<Self, Malformed> {
-        let bad = |code, message| Malformed { code, message, id: None };
-        let json = Json::parse(body.clone(), &Limits::MESSAGE).map_err(|e| match e {
-            ScanError::Syntax(_) => bad(code::PARSE_ERROR, "the body is not JSON"),
-            ScanError::Limit(_) => {
-                bad(code::INVALID_REQUEST, "the message exceeds a limit on depth, size or number of values")
-            }
-        })?;
-        if !scan::is_object(json.as_str()) {
-            return Err(bad(
-                code::INVALID_REQUEST,
-                "the body must be a single JSON-RPC message, not an array or a bare value",
-            ));
+        match Body::parse(body)? {
+            Body::One(message) => Ok(message),
+            Body::Batch(_) => Err(Malformed::bare()),
         }
-        Envelope::read(&json)?.message(&json)
     }
 
     /// The method of a request or notification.
@@ -175,6 +165,59 @@ impl Message {
             Self::Notification(n) => Some(&n.method),
             Self::Response(_) => None,
         }
+    }
+}
+
+/// What one HTTP body may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// One message.
+    One(Message),
+    /// An array of them, each judged for itself. Legal in sessions of 2025-03-26 alone.
+    Batch(Vec<Result<Message, Malformed>>),
+}
+
+impl Body {
+    /// Reads a message or a batch. The limits apply to the whole body.
+    ///
+    /// # Errors
+    /// [`Malformed`] for what is neither.
+    pub fn parse(body: &Bytes) -> Result<Self, Malformed> {
+        let bad = |code, message| Malformed { code, message, id: None };
+        let json = Json::parse(body.clone(), &Limits::MESSAGE).map_err(|e| match e {
+            ScanError::Syntax(_) => bad(code::PARSE_ERROR, "the body is not JSON"),
+            ScanError::Limit(_) => {
+                bad(code::INVALID_REQUEST, "the message exceeds a limit on depth, size or number of values")
+            }
+        })?;
+        if json.as_str().trim_ascii_start().starts_with('[') {
+            return Ok(Self::Batch(
+                scan::elements(json.as_str()).map(|raw| member(&json.slice(raw))).collect(),
+            ));
+        }
+        if !scan::is_object(json.as_str()) {
+            return Err(Malformed::bare());
+        }
+        Envelope::read(&json)?.message(&json).map(Self::One)
+    }
+}
+
+fn member(json: &Json) -> Result<Message, Malformed> {
+    if !scan::is_object(json.as_str()) {
+        return Err(Malformed {
+            message: "a member of a batch must be a JSON-RPC message",
+            ..Malformed::bare()
+        });
+    }
+    Envelope::read(json)?.message(json)
+}
+
+impl Malformed {
+    /// No message at all.
+    #[must_use]
+    pub const fn bare() -> Self {
+        let message = "the body must be a single JSON-RPC message, not an array or a bare value";
+        Self { code: code::INVALID_REQUEST, message, id: None }
     }
 }
 

@@ -42,8 +42,15 @@ struct Shared {
     keys: KeyRing,
     forward: Forward,
     rules: Rules,
-    path: String,
+    paths: Paths,
     keep_alive: Duration,
+}
+
+/// Where the endpoints are; no two are the same.
+pub(crate) struct Paths {
+    pub(crate) mcp: String,
+    pub(crate) sse: String,
+    pub(crate) message: String,
 }
 
 /// What handlers work with.
@@ -65,9 +72,19 @@ pub enum BuildError {
          clients use in the URL, for example allowed_hosts = [\"mesh.example.com\"], or listen on 127.0.0.1"
     )]
     Public(String),
-    /// `mcp_path` is no path.
-    #[error("gateway.mcp_path: {0:?} is not a path: write for example \"/mcp\"")]
-    Path(String),
+    /// A path is none.
+    #[error("gateway.{key}: {value:?} is not a path: write for example {example:?}")]
+    Path {
+        /// The setting.
+        key: &'static str,
+        /// What it is.
+        value: String,
+        /// What it might be.
+        example: &'static str,
+    },
+    /// Two endpoints cannot be told apart.
+    #[error("gateway.mcp_path, gateway.sse_path and gateway.message_path must differ: {0:?} occurs twice")]
+    SamePath(String),
     /// An entry of a list that cannot match anything.
     #[error("gateway.{0}")]
     Entry(#[from] EntryError),
@@ -104,16 +121,12 @@ impl App {
         if !loopback && rules.no_hosts() {
             return Err(BuildError::Public(config.listen.clone()));
         }
-        let path = config.mcp_path.clone();
-        let plain = |c: u8| c.is_ascii_alphanumeric() || b"/-_.~".contains(&c);
-        if !path.starts_with('/') || path.len() < 2 || !path.bytes().all(plain) {
-            return Err(BuildError::Path(path));
-        }
+        let paths = Paths::read(config)?;
         let seed = clock::random::<8>().map_err(|error| BuildError::Random(error.to_string()))?;
         let timeout = Duration::from_secs(config.request_timeout_s.max(1));
         let forward = Forward::new(deps.locator, deps.peers, timeout, u64::from_le_bytes(seed));
         let keep_alive = Duration::from_secs(config.keep_alive_s.max(1));
-        Ok(Self { shared: Arc::new(Shared { keys: deps.keys, forward, rules, path, keep_alive }) })
+        Ok(Self { shared: Arc::new(Shared { keys: deps.keys, forward, rules, paths, keep_alive }) })
     }
 
     /// Serves connections until shutdown: then nothing new is accepted, streams that wait for news are closed, answers
@@ -129,7 +142,7 @@ impl App {
         }
         let guard = Arc::new(self.shared.rules.guard(loopback));
         let edge = Edge { shared: self.shared.clone(), shutdown: shutdown.clone() };
-        let router = http::routes(&self.shared.path, edge, guard);
+        let router = http::routes(&self.shared.paths, edge, guard);
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -155,7 +168,33 @@ impl App {
     }
 }
 
+impl Paths {
+    fn read(config: &Config) -> Result<Self, BuildError> {
+        let plain = |c: u8| c.is_ascii_alphanumeric() || b"/-_.~".contains(&c);
+        let path = |key, value: &String, example| {
+            if !value.starts_with('/') || value.len() < 2 || !value.bytes().all(plain) {
+                return Err(BuildError::Path { key, value: value.clone(), example });
+            }
+            Ok(value.clone())
+        };
+        let mcp = path("mcp_path", &config.mcp_path, "/mcp")?;
+        let sse = path("sse_path", &config.sse_path, "/sse")?;
+        let message = path("message_path", &config.message_path, "/messages")?;
+        if sse == mcp || message == mcp {
+            return Err(BuildError::SamePath(mcp));
+        }
+        if sse == message {
+            return Err(BuildError::SamePath(sse));
+        }
+        Ok(Self { mcp, sse, message })
+    }
+}
+
 impl Edge {
+    pub(crate) fn message_path(&self) -> &str {
+        &self.shared.paths.message
+    }
+
     pub(crate) fn keys(&self) -> &KeyRing {
         &self.shared.keys
     }

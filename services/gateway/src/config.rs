@@ -11,6 +11,10 @@ pub struct Config {
     pub listen: String,
     /// Path of the MCP endpoint.
     pub mcp_path: String,
+    /// Path where clients of 2024-11-05 (HTTP+SSE) open their event stream.
+    pub sse_path: String,
+    /// Path where those clients post their messages; the stream tells it them.
+    pub message_path: String,
     /// Names clients may use in the URL: `mesh.example.com` with any port, `mesh.example.com:8443` with this one. Loopback
     /// names need not be listed while listening on loopback. Must not be empty when other machines can reach the gateway.
     pub allowed_hosts: Vec<String>,
@@ -41,6 +45,8 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:8080".into(),
             mcp_path: "/mcp".into(),
+            sse_path: "/sse".into(),
+            message_path: "/messages".into(),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             sessions: vec![SessionNode { address: "127.0.0.1:7101".into(), slots: SlotRange::ALL }],

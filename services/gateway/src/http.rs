@@ -3,6 +3,7 @@
 pub(crate) mod admit;
 mod delete;
 mod get;
+mod http_sse;
 pub(crate) mod origin;
 mod post;
 mod reply;
@@ -19,12 +20,16 @@ use axum::routing::any;
 
 use self::admit::Verb;
 use self::origin::Guard;
-use crate::app::Edge;
+use crate::app::{Edge, Paths};
 
-/// One endpoint; every other path is unknown.
-pub(crate) fn routes(path: &str, edge: Edge, guard: Arc<Guard>) -> Router {
-    let router = Router::new().route(path, any(endpoint)).fallback(unknown_path).with_state(edge);
-    stack::around(router, guard)
+/// One endpoint, and the two of 2024-11-05; every other path is unknown.
+pub(crate) fn routes(paths: &Paths, edge: Edge, guard: Arc<Guard>) -> Router {
+    let router = Router::new()
+        .route(&paths.mcp, any(endpoint))
+        .route(&paths.sse, any(http_sse::events))
+        .route(&paths.message, any(http_sse::messages))
+        .fallback(unknown_path);
+    stack::around(router.with_state(edge), guard)
 }
 
 async fn endpoint(State(edge): State<Edge>, request: Request) -> Response {

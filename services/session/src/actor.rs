@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span};
 
 use crate::calling::Caller;
+use crate::carry::{self, Carried};
 use crate::host::Shared;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Subscription;
@@ -55,6 +56,7 @@ pub(crate) struct Actor {
     pub(crate) resident: Box<Resident>,
     pub(crate) caller: Caller,
     pub(crate) readers: BTreeMap<StreamId, Reading>,
+    pub(crate) carried: Carried,
     next_reader: u64,
     gone: FuturesUnordered<Gone>,
     pub(crate) calls: BTreeMap<CallId, Arc<Call>>,
@@ -88,6 +90,7 @@ impl Actor {
             resident,
             caller,
             readers: BTreeMap::new(),
+            carried: Carried::default(),
             next_reader: 0,
             gone: FuturesUnordered::new(),
             calls: BTreeMap::new(),
@@ -105,6 +108,7 @@ impl Actor {
             while let Some(input) = self.pending.pop_front() {
                 self.take(input).await;
             }
+            self.end_with_reader().await;
             if let Some(reason) = self.stopped {
                 return self.end(reason).await;
             }
@@ -162,9 +166,16 @@ impl Actor {
         match letter {
             Letter::Message { message, reply, span } => {
                 let stream = self.resident.machine.reserve_stream();
-                self.add_reader(stream, reply);
+                if self.carried.is_http_sse() {
+                    carry::acknowledge(&reply);
+                } else {
+                    self.add_reader(stream, reply);
+                }
                 self.take(Input::Client { stream, message }).instrument(span).await;
+                self.listen_to_all().await;
             }
+            Letter::Batch { messages, reply, span } => self.batch(messages, reply).instrument(span).await,
+            Letter::Begin { reply } => self.begin_http_sse(reply),
             Letter::Attach { cursor, reply } => self.attach(cursor, reply).await,
             Letter::Close { reply } => {
                 let stream = self.resident.machine.reserve_stream();
@@ -174,12 +185,12 @@ impl Actor {
             Letter::Changed(kind) => self.take(Input::CatalogChanged(kind)).await,
             Letter::Updated { uri, params } => self.take(Input::ResourceUpdated { uri, params }).await,
             Letter::Wake => self.take(Input::DeadlineReached).await,
-            Letter::Drain => self.take(Input::Drain).await,
+            Letter::Drain => self.drain().await,
         }
     }
 
     /// One step of the machine, and everything it wants.
-    async fn take(&mut self, input: Input) {
+    pub(crate) async fn take(&mut self, input: Input) {
         let effects = self.resident.machine.step(chassis::clock::unix_millis(), input);
         debug_assert_eq!(machines::check(&self.resident.machine), Ok(()));
         self.perform(effects).await;
@@ -218,7 +229,7 @@ impl Actor {
     }
 
     /// From now on frames of a stream go to this reader.
-    fn add_reader(&mut self, stream: StreamId, reader: Reader) {
+    pub(crate) fn add_reader(&mut self, stream: StreamId, reader: Reader) {
         self.next_reader += 1;
         let number = self.next_reader;
         let (watch, registration) = AbortHandle::new_pair();

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use api::session::{Attach, Close, Delivery, Frame, Frames, SessionHost};
+use api::session::{Attach, Close, Delivery, Frame, Frames, SessionHost, Transport};
 use api::{Code, Detail, Epoch, Error, EventId, KeyRing, Principal, SessionId};
 use async_trait::async_trait;
 use chassis::task::{self, Kind};
 use chassis::telemetry::{self, Side};
 use futures::{StreamExt as _, stream};
 use machines::{ListKind, Session};
-use mcp::rpc::{self, Message, RpcError};
+use mcp::rpc::{self, Body, Malformed, Message, RpcError};
 use mcp::{Era, Json, Method, code, scan};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::facts::Facts;
 use crate::refuse;
 use crate::registries::Registries;
-use crate::residents::{Letter, READER_QUEUE, Reader, Resident, Residents, Undelivered};
+use crate::residents::{Letter, READER_QUEUE, Reader, Resident, Residents, Undelivered, Visitor};
 use crate::store::SessionStore;
 
 /// How long a request waits for a node that is just starting.
@@ -85,7 +85,7 @@ impl Shared {
     pub(crate) fn post(
         &self,
         id: &SessionId,
-        principal: Option<&Principal>,
+        visitor: Option<Visitor<'_>>,
         letter: Letter,
     ) -> Result<(), Undelivered> {
         let start = |resident: Box<Resident>, letters: mpsc::Receiver<Letter>| {
@@ -96,7 +96,7 @@ impl Shared {
                 }
             })
         };
-        self.residents.post(id, principal, letter, &start)
+        self.residents.post(id, visitor, letter, &start)
     }
 
     /// Loads a session that this node owns and does not have in memory.
@@ -104,12 +104,17 @@ impl Shared {
         let unavailable =
             |refusal| Error::new(Code::Unavailable, format!("the store could not be read: {refusal:?}"));
         let Some(stored) = self.store.load(id).await.map_err(unavailable)? else { return Ok(()) };
+        if stored.transport == Transport::HttpSse {
+            // It has ended with its reader, and that with the actor.
+            return self.store.remove(id, self.epoch).await.map_err(unavailable);
+        }
         let settings = self.facts.settings(&self.registries.catalogue());
         let machine = Session::restore(settings, stored.snapshot, chassis::clock::unix_millis());
         self.residents.insert(Box::new(Resident {
             id: id.clone(),
             epoch: self.epoch,
             principal: Arc::new(stored.principal),
+            transport: stored.transport,
             machine,
             version: stored.version,
             subscriptions: std::collections::HashMap::new(),
@@ -153,17 +158,17 @@ impl Host {
     async fn hand_over(
         &self,
         id: &SessionId,
-        principal: &Principal,
+        visitor: Visitor<'_>,
         letter: impl Fn(Reader) -> Letter,
     ) -> Result<Result<mpsc::Receiver<Result<Frame, Error>>, Undelivered>, Error> {
         let (reply, frames) = mpsc::channel(READER_QUEUE);
-        match self.0.post(id, Some(principal), letter(reply)) {
+        match self.0.post(id, Some(visitor), letter(reply)) {
             Err(Undelivered::Unknown) => {}
             other => return Ok(other.map(|()| frames)),
         }
         self.0.activate(id).await?;
         let (reply, frames) = mpsc::channel(READER_QUEUE);
-        Ok(self.0.post(id, Some(principal), letter(reply)).map(|()| frames))
+        Ok(self.0.post(id, Some(visitor), letter(reply)).map(|()| frames))
     }
 
     async fn deliver_older(&self, delivery: Delivery, message: Message) -> Result<Frames, Error> {
@@ -172,13 +177,80 @@ impl Host {
         let request_id = request_id(&message).cloned();
         let span = hop_span(&message);
         let letter = |reply| Letter::Message { message: message.clone(), reply, span: span.clone() };
-        Ok(match self.hand_over(&id, &delivery.principal, letter).await? {
+        let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
+        Ok(match self.hand_over(&id, visitor, letter).await? {
             Ok(frames) => accepted(None, frames),
             Err(Undelivered::Unknown) => refuse::session_not_found(),
             Err(Undelivered::Full) => {
                 refuse::rate_limited(request_id.as_ref(), "too many messages wait in this session")
             }
         })
+    }
+
+    /// Several messages at once, each judged for itself; whether that is legal, the session knows.
+    async fn deliver_batch(
+        &self,
+        delivery: Delivery,
+        messages: Vec<Result<Message, Malformed>>,
+    ) -> Result<Frames, Error> {
+        let bare = Malformed::bare();
+        let Some(text) = delivery.session.as_deref() else {
+            return Ok(refuse::refused(400, None, &RpcError::new(bare.code, bare.message)));
+        };
+        let Some(id) = self.session(text)? else { return Ok(refuse::session_not_found()) };
+        let span = telemetry::hop("session", Side::Internal, "batch");
+        let letter = |reply| Letter::Batch { messages: messages.clone(), reply, span: span.clone() };
+        let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
+        Ok(match self.hand_over(&id, visitor, letter).await? {
+            Ok(frames) => ReceiverStream::new(frames).boxed(),
+            Err(Undelivered::Unknown) => refuse::session_not_found(),
+            Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
+        })
+    }
+
+    /// A new session in a slot of this node, or the answer that says why there is none.
+    async fn create(
+        &self,
+        request: Option<&rpc::Id>,
+        principal: Principal,
+        transport: Transport,
+    ) -> Result<Result<SessionId, Frames>, Error> {
+        let shared = &self.0;
+        let (all, own) = shared.residents.count(&principal);
+        if all >= shared.config.max_sessions || own >= shared.config.max_sessions_per_principal {
+            return Ok(Err(refuse::rate_limited(request, "too many sessions")));
+        }
+        let random = |_| Error::new(Code::Internal, "no random bytes");
+        let pick = u64::from_le_bytes(chassis::clock::random().map_err(random)?);
+        let slot = shared.config.slots.pick(pick).ok_or_else(|| Error::new(Code::Internal, "no slot"))?;
+        let id = SessionId::mint(&shared.keys, slot, chassis::clock::random().map_err(random)?);
+        if let Err(refusal) = shared.store.create(&id, shared.epoch, &principal, transport).await {
+            tracing::warn!(?refusal, "a session could not be stored");
+            return Ok(Err(refuse::unavailable(request, "store_down")));
+        }
+        let settings = shared.facts.settings(&shared.registries.catalogue());
+        shared.residents.insert(Box::new(Resident {
+            id: id.clone(),
+            epoch: shared.epoch,
+            principal: Arc::new(principal),
+            transport,
+            machine: Session::new(settings, chassis::clock::unix_millis()),
+            version: 0,
+            subscriptions: std::collections::HashMap::new(),
+        }));
+        Ok(Ok(id))
+    }
+
+    /// A new session of HTTP+SSE; the frames are its reader.
+    async fn begin_http_sse(&self, principal: Principal) -> Result<Frames, Error> {
+        let id = match self.create(None, principal, Transport::HttpSse).await? {
+            Ok(id) => id,
+            Err(refused) => return Ok(refused),
+        };
+        let (reply, frames) = mpsc::channel(READER_QUEUE);
+        // The queue of a session that nobody knows yet has room.
+        let _known = self.0.post(&id, None, Letter::Begin { reply }).is_ok();
+        Ok(accepted(Some(id.as_str().to_owned()), frames))
     }
 
     /// `initialize`: a new session in a slot of this node.
@@ -195,29 +267,11 @@ impl Host {
             let error = RpcError::new(code::INVALID_REQUEST, "Mcp-Session-Id is missing");
             return Ok(refuse::refused(400, Some(&request.id), &error));
         }
-        let (all, own) = shared.residents.count(&delivery.principal);
-        if all >= shared.config.max_sessions || own >= shared.config.max_sessions_per_principal {
-            return Ok(refuse::rate_limited(Some(&request.id), "too many sessions"));
-        }
-        let random = |_| Error::new(Code::Internal, "no random bytes");
-        let pick = u64::from_le_bytes(chassis::clock::random().map_err(random)?);
-        let slot = shared.config.slots.pick(pick).ok_or_else(|| Error::new(Code::Internal, "no slot"))?;
-        let id = SessionId::mint(&shared.keys, slot, chassis::clock::random().map_err(random)?);
-        if let Err(refusal) = shared.store.create(&id, shared.epoch, &delivery.principal).await {
-            tracing::warn!(?refusal, "a session could not be stored");
-            return Ok(refuse::unavailable(Some(&request.id), "store_down"));
-        }
-        let settings = shared.facts.settings(&shared.registries.catalogue());
-        let machine = Session::new(settings, chassis::clock::unix_millis());
+        let id = match self.create(Some(&request.id), delivery.principal, Transport::Streamable).await? {
+            Ok(id) => id,
+            Err(refused) => return Ok(refused),
+        };
         let (reply, mut frames) = mpsc::channel(READER_QUEUE);
-        shared.residents.insert(Box::new(Resident {
-            id: id.clone(),
-            epoch: shared.epoch,
-            principal: Arc::new(delivery.principal),
-            machine,
-            version: 0,
-            subscriptions: std::collections::HashMap::new(),
-        }));
         let span = hop_span(&message);
         // The queue of a session that nobody knows yet has room.
         let _known = shared.post(&id, None, Letter::Message { message, reply, span }).is_ok();
@@ -233,20 +287,23 @@ impl Host {
 impl SessionHost for Host {
     async fn deliver(&self, delivery: Delivery) -> Result<Frames, Error> {
         self.0.admitted().await?;
-        let message = match Message::parse(&delivery.message.bytes()) {
-            Ok(message) => message,
-            Err(bad) => {
-                return Ok(refuse::refused(400, bad.id.as_ref(), &RpcError::new(bad.code, bad.message)));
-            }
+        let refuse = |bad: &Malformed| {
+            Ok(refuse::refused(400, bad.id.as_ref(), &RpcError::new(bad.code, bad.message)))
         };
-        match delivery.era {
-            Era::Older => self.deliver_older(delivery, message).await,
-            Era::Modern => Ok(crate::modern::serve(&self.0, delivery, message)),
+        match (Body::parse(&delivery.message.bytes()), delivery.era) {
+            (Err(bad), _) => refuse(&bad),
+            (Ok(Body::One(message)), Era::Older) => self.deliver_older(delivery, message).await,
+            (Ok(Body::One(message)), Era::Modern) => Ok(crate::modern::serve(&self.0, delivery, message)),
+            (Ok(Body::Batch(messages)), Era::Older) => self.deliver_batch(delivery, messages).await,
+            (Ok(Body::Batch(_)), Era::Modern) => refuse(&Malformed::bare()),
         }
     }
 
     async fn attach(&self, attach: Attach) -> Result<Frames, Error> {
         self.0.admitted().await?;
+        if attach.begin {
+            return self.begin_http_sse(attach.principal).await;
+        }
         let Some(id) = self.session(&attach.session)? else { return Ok(refuse::session_not_found()) };
         let cursor = match attach.last_event_id.as_deref() {
             None => None,
@@ -257,7 +314,7 @@ impl SessionHost for Host {
             },
         };
         let letter = |reply| Letter::Attach { cursor, reply };
-        Ok(match self.hand_over(&id, &attach.principal, letter).await? {
+        Ok(match self.hand_over(&id, streamable(&attach.principal), letter).await? {
             Ok(frames) => ReceiverStream::new(frames).boxed(),
             Err(Undelivered::Unknown) => refuse::session_not_found(),
             Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
@@ -267,7 +324,7 @@ impl SessionHost for Host {
     async fn close(&self, close: Close) -> Result<Frames, Error> {
         self.0.admitted().await?;
         let Some(id) = self.session(&close.session)? else { return Ok(refuse::session_not_found()) };
-        Ok(match self.hand_over(&id, &close.principal, |reply| Letter::Close { reply }).await? {
+        Ok(match self.hand_over(&id, streamable(&close.principal), |reply| Letter::Close { reply }).await? {
             Ok(frames) => accepted(None, frames),
             Err(Undelivered::Unknown) => refuse::session_not_found(),
             Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
@@ -277,7 +334,7 @@ impl SessionHost for Host {
 
 impl Host {
     async fn foreign_cursor(&self, id: &SessionId, principal: &Principal) -> Result<Frames, Error> {
-        Ok(match self.hand_over(id, principal, |_| Letter::Wake).await? {
+        Ok(match self.hand_over(id, streamable(principal), |_| Letter::Wake).await? {
             Err(Undelivered::Unknown) => refuse::session_not_found(),
             Ok(_) | Err(Undelivered::Full) => {
                 let error =
@@ -286,6 +343,11 @@ impl Host {
             }
         })
     }
+}
+
+/// GET and DELETE belong to Streamable HTTP.
+const fn streamable(principal: &Principal) -> Visitor<'_> {
+    Visitor { principal, transport: Transport::Streamable }
 }
 
 fn accepted(session: Option<String>, frames: mpsc::Receiver<Result<Frame, Error>>) -> Frames {

@@ -1,12 +1,13 @@
 //! The session role: hosts the conversations and asks the registries.
 //!
-//! `host.rs` is the door ([`api::SessionHost`]); `actor.rs` runs one session while something is in flight, `modern.rs` one
-//! modern request, `listen.rs` one modern subscription; none of them decides anything: `machines` does. `registries` is
+//! `host.rs` is the door ([`api::SessionHost`]); `actor.rs` runs one session while something is in flight (`carry.rs` where
+//! several of its streams share a response), `modern.rs` one modern request, `listen.rs` one modern subscription; none of them decides anything: `machines` does. `registries` is
 //! everything about registry processes, `store` keeps sessions. Must not know HTTP, nor any other service.
 
 mod actor;
 mod app;
 mod calling;
+mod carry;
 mod config;
 mod deps;
 mod facts;

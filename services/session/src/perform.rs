@@ -1,7 +1,7 @@
 //! Does what a session machine wants, in order. Behind a refused commit nothing is done; the refusal is the next input.
 
 use api::registry::{InputResponse, Round};
-use api::session::{Answer, Frame};
+use api::session::Answer;
 use futures::{StreamExt as _, stream};
 use machines::{CallContext, CallFrame, CallId, Effect, Effects, Input, Millis};
 use mcp::rpc::RpcError;
@@ -38,15 +38,12 @@ impl Actor {
                     if left.iter().any(|later| matches!(later, Effect::Stop(_))) {
                         self.leave();
                     }
-                    self.send(stream, Frame::Answer(answer(status, body)));
-                    self.readers.remove(&stream);
+                    self.answer(stream, answer(status, body));
                 }
-                Effect::Open { stream } => self.send(stream, Frame::Open),
-                Effect::Send { stream, event } => {
-                    let event = self.sign(stream, event);
-                    self.send(stream, Frame::Event(event));
-                }
-                Effect::Pause { stream } | Effect::Finish { stream } => self.close(stream),
+                Effect::Open { stream } => self.open(stream),
+                Effect::Send { stream, event } => self.tell(stream, event),
+                Effect::Pause { stream } => self.pause(stream),
+                Effect::Finish { stream } => self.finish(stream),
                 Effect::Call { call, method, params, context, deadline } => {
                     self.call(call, method, &params, &context, deadline);
                 }

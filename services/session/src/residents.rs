@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::session::Frame;
+use api::session::{Frame, Transport};
 use api::{Epoch, Error, EventId, Principal, SessionId};
 use chassis::task::Handle;
 use machines::{ListKind, Millis, Session};
 use mcp::Json;
-use mcp::rpc::Message;
+use mcp::rpc::{Malformed, Message};
 use tokio::sync::mpsc;
 use tracing::Span;
 
@@ -27,6 +27,7 @@ pub(crate) struct Resident {
     pub(crate) id: SessionId,
     pub(crate) epoch: Epoch,
     pub(crate) principal: Arc<Principal>,
+    pub(crate) transport: Transport,
     pub(crate) machine: Session,
     /// Number of commits so far.
     pub(crate) version: u64,
@@ -37,6 +38,10 @@ pub(crate) struct Resident {
 pub(crate) enum Letter {
     /// The client posted a message.
     Message { message: Message, reply: Reader, span: Span },
+    /// The client posted several messages at once; each is judged for itself.
+    Batch { messages: Vec<Result<Message, Malformed>>, reply: Reader, span: Span },
+    /// The first letter of a session of HTTP+SSE: from now on everything goes to this reader.
+    Begin { reply: Reader },
     /// The client opened or continues a stream.
     Attach { cursor: Option<EventId>, reply: Reader },
     /// The client ends the session.
@@ -56,8 +61,16 @@ enum Cell {
     Active { mailbox: mpsc::Sender<Letter>, _task: Handle<()> },
 }
 
+/// Who asks for a session, and in which way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Visitor<'a> {
+    pub(crate) principal: &'a Principal,
+    pub(crate) transport: Transport,
+}
+
 struct Entry {
     principal: Arc<Principal>,
+    transport: Transport,
     cell: Option<Cell>,
     /// Its moment in the wheel.
     armed: Option<Millis>,
@@ -71,7 +84,7 @@ pub(crate) struct Removed {
 /// Why a letter was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Undelivered {
-    /// No such session here, or not this principal's.
+    /// No such session here, not this principal's, or not of this transport.
     Unknown,
     /// Its queue is full.
     Full,
@@ -136,7 +149,9 @@ impl Residents {
             return;
         }
         let wake = resident.machine.next_wake();
-        let entry = Entry { principal: principal.clone(), cell: Some(Cell::Idle(resident)), armed: None };
+        let transport = resident.transport;
+        let entry =
+            Entry { principal: principal.clone(), transport, cell: Some(Cell::Idle(resident)), armed: None };
         shard.sessions.insert(id.clone(), entry);
         shard.arm(&id, wake);
         *self.per_principal.lock().unwrap_or_else(PoisonError::into_inner).entry(principal).or_default() += 1;
@@ -162,17 +177,18 @@ impl Residents {
         Some(Removed { _entry: entry })
     }
 
-    /// Puts a letter into a session's queue and starts its actor if it has none. `principal` is checked if given.
+    /// Puts a letter into a session's queue and starts its actor if it has none. The `visitor` is checked
+    /// if given.
     pub(crate) fn post(
         &self,
         id: &SessionId,
-        principal: Option<&Principal>,
+        visitor: Option<Visitor<'_>>,
         letter: Letter,
         start: Start<'_>,
     ) -> Result<(), Undelivered> {
         let mut shard = self.shard(id);
         let entry = shard.sessions.get_mut(id).ok_or(Undelivered::Unknown)?;
-        if principal.is_some_and(|p| *p != *entry.principal) {
+        if visitor.is_some_and(|v| *v.principal != *entry.principal || v.transport != entry.transport) {
             return Err(Undelivered::Unknown);
         }
         match entry.cell.take() {
@@ -274,6 +290,7 @@ mod tests {
             id: SessionId::mint(&KeyRing::single("k1", KEY), slot, [1; 16]),
             epoch: Epoch(1),
             principal: Arc::default(),
+            transport: Transport::Streamable,
             machine: Session::new(Settings::default(), 0),
             version: 0,
             subscriptions: HashMap::new(),

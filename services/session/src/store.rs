@@ -3,6 +3,7 @@
 pub mod contract;
 mod memory;
 
+use api::session::Transport;
 use api::{Epoch, Principal, SessionId};
 use async_trait::async_trait;
 use machines::{Change, CommitRefusal, Snapshot};
@@ -14,6 +15,8 @@ pub use self::memory::Memory;
 pub struct Stored {
     /// Whose it is.
     pub principal: Principal,
+    /// The way it was begun in, and is found in.
+    pub transport: Transport,
     /// Its durable state.
     pub snapshot: Snapshot,
     /// Number of commits so far.
@@ -27,7 +30,13 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn fence(&self, slot: api::Slot, epoch: Epoch) -> Result<(), CommitRefusal>;
 
     /// Makes a session with version 0. [`CommitRefusal::Conflict`] if it exists.
-    async fn create(&self, id: &SessionId, epoch: Epoch, principal: &Principal) -> Result<(), CommitRefusal>;
+    async fn create(
+        &self,
+        id: &SessionId,
+        epoch: Epoch,
+        principal: &Principal,
+        transport: Transport,
+    ) -> Result<(), CommitRefusal>;
 
     /// Applies changes, all or none, if the session has this version.
     async fn commit(

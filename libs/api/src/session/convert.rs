@@ -2,7 +2,7 @@
 
 use mcp::{Era, Json};
 
-use super::{Answer, Attach, Close, Delivery, Event, Frame};
+use super::{Answer, Attach, Close, Delivery, Event, Frame, Transport};
 use crate::error::{Code, Error};
 use crate::pb::session as pb;
 use crate::registry::convert::{json, optional_json, principal_from, principal_to, raw};
@@ -16,6 +16,10 @@ pub(super) fn delivery_to(d: Delivery) -> pb::DeliverRequest {
         Era::Older => pb::Era::Older,
         Era::Modern => pb::Era::Modern,
     };
+    let transport = match d.transport {
+        Transport::Streamable => pb::Transport::Streamable,
+        Transport::HttpSse => pb::Transport::HttpSse,
+    };
     pb::DeliverRequest {
         raw_message: d.message.bytes(),
         era: era.into(),
@@ -25,6 +29,7 @@ pub(super) fn delivery_to(d: Delivery) -> pb::DeliverRequest {
         group: d.group,
         param_headers: d.param_headers.into_iter().map(|(name, value)| pb::Header { name, value }).collect(),
         request_key: d.request_key,
+        transport: transport.into(),
     }
 }
 
@@ -33,6 +38,11 @@ pub(super) fn delivery_from(d: pb::DeliverRequest) -> Result<Delivery, Error> {
         Ok(pb::Era::Older) => Era::Older,
         Ok(pb::Era::Modern) => Era::Modern,
         Ok(pb::Era::Unspecified) | Err(_) => return Err(Error::new(Code::InvalidRequest, "era is missing")),
+    };
+    let transport = match pb::Transport::try_from(d.transport) {
+        Ok(pb::Transport::Streamable) => Transport::Streamable,
+        Ok(pb::Transport::HttpSse) => Transport::HttpSse,
+        Err(_) => return Err(Error::new(Code::InvalidRequest, "transport is not known")),
     };
     Ok(Delivery {
         message: json(d.raw_message)?,
@@ -43,6 +53,7 @@ pub(super) fn delivery_from(d: pb::DeliverRequest) -> Result<Delivery, Error> {
         group: d.group,
         param_headers: d.param_headers.into_iter().map(|h| (h.name, h.value)).collect(),
         request_key: d.request_key,
+        transport,
     })
 }
 
@@ -52,6 +63,7 @@ pub(super) fn attach_to(a: Attach) -> pb::AttachRequest {
         protocol_revision: a.revision.unwrap_or_default(),
         principal: Some(principal_to(&a.principal)),
         last_event_id: a.last_event_id.unwrap_or_default(),
+        begin: a.begin,
     }
 }
 
@@ -61,6 +73,7 @@ pub(super) fn attach_from(a: pb::AttachRequest) -> Attach {
         revision: optional(a.protocol_revision),
         principal: principal_from(a.principal),
         last_event_id: optional(a.last_event_id),
+        begin: a.begin,
     }
 }
 

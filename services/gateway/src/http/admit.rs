@@ -3,6 +3,8 @@
 //! [`head`] is what can be told without the body, [`post`], [`get`] and [`delete`] the rest; nobody checks again later. Pure:
 //! a request in, what was asked or a refusal out. Must not know: session nodes, connections.
 
+mod batch;
+pub(crate) mod http_sse;
 mod media;
 mod modern;
 mod older;
@@ -10,9 +12,10 @@ mod older;
 use api::{KeyRing, SessionId, Slot};
 use axum::http::{HeaderMap, HeaderName, Method as Verbatim, StatusCode};
 use bytes::Bytes;
-use mcp::rpc::{self, Id, Message, RpcError};
+use mcp::rpc::{self, Body, Id, Message, RpcError};
 use mcp::{Era, Json, Method, Revision, code, header as names, meta, scan};
 
+pub(crate) use self::batch::Batch;
 use self::media::{Accepted, accepts, is_json};
 
 /// What may be done at the endpoint.
@@ -36,6 +39,8 @@ pub(crate) struct Refusal {
 pub(crate) enum Admitted {
     /// Goes to a session node.
     Message(Box<Letter>),
+    /// Several at once, for a session.
+    Batch(Box<Batch>),
     /// A modern notification: none means anything to a server, so it goes nowhere.
     Noted,
 }
@@ -135,9 +140,16 @@ pub(crate) fn head(method: &Verbatim, headers: &HeaderMap) -> Result<Verb, Refus
 
 /// The rest of the checks of a POST.
 pub(crate) fn post(keys: &KeyRing, headers: &HeaderMap, body: &Bytes) -> Result<Admitted, Refusal> {
-    let message = Message::parse(body).map_err(|bad| {
-        Refusal::new(StatusCode::BAD_REQUEST, bad.id.as_ref(), &RpcError::new(bad.code, bad.message))
-    })?;
+    let message = match Body::parse(body) {
+        Ok(Body::One(message)) => message,
+        Ok(Body::Batch(members)) => {
+            return batch::check(keys, headers, body, &members).map(|b| Admitted::Batch(Box::new(b)));
+        }
+        Err(bad) => {
+            let error = RpcError::new(bad.code, bad.message);
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, bad.id.as_ref(), &error));
+        }
+    };
     let version = One::of(headers, names::PROTOCOL_VERSION);
     let era = classify(headers, claim(&message));
     let session = match era {

@@ -21,6 +21,7 @@ pub(super) async fn get(edge: &Edge, headers: &HeaderMap) -> Response {
         revision: visit.revision,
         principal: Principal::default(),
         last_event_id: visit.last_event_id,
+        begin: false,
     });
     let taken = edge.forward().send(&call, Some(slot)).await;
     reply::taken(edge, Asked { id: None, lost: Lost::Again, waits: true, begins: false }, taken).await

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::Principal;
-use api::session::Delivery;
+use api::session::{Delivery, Transport};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,10 +11,10 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use mcp::rpc::RpcError;
-use mcp::{Method, code};
+use mcp::{Era, Method, code};
 use tokio::time::{Instant, timeout_at};
 
-use super::admit::{self, Admitted, Letter, Refusal};
+use super::admit::{self, Admitted, Batch, Letter, Refusal};
 use super::reply::{self, Asked, Lost};
 use super::stack;
 use crate::app::Edge;
@@ -37,18 +37,33 @@ pub(super) async fn post(edge: &Edge, request: Request) -> Response {
         Ok(body) => admit::post(edge.keys(), &parts.headers, &body),
         Err(unread) => return refuse_body(unread),
     };
+    pass_on(edge, admitted, Transport::Streamable).await
+}
+
+/// Hands over what passed, and answers what did not.
+pub(super) async fn pass_on(
+    edge: &Edge,
+    admitted: Result<Admitted, Refusal>,
+    transport: Transport,
+) -> Response {
     match admitted {
-        Ok(Admitted::Message(letter)) => deliver(edge, *letter).await,
+        Ok(Admitted::Message(letter)) => deliver(edge, *letter, transport).await,
+        Ok(Admitted::Batch(batch)) => deliver_batch(edge, *batch, transport).await,
         Ok(Admitted::Noted) => StatusCode::ACCEPTED.into_response(),
         Err(refusal) => reply::refusal(refusal),
     }
 }
 
-async fn deliver(edge: &Edge, letter: Letter) -> Response {
+async fn deliver(edge: &Edge, letter: Letter, transport: Transport) -> Response {
     stack::describe(&letter);
+    // On HTTP+SSE the answer to a request is no answer to its POST.
+    let lost = match transport {
+        Transport::Streamable if letter.id().is_some() => Lost::Unknown,
+        Transport::Streamable | Transport::HttpSse => Lost::Nothing,
+    };
     let asked = Asked {
         id: letter.id().cloned(),
-        lost: if letter.id().is_some() { Lost::Unknown } else { Lost::Nothing },
+        lost,
         waits: letter.method == Some(Method::Listen),
         begins: letter.method == Some(Method::Initialize),
     };
@@ -62,21 +77,44 @@ async fn deliver(edge: &Edge, letter: Letter) -> Response {
         group: String::new(),
         param_headers: letter.param_headers,
         request_key: edge.forward().request_key(),
+        transport,
     }));
     let taken = edge.forward().send(&call, slot).await;
     reply::taken(edge, asked, taken).await
 }
 
+async fn deliver_batch(edge: &Edge, batch: Batch, transport: Transport) -> Response {
+    stack::describe_batch();
+    let lost = match transport {
+        Transport::Streamable if batch.asks => Lost::Unknown,
+        Transport::Streamable | Transport::HttpSse => Lost::Nothing,
+    };
+    let slot = batch.session.slot();
+    let call = Call::Deliver(Box::new(Delivery {
+        message: batch.raw,
+        era: Era::Older,
+        session: Some(batch.session.as_str().to_owned()),
+        revision: batch.revision,
+        principal: Principal::default(),
+        group: String::new(),
+        param_headers: Vec::new(),
+        request_key: edge.forward().request_key(),
+        transport,
+    }));
+    let taken = edge.forward().send(&call, Some(slot)).await;
+    reply::taken(edge, Asked { id: None, lost, waits: false, begins: false }, taken).await
+}
+
 /// Why there is no body to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unread {
+pub(super) enum Unread {
     TooLarge,
     TooSlow,
     Broken,
 }
 
 /// Reads the body, counting what comes and not what was announced.
-async fn read(mut body: Body) -> Result<Bytes, Unread> {
+pub(super) async fn read(mut body: Body) -> Result<Bytes, Unread> {
     let end = Instant::now() + BODY_TOTAL;
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
@@ -119,7 +157,7 @@ async fn linger(mut body: Body) {
     }
 }
 
-fn refuse_body(unread: Unread) -> Response {
+pub(super) fn refuse_body(unread: Unread) -> Response {
     let (status, code, message) = match unread {
         Unread::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, code::INVALID_REQUEST, "the body exceeds 4 MiB"),
         Unread::TooSlow => {

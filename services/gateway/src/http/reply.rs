@@ -38,6 +38,28 @@ pub(super) enum Lost {
     Again,
 }
 
+/// The response to a client that begins a session of HTTP+SSE. `endpoint` says where to post for a session.
+pub(super) async fn begun(
+    edge: &Edge,
+    taken: Result<Taken, Error>,
+    endpoint: impl FnOnce(&str) -> String,
+) -> Response {
+    let (session, mut frames) = match taken {
+        Ok(Taken::Accepted { session, frames }) => (session, frames),
+        Ok(Taken::Refused(refused)) => return answer(refused),
+        Err(error) => return not_taken(None, &error),
+    };
+    match (session, frames.next().await) {
+        (Some(session), Some(Ok(Frame::Open))) => {
+            sse::response(Stream::of_session(frames, edge.keep_alive(), &endpoint(&session)))
+        }
+        (_, _) => {
+            tracing::warn!("a session was lost before it began");
+            later(StatusCode::SERVICE_UNAVAILABLE, None, "unavailable", 1)
+        }
+    }
+}
+
 /// The response for what a node said, or for the reason why none said anything.
 pub(super) async fn taken(edge: &Edge, asked: Asked, taken: Result<Taken, Error>) -> Response {
     let (session, mut frames) = match taken {

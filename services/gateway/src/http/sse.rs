@@ -25,7 +25,10 @@ const COMMENT: Bytes = Bytes::from_static(b": \n\n");
 /// The body of an event stream. Dropping it drops the frames, which tells the session node that the client has gone.
 pub(super) struct Stream {
     frames: Frames,
-    greeted: bool,
+    /// What is said first.
+    greeting: Option<Bytes>,
+    /// Whether events say that they are messages, as 2024-11-05 has it.
+    named: bool,
     keep_alive: Duration,
     timer: Pin<Box<Sleep>>,
     /// Ends a stream that waits for news.
@@ -51,7 +54,15 @@ impl Stream {
             closing
         });
         let timer = Box::pin(sleep(keep_alive));
-        Self { frames, greeted: false, keep_alive, timer, closing, listen, span: Span::current() }
+        let (greeting, span) = (Some(COMMENT), Span::current());
+        Self { frames, greeting, named: false, keep_alive, timer, closing, listen, span }
+    }
+
+    /// Everything that is said in a session of HTTP+SSE. It begins with where to post, and is not closed when the gateway
+    /// drains before the grace period ends: the answers to all calls under way come on it.
+    pub(super) fn of_session(frames: Frames, keep_alive: Duration, endpoint: &str) -> Self {
+        let greeting = Some(Bytes::from(format!("event: endpoint\ndata: {endpoint}\n\n")));
+        Self { greeting, named: true, ..Self::new(frames, keep_alive, None, None) }
     }
 
     fn end(&mut self) {
@@ -83,14 +94,13 @@ impl futures::Stream for Stream {
         let this = &mut *self;
         let span = this.span.clone();
         let _entered = span.enter();
-        if !this.greeted {
-            this.greeted = true;
-            return Poll::Ready(Some(Ok(COMMENT)));
+        if let Some(greeting) = this.greeting.take() {
+            return Poll::Ready(Some(Ok(greeting)));
         }
         match this.frames.poll_next_unpin(cx) {
             Poll::Ready(Some(Ok(Frame::Event(event)))) => {
                 this.rearm();
-                return Poll::Ready(Some(Ok(encode(&event))));
+                return Poll::Ready(Some(Ok(encode(&event, this.named))));
             }
             Poll::Ready(Some(Ok(
                 Frame::Accepted { .. } | Frame::Refused(_) | Frame::Answer(_) | Frame::Open,
@@ -128,14 +138,14 @@ fn farewell(listen: Option<&Id>) -> Bytes {
         let result =
             format!(r#"{{"resultType":"complete","_meta":{{"{}":{}}}}}"#, meta::SUBSCRIPTION_ID, id.raw());
         let message = Some(mcp::rpc::result(id, &Json::trusted(result)));
-        return encode(&Event { message, ..Event::default() });
+        return encode(&Event { message, ..Event::default() }, false);
     }
     let draw = u16::from_le_bytes(clock::random().unwrap_or_default());
     Bytes::from(format!("retry: {}\n\n", 1000 + draw % 4001))
 }
 
 /// The lines of one event. Its data is one line: JSON has line breaks only between tokens, where a space does as well.
-fn encode(event: &Event) -> Bytes {
+fn encode(event: &Event, named: bool) -> Bytes {
     let mut text =
         Vec::with_capacity(64 + event.message.as_ref().map_or(0, |message| message.as_str().len()));
     // Ids are of our own alphabet; one that is not would end the line it stands in.
@@ -149,6 +159,9 @@ fn encode(event: &Event) -> Bytes {
     }
     match &event.message {
         Some(message) => {
+            if named {
+                text.extend_from_slice(b"event: message\n");
+            }
             text.extend_from_slice(b"data: ");
             let start = text.len();
             text.extend_from_slice(message.as_str().as_bytes());
@@ -189,8 +202,10 @@ mod tests {
             (event(Some("x\ndata: evil"), None, Some("{}")), "data: {}\n\n"),
         ];
         for (event, text) in table {
-            assert_eq!(encode(&event), text);
+            assert_eq!(encode(&event, false), text);
         }
+        let named = encode(&event(None, None, Some("{}")), true);
+        assert_eq!(named, "event: message\ndata: {}\n\n");
     }
 
     #[tokio::test(start_paused = true)]

@@ -78,6 +78,11 @@ pub(super) fn describe(letter: &Letter) {
     }
 }
 
+/// Names the span of a batch.
+pub(super) fn describe_batch() {
+    telemetry::rename(&Span::current(), "batch");
+}
+
 #[allow(clippy::needless_pass_by_value, reason = "the layer hands the payload over")]
 fn panicked(payload: Box<dyn Any + Send>) -> Response {
     let text = payload.downcast_ref::<&str>().copied();

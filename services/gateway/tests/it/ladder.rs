@@ -75,7 +75,6 @@ async fn bodies_that_are_no_message() {
         ),
         case("a bare value", body("1"), 400, -32600, None),
         case("an empty array", body("[]"), 400, -32600, None),
-        case("an array", body(r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#), 400, -32600, None),
         case("no version", body(r#"{"id":1,"method":"ping"}"#), 400, -32600, Some("1")),
         case("a null id", body(r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#), 400, -32600, None),
         case("a float id", body(r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#), 400, -32600, None),

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod http2;
+mod http_sse;
 mod kit;
 mod ladder;
 mod media;

@@ -1,7 +1,7 @@
 //! What a session node gets to see of a request, for every revision.
 
 use api::Principal;
-use api::session::{Delivery, Frame};
+use api::session::{Delivery, Frame, Transport};
 use bytes::Bytes;
 use mcp::{Era, Json, Revision};
 
@@ -24,6 +24,7 @@ fn expected(body: &str, era: Era, key: &str) -> Delivery {
         group: String::new(),
         param_headers: Vec::new(),
         request_key: key.to_owned(),
+        transport: Transport::Streamable,
     }
 }
 

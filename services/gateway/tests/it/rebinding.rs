@@ -161,7 +161,10 @@ async fn a_public_listener_needs_names() {
     }
     for bad in ["", "/", "mcp", "/{x}", "/a b", "/a?b"] {
         let config = Config { mcp_path: bad.into(), ..Config::default() };
-        assert!(matches!(App::build(&config, deps()), Err(BuildError::Path(_))), "{bad}");
+        assert!(
+            matches!(App::build(&config, deps()), Err(BuildError::Path { key: "mcp_path", .. })),
+            "{bad}"
+        );
     }
     let config = Config { allowed_hosts: vec!["*".into()], ..Config::default() };
     assert!(matches!(App::build(&config, deps()), Err(BuildError::Entry(_))));

@@ -92,6 +92,7 @@ async fn get_and_delete_name_the_session_and_nothing_else() {
             revision: revision.map(str::to_owned),
             principal: principal(),
             last_event_id: last.map(str::to_owned),
+            begin: false,
         })
     };
     let close = Close { session: id.clone(), revision: Some("2025-06-18".into()), principal: principal() };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use api::session::Transport;
 use api::{Epoch, Principal, SessionId, Slot};
 use async_trait::async_trait;
 use machines::{Change, CommitRefusal, Snapshot};
@@ -51,13 +52,20 @@ impl SessionStore for Memory {
         })
     }
 
-    async fn create(&self, id: &SessionId, epoch: Epoch, principal: &Principal) -> Result<(), CommitRefusal> {
+    async fn create(
+        &self,
+        id: &SessionId,
+        epoch: Epoch,
+        principal: &Principal,
+        transport: Transport,
+    ) -> Result<(), CommitRefusal> {
         self.locked(id.slot(), |shard| {
             shard.check(id.slot(), epoch)?;
             if shard.sessions.contains_key(id) {
                 return Err(CommitRefusal::Conflict);
             }
-            let stored = Stored { principal: principal.clone(), snapshot: Snapshot::default(), version: 0 };
+            let (principal, snapshot) = (principal.clone(), Snapshot::default());
+            let stored = Stored { principal, transport, snapshot, version: 0 };
             shard.sessions.insert(id.clone(), stored);
             Ok(())
         })

@@ -126,13 +126,17 @@ fn any_body() -> impl Strategy<Value = Bytes> {
         let rest = if whole { r#","io.modelcontextprotocol/clientCapabilities":{}"# } else { "" };
         format!(r#"{{"{key}":{version}{rest}}}"#)
     });
-    (method, meta, any::<bool>(), any::<bool>()).prop_map(|(method, meta, is_request, is_whole)| {
-        let id = if is_request { r#""id":1,"# } else { "" };
-        let text = format!(
-            r#"{{"jsonrpc":"2.0",{id}"method":"{method}","params":{{"name":"echo","_meta":{meta}}}}}"#
-        );
-        if is_whole { Bytes::from(text) } else { Bytes::from(text[..text.len() / 2].to_owned()) }
-    })
+    let array = prop_oneof![4 => Just(0), 1 => 1..60_usize];
+    (method, meta, any::<bool>(), any::<bool>(), array).prop_map(
+        |(method, meta, is_request, is_whole, array)| {
+            let id = if is_request { r#""id":1,"# } else { "" };
+            let text = format!(
+                r#"{{"jsonrpc":"2.0",{id}"method":"{method}","params":{{"name":"echo","_meta":{meta}}}}}"#
+            );
+            let text = if array > 0 { format!("[{}]", vec![text; array].join(",")) } else { text };
+            if is_whole { Bytes::from(text) } else { Bytes::from(text[..text.len() / 2].to_owned()) }
+        },
+    )
 }
 
 proptest! {
@@ -157,6 +161,13 @@ proptest! {
                     prop_assert_eq!(claim(&letter.message), None);
                 }
             },
+            Ok(Admitted::Batch(batch)) => {
+                prop_assert!(matches!(Body::parse(&body), Ok(Body::Batch(members)) if (1..=50).contains(&members.len())));
+                prop_assert_eq!(batch.session.as_str(), session());
+                prop_assert!(batch.revision.is_none_or(|revision| revision == "2025-03-26"));
+                prop_assert!(!batch.raw.as_str().contains("initialize"));
+                prop_assert!(!batch.raw.as_str().contains("protocolVersion"));
+            }
             Ok(Admitted::Noted) => prop_assert!(matches!(Message::parse(&body), Ok(Message::Notification(_)))),
             Err(refusal) => prop_assert!(matches!(refusal.status.as_u16(), 400 | 404), "{}", refusal.status),
         }

@@ -1,0 +1,74 @@
+//! Batches: arrays of messages, legal in sessions that negotiated 2025-03-26 and nowhere else.
+
+use api::{KeyRing, SessionId};
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use mcp::rpc::{Malformed, Message};
+use mcp::{Json, Method, Revision, header as names};
+
+use super::{One, Refusal, claim, older};
+
+/// Messages in one batch.
+const MOST: usize = 50;
+
+/// A batch that passed. Whether its session negotiated 2025-03-26, the session node knows.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Batch {
+    pub(crate) session: SessionId,
+    /// The version header.
+    pub(crate) revision: Option<String>,
+    /// As the client sent it.
+    pub(crate) raw: Json,
+    /// Whether a member wants an answer.
+    pub(crate) asks: bool,
+}
+
+type Members = Vec<Result<Message, Malformed>>;
+
+/// The checks of a batch at the one endpoint.
+pub(super) fn check(
+    keys: &KeyRing,
+    headers: &HeaderMap,
+    body: &Bytes,
+    members: &Members,
+) -> Result<Batch, Refusal> {
+    if One::of(headers, names::SESSION_ID) == One::None {
+        return Err(refuse(Malformed::bare().message));
+    }
+    let session = older::session(keys, headers, None)?;
+    of_session(session, headers, body, members)
+}
+
+/// The checks of a batch whose session is known.
+pub(super) fn of_session(
+    session: SessionId,
+    headers: &HeaderMap,
+    body: &Bytes,
+    members: &Members,
+) -> Result<Batch, Refusal> {
+    let version = One::of(headers, names::PROTOCOL_VERSION);
+    let batches = match version {
+        One::None => true,
+        One::Value(value) => value == Revision::V2025_03_26.as_str().as_bytes(),
+        One::Many => false,
+    };
+    let messages = || members.iter().flatten();
+    if !batches || messages().any(|message| claim(message).is_some()) {
+        return Err(refuse(Malformed::bare().message));
+    }
+    if members.is_empty() {
+        return Err(refuse("a batch must not be empty"));
+    }
+    if members.len() > MOST {
+        return Err(refuse("a batch must not hold more than 50 messages"));
+    }
+    if messages().any(|message| message.method() == Some(Method::Initialize.as_str())) {
+        return Err(refuse("`initialize` must not be part of a batch"));
+    }
+    let asks = members.iter().any(|member| matches!(member, Ok(Message::Request(_)) | Err(_)));
+    Ok(Batch { session, revision: version.text(), raw: Json::trusted(body.clone()), asks })
+}
+
+fn refuse(message: &str) -> Refusal {
+    Refusal::invalid(StatusCode::BAD_REQUEST, None, message)
+}

@@ -1,0 +1,44 @@
+//! 2024-11-05's transport: a client opens one event stream, is told where to post, and everything comes back on the stream.
+
+use api::Principal;
+use api::session::{Attach, Transport};
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use super::admit::http_sse as admit;
+use super::{post, reply};
+use crate::app::Edge;
+use crate::forward::Call;
+
+/// Opens a session on any node. It ends with this response.
+pub(super) async fn events(State(edge): State<Edge>, request: Request) -> Response {
+    if let Err(refusal) = admit::events(request.method(), request.headers()) {
+        return reply::refusal(refusal);
+    }
+    let call = Call::Attach(Attach {
+        session: String::new(),
+        revision: None,
+        principal: Principal::default(),
+        last_event_id: None,
+        begin: true,
+    });
+    let taken = edge.forward().send(&call, None).await;
+    let endpoint = |session: &str| format!("{}?{}={session}", edge.message_path(), admit::SESSION);
+    reply::begun(&edge, taken, endpoint).await
+}
+
+/// Takes a message of such a session, at whichever gateway it lands.
+pub(super) async fn messages(State(edge): State<Edge>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let session = match admit::head(edge.keys(), &parts.method, &parts.uri, &parts.headers) {
+        Ok(session) => session,
+        Err(refusal) => return reply::refusal(refusal),
+    };
+    match post::read(body).await {
+        Ok(body) => {
+            let admitted = admit::message(session, &parts.headers, &body);
+            post::pass_on(&edge, admitted, Transport::HttpSse).await
+        }
+        Err(unread) => post::refuse_body(unread),
+    }
+}
