@@ -4,8 +4,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use chassis::drain::{self, Shutdown, Signals};
-use chassis::grpc;
+use chassis::drain::{Shutdown, Signals};
+use chassis::grpc::server;
 use chassis::serve::{Group, Incoming, RoleResult, bind};
 use registry::Host;
 use tokio::net::TcpListener;
@@ -23,19 +23,8 @@ pub(crate) async fn run(name: &'static str, host: Host) -> Result<(), Box<dyn Er
 
 /// Callers may come back for what is running until it is done; then the listener closes.
 async fn serve(host: Host, listener: TcpListener, shutdown: Shutdown) -> RoleResult {
-    let (trigger, closing) = drain::pair();
-    let draining = async {
-        shutdown.requested().await;
-        tokio::select! {
-            () = host.drain() => trigger.drain(),
-            () = shutdown.expired() => {}
-        }
-        shutdown.expired().await;
-    };
-    tokio::select! {
-        served = grpc::server::serve(api::registry::services(host.port()), Incoming::Tcp(listener), closing) => Ok(served?),
-        () = draining => Ok(()),
-    }
+    let routes = api::registry::services(host.port());
+    Ok(server::serve_until_drained(routes, Incoming::Tcp(listener), shutdown, host.drain()).await?)
 }
 
 fn address() -> Result<String, String> {
