@@ -1,11 +1,18 @@
 //! Several registries: merged, named apart, coming and going while sessions last.
 
 use anyhow::Result;
-use api::registry::{FrameBody, Kind};
+use api::Principal;
+use api::registry::{Context, FrameBody, Kind, Operation, Start};
+use chassis::drain::Shutdown;
+use chassis::serve::Incoming;
+use futures::{StreamExt as _, stream};
 use mcp::Json;
 use mcp::scan::path;
+use tests::client::DEADLINE;
 use tests::mesh::{Mesh, Topology};
 use tests::scripted::{Scripted, bodies, shared};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 topologies!(
     lists_are_merged_and_calls_find_their_registry,
@@ -132,4 +139,73 @@ async fn registries_come_and_go_while_sessions_last() {
     listed(&mesh.client(), r#"[{"name":"a"},{"name":"b"}]"#).await.unwrap();
     assert!(client.post(call(4, "b")).await.unwrap().response().await.unwrap().contains("two:b"));
     assert_eq!(two.seen().len(), 1, "the refused call never reached it");
+}
+
+/// What is asked of a registry directly, without a session.
+fn asked(invocation: usize, target: &str) -> (Context, Start) {
+    let context = Context {
+        mesh: "m".into(),
+        registry: "r".into(),
+        invocation: invocation.to_string(),
+        owner: None,
+        principal: Principal::default(),
+        affinity: String::new(),
+        revision: mcp::Revision::LATEST,
+        client_capabilities: None,
+        log_level: None,
+        progress: true,
+        catalogue_digest: String::new(),
+        deadline: None,
+    };
+    let start = Start {
+        operation: Operation::Call,
+        target: target.into(),
+        params: Json::empty_object(),
+        continuation: None,
+    };
+    (context, start)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_hold_up_nobody_else() {
+    const UNREAD: usize = 100;
+    let full = watch::Sender::new(0);
+    let filling = full.clone();
+    let registry = shared(Scripted::new("r", move |_, start| {
+        if start.target != "flood" {
+            return bodies([FrameBody::Result(Json::empty_object())]);
+        }
+        // As much as one answer may send ahead.
+        let frames = stream::iter(0..120)
+            .map(|n| FrameBody::Progress(Json::trusted(format!("[{n},\"{}\"]", "x".repeat(1000)))));
+        let filling = filling.clone();
+        let last = stream::once(async move {
+            filling.send_modify(|count| *count += 1);
+            std::future::pending().await
+        });
+        frames.chain(last).boxed()
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = chassis::grpc::server::serve(
+        api::registry::services(registry),
+        Incoming::Tcp(listener),
+        Shutdown::never(),
+    );
+    let asking = async {
+        let port = session::Deps::registry(&address, None).unwrap().port;
+        let mut unread = Vec::new();
+        for n in 0..UNREAD {
+            let (context, start) = asked(n, "flood");
+            unread.push(port.start(context, start).await.unwrap());
+        }
+        full.subscribe().wait_for(|count| *count == UNREAD).await.unwrap();
+        let (context, start) = asked(UNREAD, "quick");
+        let frames: Vec<_> = port.start(context, start).await.unwrap().collect().await;
+        assert_eq!(frames.last().unwrap().as_ref().unwrap().body, FrameBody::Result(Json::empty_object()));
+    };
+    tokio::select! {
+        _ended = serving => panic!("the server ended"),
+        asked = tokio::time::timeout(DEADLINE, asking) => asked.expect("held up"),
+    }
 }

@@ -23,8 +23,11 @@ pub type Traced = Inject<Channel>;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+/// What an answer may send that nobody has read yet.
+const STREAM_WINDOW: u32 = 128 << 10;
+/// What all answers of a connection may send that nobody has read yet: the most that HTTP/2 allows, which is the windows of
+/// 16,383 streams. With less, a few clients that stop reading would use it up and silence everybody else's calls.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
