@@ -27,6 +27,7 @@ mod handshake;
 mod hostile;
 mod http_sse;
 mod listen;
+mod processes;
 mod proxy;
 mod registries;
 mod sessions;

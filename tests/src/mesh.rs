@@ -12,9 +12,10 @@ use chassis::serve::Incoming;
 use chassis::task::{self, Handle, Kind};
 use placement::Static;
 use session::RegistryPeer;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::runtime::Runtime;
 
 use crate::client::Client;
@@ -38,14 +39,22 @@ pub struct Mesh {
     _tasks: Vec<Handle<()>>,
     /// Each gateway, by its place in `gateways`.
     edges: Vec<Option<Edge>>,
-    _children: Vec<Child>,
+    _children: Vec<Process>,
     registries: Vec<Served>,
+    _data: Option<TempDir>,
 }
 
 /// A running gateway; it ends at once with this.
 enum Edge {
     Task { _role: Handle<()> },
-    Process { _child: Box<Child> },
+    Process { _child: Box<Process> },
+}
+
+/// A running process; it ends with this.
+pub struct Process {
+    _child: Child,
+    /// Kept open, so that what it still prints goes somewhere.
+    _stdout: BufReader<ChildStdout>,
 }
 
 /// A registry behind a gRPC server of its own.
@@ -85,6 +94,7 @@ impl Mesh {
             edges: Vec::new(),
             _children: Vec::new(),
             registries: Vec::new(),
+            _data: None,
         }
     }
 
@@ -222,40 +232,66 @@ impl Mesh {
         Ok(())
     }
 
+    /// Starts `trunkline up` as a process, in front of these registries besides its own.
+    pub async fn up(registries: &[&str]) -> Result<Self> {
+        let mut mesh = Self::empty();
+        let data = tempfile::tempdir()?;
+        let mut command = Command::new(binary("trunkline")?);
+        command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(data.path());
+        for registry in registries {
+            command.args(["--registry", registry]);
+        }
+        let (child, url) = listening(command, "gateway").await?;
+        mesh._children.push(child);
+        mesh._data = Some(data);
+        mesh.gateways.push(gateway_address(&url)?);
+        Ok(mesh)
+    }
+
     /// Starts a role of the real binary and reads where it listens.
     async fn process(&mut self, role: &str, settings: &[&str]) -> Result<String> {
         use base64::Engine as _;
         let key = base64::engine::general_purpose::STANDARD.encode(KEY);
-        let mut command = Command::new(binary()?);
-        command.args([
-            role,
-            "--listen",
-            "127.0.0.1:0",
-            "--set",
-            "keys.current=k1",
-            "--set",
-            &format!("keys.ring={{k1=\"{key}\"}}"),
-        ]);
+        let mut command = Command::new(binary("trunkline")?);
+        command.args([role, "--listen", "127.0.0.1:0"]);
+        command.args(["--set", "keys.current=k1", "--set", &format!("keys.ring={{k1=\"{key}\"}}")]);
         for setting in settings {
             command.args(["--set", setting]);
         }
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
-        let prefix = format!("listening {role} ");
-        let read = async {
-            while let Some(line) = lines.next_line().await? {
-                if let Some(address) = line.strip_prefix(&prefix) {
-                    return Ok(address.to_owned());
-                }
-            }
-            anyhow::bail!("{role} ended before it listened")
-        };
-        let address = tokio::time::timeout(crate::client::DEADLINE, read)
-            .await
-            .with_context(|| format!("{role} did not start"))??;
+        let (child, address) = listening(command, role).await?;
         self._children.push(child);
         Ok(address)
     }
+}
+
+/// Starts a registry example of the kit: the process, and where it listens.
+pub async fn example(name: &str) -> Result<(Process, String)> {
+    let mut command = Command::new(binary(&format!("examples/{name}"))?);
+    command.args(["--listen", "127.0.0.1:0"]);
+    listening(command, name).await
+}
+
+/// Starts a process that says `listening WHAT WHERE`. It ends with its handle.
+async fn listening(mut command: Command, what: &str) -> Result<(Process, String)> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
+    let prefix = format!("listening {what} ");
+    let read = async {
+        while let Some(line) = lines.next_line().await? {
+            if let Some(address) = line.strip_prefix(&prefix) {
+                return Ok(address.to_owned());
+            }
+        }
+        anyhow::bail!("{what} ended before it listened")
+    };
+    let read = tokio::time::timeout(crate::client::DEADLINE, read).await;
+    let address = read.with_context(|| format!("{what} did not start"))??;
+    Ok((Process { _child: child, _stdout: lines.into_inner() }, address))
+}
+
+fn gateway_address(url: &str) -> Result<SocketAddr> {
+    let address = url.trim_start_matches("http://").trim_end_matches("/mcp");
+    address.parse().with_context(|| format!("listening line of a gateway: {url}"))
 }
 
 impl Drop for Served {
@@ -300,9 +336,9 @@ async fn listener() -> Result<(TcpListener, SocketAddr)> {
     Ok((listener, address))
 }
 
-/// The binary beside the tests; `cargo test --workspace` builds it.
-fn binary() -> Result<PathBuf> {
+/// A binary beside the tests; `cargo test --workspace` builds them all.
+fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let found = own.ancestors().map(|dir| dir.join("trunkline")).find(|path| path.is_file());
-    found.context("the trunkline binary is not built: run `cargo build -p trunkline` first")
+    let found = own.ancestors().map(|dir| dir.join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("{name} is not built: run `cargo build --workspace --all-targets` first"))
 }

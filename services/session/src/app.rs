@@ -98,6 +98,7 @@ impl App {
         let _sweep = task::spawn(Kind::Upkeep, "sweep", sweep(self.shared.clone()));
         // Registries that are down do not keep the others' clients waiting for ever.
         let _slow = tokio::time::timeout(SETTLE, registries.settled()).await.is_err();
+        registries.begin();
         self.shared.ready.send_replace(true);
         let draining = drain(self.shared.clone(), shutdown.clone());
         let routes = api::session::service(self.handle());

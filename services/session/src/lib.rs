@@ -21,6 +21,6 @@ mod residents;
 mod seal;
 pub mod store;
 
-pub use app::App;
+pub use app::{App, BuildError};
 pub use config::{Config, RegistryConfig};
 pub use deps::{ConnectError, Deps, RegistryPeer};

@@ -97,6 +97,11 @@ impl Registries {
         let _closed = settled.wait_for(|count| *count >= self.links.len()).await.is_err();
     }
 
+    /// What changed so far is news to nobody: no session has begun.
+    pub(crate) fn begin(&self) {
+        self.unannounced.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn one_settled(&self) {
         self.settled.send_modify(|count| *count += 1);
     }
