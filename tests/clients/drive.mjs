@@ -4,8 +4,8 @@
 // failures. What the endpoint has to say stands in expected.json, which the Python driver reads too.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { Client, ResourceNotFoundError, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
+import { assertListed, Checks, expected, Inbox, only, rejects, within } from './checks.mjs';
 
 const [url, mode] = process.argv.slice(2);
 const modes = { legacy: 'legacy', auto: 'auto', '2026-07-28': { pin: '2026-07-28' } };
@@ -14,60 +14,8 @@ if (!url || !(mode in modes)) {
     process.exit(2);
 }
 const modern = mode !== 'legacy';
-const expected = JSON.parse(readFileSync(new URL('expected.json', import.meta.url)));
-const DEADLINE_MS = 20_000;
-
-let passed = 0;
-let failed = 0;
-
-/** Fails when `promise` takes longer than the deadline. */
-async function within(promise, what = 'the check') {
-    let timer;
-    const late = new Promise((_, reject) => {
-        timer = setTimeout(() => reject(new Error(`${what} took longer than ${DEADLINE_MS} ms`)), DEADLINE_MS);
-    });
-    try {
-        return await Promise.race([promise, late]);
-    } finally {
-        clearTimeout(timer);
-    }
-}
-
-async function check(name, body) {
-    try {
-        await within(Promise.resolve().then(body));
-        passed += 1;
-        console.log(`ok typescript ${mode} ${name}`);
-    } catch (error) {
-        failed += 1;
-        console.log(`not ok typescript ${mode} ${name}`);
-        console.log(`  ${String(error?.stack ?? error).split('\n').slice(0, 40).join('\n  ')}`);
-    }
-}
-
-/** Notifications in the order of their arrival; `next` waits for the first one that is still unread and fits. */
-class Inbox {
-    unread = [];
-    waiting = [];
-
-    push(message) {
-        this.unread.push(message);
-        for (const wake of this.waiting.splice(0)) wake();
-    }
-
-    async next(method, fits = () => true) {
-        for (;;) {
-            const at = this.unread.findIndex(message => message.method === method && fits(message.params));
-            if (at >= 0) return this.unread.splice(at, 1)[0];
-            await within(new Promise(resolve => this.waiting.push(resolve)), `waiting for ${method}`);
-        }
-    }
-
-    count(method, fits = () => true) {
-        return this.unread.filter(message => message.method === method && fits(message.params)).length;
-    }
-}
-
+const checks = new Checks(`typescript ${mode}`);
+const { check } = checks;
 /** The client under test, with scripted answers to what the server asks. */
 class Peer {
     inbox = new Inbox();
@@ -144,32 +92,6 @@ class Peer {
         if (!modern) await this.transport.terminateSession();
         await this.client.close();
     }
-}
-
-/** Keeps of `value` only the members `like` has, so that additions of the server do not matter. */
-function only(value, like) {
-    return Object.fromEntries(Object.keys(like).map(key => [key, value?.[key]]));
-}
-
-async function rejects(promise, code, data, kind = Error) {
-    const error = await promise.then(
-        value => assert.fail(`expected an error, got ${JSON.stringify(value)}`),
-        error => error
-    );
-    assert.equal(error.code, code, `${error.code}: ${error.message}`);
-    assert.ok(error instanceof kind, error.constructor.name);
-    if (data !== undefined) assert.deepEqual(error.data, data);
-}
-
-function assertListed(list, key, wanted) {
-    const names = list.map(entry => entry[key]);
-    assert.equal(new Set(names).size, names.length, 'listed twice');
-    for (const [name, entry] of Object.entries(wanted)) {
-        const found = list.find(candidate => candidate[key] === name);
-        assert.ok(found, `${name} is not listed among ${names.join(', ')}`);
-        assert.deepEqual(only(found, entry), entry);
-    }
-    return names;
 }
 
 async function connecting(peer) {
@@ -461,7 +383,7 @@ async function subscribing(peer) {
 
 const peer = new Peer();
 await connecting(peer);
-if (failed === 0) {
+if (checks.failed === 0) {
     await listing(peer);
     await using(peer);
     await running(peer);
@@ -469,5 +391,4 @@ if (failed === 0) {
     await subscribing(peer);
 }
 await check('close', () => peer.close());
-console.log(`${passed} passed, ${failed} failed`);
-process.exit(failed === 0 ? 0 : 1);
+checks.exit();

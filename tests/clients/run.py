@@ -16,28 +16,31 @@ import tools  # noqa: E402
 from mesh import Mesh, exit_on_signals, shares  # noqa: E402
 
 MODES = ("legacy", "auto", "2026-07-28")
+# 2024-11-05's transport, which may carry newer revisions.
+SSE_MODES = ("2024-11-05", "newest")
 LEAST_SHARE = 0.4
 DRIVER_S = 300
 SUMMARY = re.compile(r"^(\d+) passed, (\d+) failed$", re.MULTILINE)
 
 
-def drivers() -> list[list[str]]:
-    """Installs the clients; returns the command of each driver."""
+def drivers() -> list[tuple[list[str], tuple[str, ...]]]:
+    """Installs the clients; returns the command of each driver and its modes."""
     folder = tools.npm("clients", HERE)
     # Node resolves packages from where a script lies.
-    for file in ("drive.mjs", "expected.json"):
+    for file in ("drive.mjs", "sse.mjs", "checks.mjs", "expected.json"):
         shutil.copy(HERE / file, folder)
     return [
-        [str(tools.node()), str(folder / "drive.mjs")],
-        [str(tools.python(HERE)), str(HERE / "drive.py")],
+        ([str(tools.node()), str(folder / "drive.mjs")], MODES),
+        ([str(tools.node()), str(folder / "sse.mjs")], SSE_MODES),
+        ([str(tools.python(HERE)), str(HERE / "drive.py")], MODES),
     ]
 
 
-def drive(commands: list[list[str]], url: str) -> tuple[int, int]:
+def drive(commands: list[tuple[list[str], tuple[str, ...]]], url: str) -> tuple[int, int]:
     """Runs every driver in every mode; returns how many checks passed and failed."""
     passed = failed = 0
-    for command in commands:
-        for mode in MODES:
+    for command, modes in commands:
+        for mode in modes:
             try:
                 done = subprocess.run([*command, url, mode], stdout=subprocess.PIPE, text=True, timeout=DRIVER_S)
                 output, ending = done.stdout, f"exit code {done.returncode}"
