@@ -72,7 +72,8 @@ pub(super) async fn taken(edge: &Edge, asked: Asked, taken: Result<Taken, Error>
         Some(Ok(Frame::Open)) => {
             let listen = asked.id.clone().filter(|_| asked.waits);
             let shutdown = asked.waits.then(|| edge.shutdown());
-            sse::response(Stream::new(frames, edge.keep_alive(), shutdown, listen))
+            let owed = asked.id.clone().filter(|_| !asked.waits);
+            sse::response(Stream::new(frames, edge.keep_alive(), shutdown, listen).owing(owed))
         }
         Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_))) => {
             tracing::error!("a session node broke the order of frames");
@@ -142,9 +143,14 @@ fn lost(asked: &Asked, reason: &str) -> Response {
 
 /// HTTP 200: anything else would invite proxies and clients to send it again.
 fn outcome_unknown(id: Option<&Id>, reason: &str) -> Response {
+    json(StatusCode::OK, Some(unknown_outcome(id, reason)))
+}
+
+/// The answer to a request that was accepted and then lost.
+pub(super) fn unknown_outcome(id: Option<&Id>, reason: &str) -> Json {
     let data = format!("{{\"reason\":{},\"outcome\":\"unknown\"}}", edit::quote(reason));
     let error = RpcError::new(code::INTERNAL_ERROR, "the outcome of this request is not known");
-    json(StatusCode::OK, Some(rpc::error(id, &error.with_data(Json::trusted(data)))))
+    rpc::error(id, &error.with_data(Json::trusted(data)))
 }
 
 /// Nobody accepted it.

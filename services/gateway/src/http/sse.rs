@@ -15,9 +15,11 @@ use chassis::clock;
 use chassis::drain::Shutdown;
 use futures::StreamExt as _;
 use mcp::rpc::Id;
-use mcp::{Json, meta};
+use mcp::{Json, meta, scan};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::Span;
+
+use super::reply;
 
 /// Says nothing, and shows that somebody is there.
 const COMMENT: Bytes = Bytes::from_static(b": \n\n");
@@ -35,6 +37,10 @@ pub(super) struct Stream {
     closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The request that is answered then, if the stream answers one.
     listen: Option<Id>,
+    /// The request whose answer ends the stream: the client hears of it if that never comes.
+    owed: Option<Id>,
+    /// The last message.
+    last: Option<Json>,
     /// Open as long as the stream.
     span: Span,
 }
@@ -55,7 +61,23 @@ impl Stream {
         });
         let timer = Box::pin(sleep(keep_alive));
         let (greeting, span) = (Some(COMMENT), Span::current());
-        Self { frames, greeting, named: false, keep_alive, timer, closing, listen, span }
+        Self {
+            frames,
+            greeting,
+            named: false,
+            keep_alive,
+            timer,
+            closing,
+            listen,
+            owed: None,
+            last: None,
+            span,
+        }
+    }
+
+    /// The stream answers this request, once.
+    pub(super) fn owing(self, request: Option<Id>) -> Self {
+        Self { owed: request, ..self }
     }
 
     /// Everything that is said in a session of HTTP+SSE. It begins with where to post, and is not closed when the gateway
@@ -68,6 +90,16 @@ impl Stream {
     fn end(&mut self) {
         self.frames = futures::stream::empty().boxed();
         self.closing = None;
+    }
+
+    /// What is said when the session node is lost: that the outcome is not known, unless the answer has been given.
+    fn lost(&mut self) -> Option<Bytes> {
+        self.end();
+        let is_answer = |message: Json| scan::member(message.as_str(), "method").is_none();
+        let answered = self.last.take().is_some_and(is_answer);
+        let request = self.owed.take().filter(|_| !answered)?;
+        let message = Some(reply::unknown_outcome(Some(&request), "unavailable"));
+        Some(encode(&Event { message, ..Event::default() }, self.named))
     }
 
     fn rearm(&mut self) {
@@ -100,19 +132,19 @@ impl futures::Stream for Stream {
         match this.frames.poll_next_unpin(cx) {
             Poll::Ready(Some(Ok(Frame::Event(event)))) => {
                 this.rearm();
-                return Poll::Ready(Some(Ok(encode(&event, this.named))));
+                let text = encode(&event, this.named);
+                this.last = event.message.or(this.last.take());
+                return Poll::Ready(Some(Ok(text)));
             }
             Poll::Ready(Some(Ok(
                 Frame::Accepted { .. } | Frame::Refused(_) | Frame::Answer(_) | Frame::Open,
             ))) => {
                 tracing::error!("a session node broke the order of frames");
-                this.end();
-                return Poll::Ready(None);
+                return Poll::Ready(this.lost().map(Ok));
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::warn!(code = ?error.code, error = %error.message, "an event stream was lost");
-                this.end();
-                return Poll::Ready(None);
+                return Poll::Ready(this.lost().map(Ok));
             }
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => {}
@@ -224,6 +256,30 @@ mod tests {
         let silence = [(0, comment.clone()), (15, comment.clone()), (30, comment)];
         let expected = [&silence[..], &[(40, data.clone()), (50, data)]].concat();
         assert_eq!(seen, expected);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_lost_with_its_node_is_said_to_be_unknown_once() {
+        let progress = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#;
+        let result = r#"{"jsonrpc":"2.0","id":7,"result":{}}"#;
+        let unknown = r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32603,"message":"the outcome of this request is not known","data":{"reason":"unavailable","outcome":"unknown"}}}"#;
+        let id = Id::read(&Json::trusted("7"));
+        let table = [
+            (vec![], id.clone(), vec![unknown]),
+            (vec![progress], id.clone(), vec![progress, unknown]),
+            (vec![progress, result], id, vec![progress, result]),
+            // A stream of a session, which answers nothing.
+            (vec![progress], None, vec![progress]),
+        ];
+        for (messages, owed, expected) in table {
+            let events = messages.into_iter().map(|text| Ok(Frame::Event(event(None, None, Some(text)))));
+            let lost = api::Error::new(api::Code::Unavailable, "node lost");
+            let frames = stream::iter(events.chain([Err(lost)]).collect::<Vec<_>>());
+            let body = Stream::new(frames.boxed(), Duration::from_secs(15), None, None).owing(owed);
+            let parts: Vec<_> = body.map(Result::unwrap).skip(1).collect().await;
+            let expected: Vec<_> = expected.into_iter().map(|text| format!("data: {text}\n\n")).collect();
+            assert_eq!(parts, expected);
+        }
     }
 
     #[tokio::test]
