@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Address clients reach this gateway at, `host:port`; port 0 takes a free one.
     pub listen: String,
-    /// Path of the MCP endpoint.
+    /// Path of the MCP endpoint (Streamable HTTP). Sessions of 2025-03-26 may send batches of up to 50 messages there.
     pub mcp_path: String,
     /// Path where clients of 2024-11-05 (HTTP+SSE) open their event stream.
     pub sse_path: String,

@@ -23,7 +23,8 @@ Exit codes: 0 stopped when asked to, 1 failed, 2 wrong command line or configura
 const UP: &str = "\
 Examples:
   trunkline up
-      Serves MCP on http://127.0.0.1:8080/mcp, with sample content in ./.trunkline
+      Serves MCP on http://127.0.0.1:8080/mcp, with sample content in ./.trunkline. Clients that only know HTTP+SSE
+      (2024-11-05) use http://127.0.0.1:8080/sse
   trunkline up --listen 127.0.0.1:9000 --data /var/lib/trunkline
       Elsewhere, with its own data
   trunkline up --registry 127.0.0.1:7301 --registry 127.0.0.1:7302=billing
@@ -41,7 +42,10 @@ with
   sessions = [{ address = \"10.0.0.1:7101\", slots = \"0-2047\" }, { address = \"10.0.0.2:7101\", slots = \"2048-4095\" }]
   [keys]
   current = \"k1\"
-  ring = { k1 = \"...\" }     # openssl rand -base64 32, the same in every process";
+  ring = { k1 = \"...\" }     # openssl rand -base64 32, the same in every process
+
+Endpoints: /mcp (sessions of 2025-03-26 may send batches of up to 50 messages), and for clients that only know HTTP+SSE
+(2024-11-05) /sse and /messages. gateway.mcp_path, gateway.sse_path and gateway.message_path move them.";
 
 const SESSION: &str = "\
 Example:
