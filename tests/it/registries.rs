@@ -1,5 +1,8 @@
 //! Several registries: merged, named apart, coming and going while sessions last.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
 use api::Principal;
 use api::registry::{Context, FrameBody, Kind, Operation, Start};
@@ -110,7 +113,44 @@ async fn listed(client: &tests::client::Client, expected: &str) -> Result<()> {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(tests::client::DEADLINE, asking).await?
+    tokio::time::timeout(DEADLINE, asking).await?
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_under_way_when_a_registry_dies_is_read_again_or_said_to_be_unknown() {
+    let back = Arc::new(AtomicBool::new(false));
+    let is_back = back.clone();
+    let registry = Scripted::new("r", move |_, start| match start.target.as_str() {
+        "a:1" if is_back.load(Ordering::Relaxed) => {
+            bodies([FrameBody::Result(Json::trusted(r#"{"contents":[]}"#))])
+        }
+        _ => stream::pending().boxed(),
+    });
+    registry.list(Kind::Tools, [r#"{"name":"t"}"#]);
+    registry.list(Kind::Resources, [r#"{"uri":"a:1","name":"one"}"#]);
+    let registry = shared(registry);
+    let mut mesh = Mesh::start(Topology::Split, vec![registry.clone()]).await.unwrap();
+    let client = mesh.client();
+    let under_way = async {
+        while registry.seen().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        mesh.stop_registry(0);
+        back.store(true, Ordering::Relaxed);
+        // Its address is free again as soon as the old runtime has let go of it.
+        while mesh.start_registry(0).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (read, called, ()) = tokio::join!(
+        async { client.modern("1", "resources/read", r#"{"uri":"a:1"}"#, "{}").await?.response().await },
+        async { client.modern("2", "tools/call", r#"{"name":"t"}"#, "{}").await?.response().await },
+        under_way,
+    );
+    let (read, called) = (read.unwrap(), called.unwrap());
+    assert_eq!(path(&read, &["result", "contents"]), Some("[]"), "{read}");
+    assert_eq!(path(&called, &["error", "data", "reason"]), Some("\"registry_lost\""), "{called}");
+    assert_eq!(path(&called, &["error", "data", "outcome"]), Some("\"unknown\""), "{called}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

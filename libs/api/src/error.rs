@@ -102,9 +102,9 @@ pub enum Detail {
     Draining,
     /// Provably not executed: no connection to the callee could be made. Made by the caller's side only.
     NotReached,
-    /// Whether it was executed is not known.
+    /// Whether it was executed is not known. With [`Code::Unavailable`]: the connection was lost under way.
     OutcomeUnknown {
-        /// The invocation.
+        /// The invocation; empty if the request was none.
         invocation: String,
     },
     /// A returned state cannot be used.
@@ -180,8 +180,9 @@ impl From<Error> for Status {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        if status.code() == Grpc::Unavailable && was_refused(&status) {
-            return Self::new(Code::Unavailable, status.message()).with(Detail::NotReached);
+        // What a peer says has no source. What has one went wrong on the way.
+        if let Some(cause) = std::error::Error::source(&status) {
+            return on_the_way(cause, status.message());
         }
         let detail = status
             .metadata()
@@ -193,16 +194,22 @@ impl From<Status> for Error {
     }
 }
 
-/// Whether the connection was refused, so that the request cannot have left.
-fn was_refused(status: &Status) -> bool {
-    let mut source = std::error::Error::source(status);
+/// A request that was not answered: too late, never sent, or lost together with its connection.
+fn on_the_way(cause: &(dyn std::error::Error + 'static), message: &str) -> Error {
+    let mut source = Some(cause);
     while let Some(error) = source {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::ConnectionRefused;
+        if error.is::<tonic::TimeoutExpired>() {
+            return Error::new(Code::Deadline, message);
+        }
+        // Cancelled by hyper: the connection was closed before it took the request.
+        let never_sent = error.is::<tonic::ConnectError>()
+            || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
+        if never_sent {
+            return Error::new(Code::Unavailable, message).with(Detail::NotReached);
         }
         source = error.source();
     }
-    false
+    Error::new(Code::Unavailable, message).with(Detail::OutcomeUnknown { invocation: String::new() })
 }
 
 fn encode(detail: Detail) -> mesh::ErrorDetail {

@@ -1,6 +1,7 @@
 //! Which session node gets a request, and what is tried when one cannot take it.
 //!
 //! A node may be asked again, or another one instead, only until one has accepted; from then on the outcome belongs to it.
+//! A call of a tool that was lost before that can be told is neither sent again nor said to be safe to send again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,12 +11,15 @@ use std::time::Duration;
 use api::session::{Answer, Attach, Close, Delivery, Frame, Frames};
 use api::{Code, Detail, Error, SessionHost, Slot};
 use futures::StreamExt as _;
+use mcp::Method;
+use mcp::scan::is_object;
 use placement::{Locator, Peer};
 
 use crate::peers::Peers;
 
 /// Redirections that are followed for one request.
 const MAX_HINTS: u32 = 2;
+const TOOLS_CALL: &str = Method::ToolsCall.as_str();
 
 /// One thing to ask of a session node.
 #[derive(Debug, Clone)]
@@ -49,6 +53,17 @@ pub(crate) struct Forward {
 }
 
 impl Call {
+    /// Whether nothing is executed twice when a request that may have been taken on is sent again, by us or by the client.
+    fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Deliver(delivery) => {
+                let message = &delivery.message;
+                is_object(message.as_str()) && message.text("method").as_deref() != Some(TOOLS_CALL)
+            }
+            Self::Attach(_) | Self::Close(_) => true,
+        }
+    }
+
     async fn on(&self, host: &dyn SessionHost) -> Result<Frames, Error> {
         match self {
             Self::Deliver(delivery) => host.deliver(delivery.as_ref().clone()).await,
@@ -77,11 +92,13 @@ impl Forward {
     /// Hands a request to the owner of `slot`, or to any ready node if no session owns it.
     ///
     /// # Errors
-    /// Whatever kept the last node that was asked from taking it on. Nothing was accepted.
+    /// Whatever kept the last node that was asked from taking it on. Nothing was accepted, unless the code is
+    /// [`Code::OutcomeUnknown`]: then nobody can tell.
     pub(crate) async fn send(&self, call: &Call, slot: Option<Slot>) -> Result<Taken, Error> {
         let asked = tokio::time::timeout(self.timeout, self.ask_in_turn(call, slot)).await;
         asked.unwrap_or_else(|_elapsed| {
-            Err(Error::new(Code::Deadline, "no session node took the request on in time"))
+            let code = if call.is_repeatable() { Code::Deadline } else { Code::OutcomeUnknown };
+            Err(Error::new(code, "no session node took the request on in time"))
         })
     }
 
@@ -102,6 +119,8 @@ impl Forward {
                 nodes.push_front(Peer { address: owner.as_str().into() });
             } else if error.code != Code::Unavailable {
                 return Err(error);
+            } else if matches!(error.detail, Some(Detail::OutcomeUnknown { .. })) && !call.is_repeatable() {
+                return Err(Error { code: Code::OutcomeUnknown, ..error });
             }
             last = error;
         }
@@ -131,7 +150,10 @@ impl Forward {
                 Err(Error::new(Code::Internal, "a session node answered without accepting"))
             }
             Some(Err(error)) => Err(error),
-            None => Err(Error::new(Code::Unavailable, "a session node said nothing")),
+            None => {
+                let lost = Detail::OutcomeUnknown { invocation: String::new() };
+                Err(Error::new(Code::Unavailable, "a session node said nothing").with(lost))
+            }
         }
     }
 }

@@ -63,6 +63,27 @@ async fn only_a_node_that_is_away_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_call_that_may_have_been_taken_on_is_not_sent_again() {
+    let lost = || {
+        let unknown = Detail::OutcomeUnknown { invocation: String::new() };
+        Act::Refuse(Error::new(Code::Unavailable, "connection lost").with(unknown))
+    };
+    let call = Request::modern("tools/call", r#""name":"a","#).with("Mcp-Name", "a");
+    for (request, asked) in [(call, 1), (list(), 2)] {
+        let (a, b) = (Node::new([]), Node::new([]));
+        a.then(lost());
+        b.then(lost());
+        let gateway = Gateway::start(Config::default(), &[("a", &a), ("b", &b)], 2).await;
+        let response = gateway.ask(&request).await;
+        assert_eq!(a.seen().len() + b.seen().len(), asked);
+        let unknown = asked == 1;
+        assert_eq!(response.status, if unknown { 200 } else { 503 });
+        let outcome = response.at(&["error", "data", "outcome"]);
+        assert_eq!(outcome, unknown.then_some("\"unknown\""), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn clients_that_were_refused_together_are_not_asked_back_together() {
     let node = Node::new([]);
     let gateway = Gateway::one(&node).await;
