@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn table() {
-        let cases: [(&str, &str, Option<&[(&str, &str)]>); 14] = [
+        type Captured<'a> = Option<&'a [(&'a str, &'a str)]>;
+        let cases: [(&str, &str, Captured<'_>); 14] = [
             ("test://template/{id}/data", "test://template/123/data", Some(&[("id", "123")])),
             ("test://template/{id}/data", "test://template/1/2/data", None),
             ("test://template/{id}/data", "test://template//data", None),
