@@ -32,3 +32,4 @@ mod proxy;
 mod registries;
 mod sessions;
 mod streams;
+mod transports;

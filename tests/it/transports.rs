@@ -1,0 +1,121 @@
+//! A session is found by its own principal, in the way it was begun, and by nobody else: the port of a session node, asked
+//! directly, because every client of the edge is the same principal so far.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use api::session::{Answer, Attach, Close, Delivery, Frame, Frames, Transport};
+use api::{KeyRing, Principal, SessionHost};
+use chassis::drain;
+use chassis::serve::Incoming;
+use chassis::task::{self, Kind};
+use futures::StreamExt as _;
+use mcp::{Era, Json};
+
+const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+const BATCH: &str = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#;
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{},"clientInfo":{"name":"c","version":"1"}}}"#;
+
+fn who(subject: &str) -> Principal {
+    Principal { subject: subject.into(), issuer: "i".into(), tenant: "t".into() }
+}
+
+fn delivery(
+    session: Option<&str>,
+    principal: &Principal,
+    transport: Transport,
+    body: &'static str,
+) -> Delivery {
+    Delivery {
+        message: Json::trusted(body),
+        era: Era::Older,
+        session: session.map(str::to_owned),
+        revision: None,
+        principal: principal.clone(),
+        group: String::new(),
+        param_headers: Vec::new(),
+        request_key: String::new(),
+        transport,
+    }
+}
+
+fn attach(session: &str, principal: &Principal, begin: bool) -> Attach {
+    let (session, principal) = (session.to_owned(), principal.clone());
+    Attach { session, revision: None, principal, last_event_id: None, begin }
+}
+
+async fn accepted(frames: &mut Frames) -> Result<Option<String>> {
+    let Frame::Accepted { session } = frames.next().await.context("no frame")?? else {
+        anyhow::bail!("not accepted")
+    };
+    Ok(session)
+}
+
+async fn refusal(mut frames: Frames) -> Result<Answer> {
+    let Frame::Refused(answer) = frames.next().await.context("no frame")?? else {
+        anyhow::bail!("not refused")
+    };
+    Ok(answer)
+}
+
+/// A session of each transport, both of 2025-03-26, and the stream of the second.
+async fn sessions(host: &dyn SessionHost, owner: &Principal) -> Result<(String, String, Frames)> {
+    let mut greeting = host.deliver(delivery(None, owner, Transport::Streamable, INITIALIZE)).await?;
+    let streamable = accepted(&mut greeting).await?.context("a session")?;
+    let mut stream = host.attach(attach("", owner, true)).await?;
+    let http_sse = accepted(&mut stream).await?.context("a session")?;
+    assert_eq!(stream.next().await.context("open")??, Frame::Open);
+    let mut posted = host.deliver(delivery(Some(&http_sse), owner, Transport::HttpSse, INITIALIZE)).await?;
+    assert_eq!(accepted(&mut posted).await?, None);
+    assert_eq!(posted.next().await.context("an answer")??, Frame::Answer(Answer::new(202, None)));
+    let greeted = stream.next().await.context("a greeting")??;
+    assert!(matches!(&greeted, Frame::Event(event) if event.id.is_none() && event.message.is_some()));
+    Ok((streamable, http_sse, stream))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_else_and_nowhere_else() -> Result<()> {
+    let deps = session::Deps {
+        keys: KeyRing::single("k1", *b"0123456789abcdefghijklmnopqrstuv"),
+        store: Arc::new(session::store::Memory::default()),
+        epoch: session::Deps::epoch_of_this_start(),
+        registries: Vec::new(),
+    };
+    let app = session::App::build(session::Config::default(), deps)?;
+    let host = app.handle();
+    let (_trigger, shutdown) = drain::pair();
+    let _serving = task::spawn(Kind::Role, "session", app.serve(Incoming::None, shutdown));
+    let (owner, stranger) = (who("owner"), who("stranger"));
+    let (streamable, http_sse, mut stream) = sessions(host.as_ref(), &owner).await?;
+    let mut refused = Vec::new();
+    for (session, own) in [(&streamable, Transport::Streamable), (&http_sse, Transport::HttpSse)] {
+        for principal in [&owner, &stranger, &Principal::default()] {
+            for transport in [Transport::Streamable, Transport::HttpSse] {
+                if *principal == owner && transport == own {
+                    continue;
+                }
+                for body in [PING, BATCH, INITIALIZE] {
+                    let asked = delivery(Some(session), principal, transport, body);
+                    refused.push(refusal(host.deliver(asked).await?).await?);
+                }
+            }
+            if *principal != owner || own == Transport::HttpSse {
+                refused.push(refusal(host.attach(attach(session, principal, false)).await?).await?);
+                let close = Close { session: session.clone(), revision: None, principal: principal.clone() };
+                refused.push(refusal(host.close(close).await?).await?);
+            }
+        }
+    }
+    assert_eq!(refused.len(), 40);
+    assert!(refused.iter().all(|answer| answer.status == 404 && *answer == refused[0]), "{refused:?}");
+    // Both are as they were.
+    let mut answer = host.deliver(delivery(Some(&streamable), &owner, Transport::Streamable, PING)).await?;
+    accepted(&mut answer).await?;
+    assert!(matches!(answer.next().await.context("an answer")??, Frame::Answer(a) if a.status == 200));
+    let mut posted = host.deliver(delivery(Some(&http_sse), &owner, Transport::HttpSse, PING)).await?;
+    accepted(&mut posted).await?;
+    let Frame::Event(pong) = stream.next().await.context("an event")?? else { anyhow::bail!("no event") };
+    let expected = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+    assert_eq!(pong.message.as_ref().map(Json::as_str), Some(expected));
+    Ok(())
+}
