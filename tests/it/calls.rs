@@ -13,6 +13,7 @@ topologies!(
     progress_and_logs_come_before_the_result,
     logs_below_the_level_are_not_sent,
     a_quick_answer_is_plain_json,
+    a_burst_reaches_an_older_reader_whole,
     an_older_disconnect_does_not_cancel,
     a_modern_disconnect_cancels,
     an_older_client_cancels_by_notification,
@@ -133,6 +134,29 @@ async fn logs_below_the_level_are_not_sent(topology: Topology) -> Result<()> {
     let text = modern.text().await?;
     assert!(text.contains("\"level\":\"error\"") && !text.contains("quiet"), "{text}");
     assert!(text.contains(r#""progressToken":5"#), "{text}");
+    Ok(())
+}
+
+async fn a_burst_reaches_an_older_reader_whole(topology: Topology) -> Result<()> {
+    // More than all buffers on the way together, read more slowly than it is made.
+    const BURST: usize = 4000;
+    let registry = Scripted::new("r", |_, _| {
+        let text = "x".repeat(4000);
+        let progress = move |n| Json::trusted(format!("{{\"progress\":{n},\"message\":\"{text}\"}}"));
+        let frames = (1..=BURST).map(move |n| FrameBody::Progress(progress(n)));
+        bodies(frames.chain([FrameBody::Result(json("{}"))]))
+    });
+    registry.list(Kind::Tools, [r#"{"name":"burst"}"#]);
+    let mesh = Mesh::start(topology, vec![shared(registry)]).await?;
+    let mut client = mesh.client();
+    client.initialize("2025-06-18", "{}").await?;
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"burst","_meta":{"progressToken":1}}}"#;
+    let mut events = client.post(call).await?.events();
+    for n in 1..=BURST {
+        let message = events.message().await?;
+        assert_eq!(path(&message, &["params", "progress"]), Some(n.to_string().as_str()), "{message}");
+    }
+    assert_eq!(events.message().await?, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
     Ok(())
 }
 

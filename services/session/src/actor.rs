@@ -22,7 +22,10 @@ use crate::carry::{self, Carried};
 use crate::host::Shared;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Subscription;
-use crate::residents::{Letter, Reader, Removed, Resident};
+use crate::residents::{Letter, READER_QUEUE, Reader, Removed, Resident};
+
+/// How long a session waits for a reader that is behind to take half of what waits for it.
+const PACE: Duration = Duration::from_millis(250);
 
 /// Something that was waited for has come.
 pub(crate) enum News {
@@ -124,6 +127,9 @@ impl Actor {
                     }
                 }
             }
+            if self.keep_pace().await {
+                continue;
+            }
             match self.wait(&mut letters).await {
                 Turn::Letter(Some(letter)) => self.open_letter(letter).await,
                 Turn::Letter(None) => return,
@@ -135,6 +141,23 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// Gives a reader that falls behind a moment, so that a burst of frames waits for whoever reads it. One that reads nothing
+    /// meanwhile is let go; the log has its events. Whether one was.
+    async fn keep_pace(&mut self) -> bool {
+        let mut readers = self.readers.iter();
+        let behind = readers.find(|(_, reading)| reading.reader.capacity() < READER_QUEUE / 4);
+        let Some((stream, reader)) = behind.map(|(stream, reading)| (*stream, reading.reader.clone())) else {
+            return false;
+        };
+        let room = reader.reserve_many(READER_QUEUE / 2);
+        let stalled = tokio::time::timeout(PACE, room).await.is_err();
+        if stalled {
+            self.readers.remove(&stream);
+            self.pending.push_back(Input::ReaderGone(stream));
+        }
+        stalled
     }
 
     fn is_quiet(&self) -> bool {
