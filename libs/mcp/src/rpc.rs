@@ -234,7 +234,7 @@ impl<'a> Envelope<'a> {
     fn read(json: &'a Json) -> Result<Self, Malformed> {
         let mut found =
             Self { version: None, id: None, method: None, params: None, result: None, error: None };
-        let mut repeated = false;
+        let (mut repeated, mut two_ids) = (false, false);
         for member in scan::members(json.as_str()) {
             let place = match member.key.as_ref() {
                 "jsonrpc" => &mut found.version,
@@ -245,7 +245,13 @@ impl<'a> Envelope<'a> {
                 "error" => &mut found.error,
                 _ => continue,
             };
-            repeated |= place.replace(member.value).is_some();
+            let again = place.replace(member.value).is_some();
+            repeated |= again;
+            two_ids |= again && member.key == "id";
+        }
+        if two_ids {
+            // Neither is the one to answer with.
+            found.id = None;
         }
         if repeated {
             return Err(found.malformed(json, "a member of the envelope occurs twice"));
@@ -420,6 +426,14 @@ mod tests {
             let Err(found) = parse(text) else { panic!("accepted: {text}") };
             assert_eq!((found.code, found.id.as_ref().map(Id::raw)), (code, id), "{text}");
         }
+    }
+
+    #[test]
+    fn of_two_ids_neither_is_answered() {
+        let id = |text: &'static str| Message::parse(&Bytes::from_static(text.as_bytes())).unwrap_err().id;
+        assert_eq!(id(r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#), None);
+        let read = id(r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"x"}"#);
+        assert_eq!(read.as_ref().map(Id::raw), Some("1"));
     }
 
     #[test]
