@@ -108,6 +108,11 @@ impl Actor {
     /// Works until nothing is in flight any more, or the session is over.
     pub(crate) async fn run(mut self, mut letters: mpsc::Receiver<Letter>) {
         loop {
+            if letters.is_empty() {
+                for letter in self.shared.residents.overdue(&self.resident.id) {
+                    self.open_letter(letter).await;
+                }
+            }
             while let Some(input) = self.pending.pop_front() {
                 self.take(input).await;
             }

@@ -112,8 +112,8 @@ async fn drain(shared: Arc<Shared>, shutdown: Shutdown) {
     shared.draining.store(true, Ordering::Relaxed);
     shared.drain.cancel();
     for id in shared.residents.all() {
-        // A full queue belongs to a session that is busy anyway.
-        let _busy = shared.post(&id, None, Letter::Drain).is_err();
+        // A session that is gone needs no draining.
+        let _gone = shared.post(&id, None, Letter::Drain).is_err();
     }
 }
 

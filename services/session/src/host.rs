@@ -27,8 +27,6 @@ use crate::store::SessionStore;
 
 /// How long a request waits for a node that is just starting.
 const START_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two attempts to announce a change to a session whose queue is full.
-const ANNOUNCE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What everything on this node uses.
 pub(crate) struct Shared {
@@ -54,30 +52,20 @@ impl Shared {
         Sha256::digest(id.as_str()).iter().take(8).map(|b| format!("{b:02x}")).collect()
     }
 
-    /// A watched resource has changed. A queue that is full is tried again by a task of its own.
+    /// A watched resource has changed.
     pub(crate) fn notify_updated(&self, id: &SessionId, uri: &str, params: &Json) {
-        let letter = || Letter::Updated { uri: uri.to_owned(), params: params.clone() };
-        if self.post(id, None, letter()) == Err(Undelivered::Full) {
-            tracing::warn!("a session's queue is full: an update of a resource was dropped");
-        }
+        let letter = Letter::Updated { uri: uri.to_owned(), params: params.clone() };
+        // A session that is gone does not want to know.
+        let _gone = self.post(id, None, letter).is_err();
     }
 
     /// Tells every session that a list has changed.
     pub(crate) async fn announce(&self, kind: ListKind) {
-        let mut left = self.residents.all();
-        while !left.is_empty() {
-            let mut full = Vec::new();
-            for (index, id) in left.into_iter().enumerate() {
-                if self.post(&id, None, Letter::Changed(kind)) == Err(Undelivered::Full) {
-                    full.push(id);
-                }
-                if index % 256 == 255 {
-                    tokio::task::yield_now().await;
-                }
-            }
-            left = full;
-            if !left.is_empty() {
-                tokio::time::sleep(ANNOUNCE_PAUSE).await;
+        for (index, id) in self.residents.all().into_iter().enumerate() {
+            // A session that is gone does not want to know.
+            let _gone = self.post(&id, None, Letter::Changed(kind)).is_err();
+            if index % 256 == 255 {
+                tokio::task::yield_now().await;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The sessions of this node. An idle one is a struct in a map: no task, no queue. While something is in flight it has both.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::session::{Frame, Transport};
@@ -14,7 +14,7 @@ use tracing::Span;
 
 use crate::registries::watches::Subscription;
 
-/// Letters that may wait for a busy session; one more is refused.
+/// Letters that may wait for a busy session. One more is refused if somebody waits for its answer, else kept beside.
 pub(crate) const MAILBOX: usize = 64;
 /// Frames that may wait for a reader; a reader that falls further behind is let go.
 pub(crate) const READER_QUEUE: usize = 1024;
@@ -74,6 +74,40 @@ struct Entry {
     cell: Option<Cell>,
     /// Its moment in the wheel.
     armed: Option<Millis>,
+    overdue: Option<Box<Overdue>>,
+}
+
+/// What a full queue could not take although nobody would say it again: each thing once, however often it happens meanwhile.
+#[derive(Default)]
+struct Overdue {
+    lists: BTreeSet<ListKind>,
+    updated: BTreeMap<String, Json>,
+    drain: bool,
+}
+
+impl Overdue {
+    /// Keeps a letter that nobody waits for; whether it is one.
+    fn keep(&mut self, letter: Letter) -> bool {
+        match letter {
+            Letter::Changed(kind) => _ = self.lists.insert(kind),
+            Letter::Updated { uri, params } => _ = self.updated.insert(uri, params),
+            Letter::Drain => self.drain = true,
+            // An actor keeps its own time.
+            Letter::Wake => {}
+            Letter::Message { .. }
+            | Letter::Batch { .. }
+            | Letter::Begin { .. }
+            | Letter::Attach { .. }
+            | Letter::Close { .. } => return false,
+        }
+        true
+    }
+
+    fn letters(self) -> Vec<Letter> {
+        let changed = self.lists.into_iter().map(Letter::Changed);
+        let updated = self.updated.into_iter().map(|(uri, params)| Letter::Updated { uri, params });
+        changed.chain(updated).chain(self.drain.then_some(Letter::Drain)).collect()
+    }
 }
 
 /// A session that is no longer found, and its actor.
@@ -150,8 +184,13 @@ impl Residents {
         }
         let wake = resident.machine.next_wake();
         let transport = resident.transport;
-        let entry =
-            Entry { principal: principal.clone(), transport, cell: Some(Cell::Idle(resident)), armed: None };
+        let entry = Entry {
+            principal: principal.clone(),
+            transport,
+            cell: Some(Cell::Idle(resident)),
+            armed: None,
+            overdue: None,
+        };
         shard.sessions.insert(id.clone(), entry);
         shard.arm(&id, wake);
         *self.per_principal.lock().unwrap_or_else(PoisonError::into_inner).entry(principal).or_default() += 1;
@@ -204,7 +243,10 @@ impl Residents {
                 entry.cell = Some(Cell::Active { mailbox, _task });
                 match sent {
                     Ok(()) => Ok(()),
-                    Err(mpsc::error::TrySendError::Full(_)) => Err(Undelivered::Full),
+                    Err(mpsc::error::TrySendError::Full(letter)) => {
+                        let kept = entry.overdue.get_or_insert_default().keep(letter);
+                        if kept { Ok(()) } else { Err(Undelivered::Full) }
+                    }
                     Err(mpsc::error::TrySendError::Closed(_)) => {
                         // The actor panicked. What was committed can be loaded again.
                         let removed = self.forget(&mut shard, id);
@@ -216,6 +258,12 @@ impl Residents {
             }
             None => Err(Undelivered::Unknown),
         }
+    }
+
+    /// What the queue could not take. Asked by the actor whenever its queue is empty.
+    pub(crate) fn overdue(&self, id: &SessionId) -> Vec<Letter> {
+        let overdue = self.shard(id).sessions.get_mut(id).and_then(|entry| entry.overdue.take());
+        overdue.map(|overdue| overdue.letters()).unwrap_or_default()
     }
 
     /// Lets an actor go to rest, unless a letter has come meanwhile; then both are given back.
@@ -305,6 +353,35 @@ mod tests {
 
     fn wheel(residents: &Residents) -> usize {
         residents.shards.iter().map(|shard| shard.lock().unwrap().wheel.len()).sum()
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_loses_nothing_that_nobody_says_again() {
+        let residents = Residents::default();
+        let resident = resident();
+        let id = resident.id.clone();
+        residents.insert(resident);
+        let queue = Mutex::new(None);
+        let start = |_, letters| {
+            *queue.lock().unwrap() = Some(letters);
+            task::spawn(Kind::Call, "nothing", async {})
+        };
+        let post = |letter| residents.post(&id, None, letter, &start);
+        for _ in 0..MAILBOX {
+            post(Letter::Wake).unwrap();
+        }
+        let (reply, _frames) = mpsc::channel(1);
+        assert_eq!(post(Letter::Close { reply }), Err(Undelivered::Full));
+        for text in ["1", "2"] {
+            post(Letter::Changed(ListKind::Tools)).unwrap();
+            post(Letter::Updated { uri: "a:1".into(), params: Json::trusted(text) }).unwrap();
+        }
+        let [Letter::Changed(ListKind::Tools), Letter::Updated { uri, params }] = &residents.overdue(&id)[..]
+        else {
+            panic!("not each thing once");
+        };
+        assert_eq!((uri.as_str(), params.as_str()), ("a:1", "2"));
+        assert!(residents.overdue(&id).is_empty());
     }
 
     #[tokio::test]
