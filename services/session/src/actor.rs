@@ -227,14 +227,16 @@ impl Actor {
     async fn hear(&mut self, news: News) {
         match news {
             News::Subscribed(call, uri, outcome) => {
-                let frame = match outcome {
-                    Ok(subscription) => {
-                        self.resident.subscriptions.insert(uri, subscription);
-                        CallFrame::Result(Json::empty_object())
-                    }
-                    Err(error) => CallFrame::Error(error),
+                let (frame, subscription) = match outcome {
+                    Ok(subscription) => (CallFrame::Result(Json::empty_object()), Some(subscription)),
+                    Err(error) => (CallFrame::Error(error), None),
                 };
                 self.take(Input::Frame { call, frame }).await;
+                // A request that was given up meanwhile subscribes to nothing.
+                let wanted = self.resident.machine.subscriptions().any(|wanted| wanted == uri);
+                if let Some(subscription) = subscription.filter(|_| wanted) {
+                    self.resident.subscriptions.insert(uri, subscription);
+                }
             }
             News::Heard(call, Heard::Frame(frame)) => self.take(Input::Frame { call, frame }).await,
             News::Heard(call, Heard::InputRequired(input)) => {

@@ -118,11 +118,13 @@ impl Actor {
     }
 
     fn subscribe(&mut self, call: CallId, uri: String) {
-        let Some(entry) = self.shared.registries.catalogue().resource(&uri).cloned() else {
+        let registries = &self.shared.registries;
+        let entry = registries.catalogue().resource(&uri).cloned();
+        let Some((entry, link)) = entry.and_then(|e| registries.link_of(&e.source).map(|link| (e, link)))
+        else {
             let frame = CallFrame::Error(watches::unknown_resource(&uri, false));
             return self.pending.push_back(Input::Frame { call, frame });
         };
-        let Some(link) = self.shared.registries.link_of(&entry.source) else { return };
         let listener = self.listener();
         let outcome = async move {
             let subscribed = Watches::subscribe(&link, &entry.source.registry, &uri, listener).await;
