@@ -85,10 +85,6 @@ async fn deliver(edge: &Edge, letter: Letter, transport: Transport) -> Response 
 
 async fn deliver_batch(edge: &Edge, batch: Batch, transport: Transport) -> Response {
     stack::describe_batch();
-    let lost = match transport {
-        Transport::Streamable if batch.asks => Lost::Unknown,
-        Transport::Streamable | Transport::HttpSse => Lost::Nothing,
-    };
     let slot = batch.session.slot();
     let call = Call::Deliver(Box::new(Delivery {
         message: batch.raw,
@@ -102,7 +98,12 @@ async fn deliver_batch(edge: &Edge, batch: Batch, transport: Transport) -> Respo
         transport,
     }));
     let taken = edge.forward().send(&call, Some(slot)).await;
-    reply::taken(edge, Asked { id: None, lost, waits: false, begins: false }, taken).await
+    let members = match transport {
+        Transport::Streamable => batch.requests,
+        // Their answers do not come here.
+        Transport::HttpSse => Vec::new(),
+    };
+    reply::batch(edge, members, taken).await
 }
 
 /// Why there is no body to look at.

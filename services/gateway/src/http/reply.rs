@@ -94,6 +94,35 @@ pub(super) async fn taken(edge: &Edge, asked: Asked, taken: Result<Taken, Error>
     response
 }
 
+/// The response to a batch. `members` are the ids of its requests; each of them is answered, come what may.
+pub(super) async fn batch(edge: &Edge, members: Vec<Id>, taken: Result<Taken, Error>) -> Response {
+    let mut frames = match taken {
+        Ok(Taken::Accepted { frames, .. }) => frames,
+        Ok(Taken::Refused(refused)) => return answer(refused),
+        Err(error) if error.code == Code::OutcomeUnknown => return lost_batch(&members),
+        Err(error) => return not_taken(None, &error),
+    };
+    match frames.next().await {
+        Some(Ok(Frame::Answer(whole))) => answer(whole),
+        Some(Ok(Frame::Open)) => {
+            sse::response(Stream::new(frames, edge.keep_alive(), None, None).owing_all(members))
+        }
+        Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_)) | Err(_)) | None => {
+            tracing::warn!("a batch was lost after it had been accepted");
+            lost_batch(&members)
+        }
+    }
+}
+
+fn lost_batch(members: &[Id]) -> Response {
+    if members.is_empty() {
+        return StatusCode::ACCEPTED.into_response();
+    }
+    let answers: Vec<Json> = members.iter().map(|id| unknown_outcome(Some(id), "unavailable")).collect();
+    let answers: Vec<&str> = answers.iter().map(Json::as_str).collect();
+    json(StatusCode::OK, Some(Json::trusted(format!("[{}]", answers.join(",")))))
+}
+
 /// A request that is answered at the edge.
 pub(super) fn refusal(refusal: Refusal) -> Response {
     let mut response = json(refusal.status, refusal.body);

@@ -41,6 +41,8 @@ pub(super) struct Stream {
     owed: Option<Id>,
     /// The last message.
     last: Option<Json>,
+    /// The requests of a batch that have not been answered; the same holds for them.
+    members: Vec<Id>,
     /// Open as long as the stream.
     span: Span,
 }
@@ -71,6 +73,7 @@ impl Stream {
             listen,
             owed: None,
             last: None,
+            members: Vec::new(),
             span,
         }
     }
@@ -78,6 +81,11 @@ impl Stream {
     /// The stream answers this request, once.
     pub(super) fn owing(self, request: Option<Id>) -> Self {
         Self { owed: request, ..self }
+    }
+
+    /// The stream answers these requests, in any order.
+    pub(super) fn owing_all(self, members: Vec<Id>) -> Self {
+        Self { members, ..self }
     }
 
     /// Everything that is said in a session of HTTP+SSE. It begins with where to post, and is not closed when the gateway
@@ -97,9 +105,24 @@ impl Stream {
         self.end();
         let is_answer = |message: Json| scan::member(message.as_str(), "method").is_none();
         let answered = self.last.take().is_some_and(is_answer);
-        let request = self.owed.take().filter(|_| !answered)?;
-        let message = Some(reply::unknown_outcome(Some(&request), "unavailable"));
-        Some(encode(&Event { message, ..Event::default() }, self.named))
+        let request = self.owed.take().filter(|_| !answered);
+        let mut text = Vec::new();
+        for request in request.into_iter().chain(std::mem::take(&mut self.members)) {
+            let message = Some(reply::unknown_outcome(Some(&request), "unavailable"));
+            text.extend_from_slice(&encode(&Event { message, ..Event::default() }, self.named));
+        }
+        (!text.is_empty()).then(|| Bytes::from(text))
+    }
+
+    /// Notes which member of a batch has been answered.
+    fn settle(&mut self, event: &Event) {
+        let Some(message) = event.message.as_ref().filter(|_| !self.members.is_empty()) else { return };
+        if scan::member(message.as_str(), "method").is_none()
+            && let Some(id) = scan::member(message.as_str(), "id")
+            && let Some(at) = self.members.iter().position(|member| member.raw() == id)
+        {
+            self.members.swap_remove(at);
+        }
     }
 
     fn rearm(&mut self) {
@@ -133,6 +156,7 @@ impl futures::Stream for Stream {
             Poll::Ready(Some(Ok(Frame::Event(event)))) => {
                 this.rearm();
                 let text = encode(&event, this.named);
+                this.settle(&event);
                 this.last = event.message.or(this.last.take());
                 return Poll::Ready(Some(Ok(text)));
             }

@@ -170,12 +170,33 @@ async fn batches_reach_the_owner_of_their_session_as_they_are() {
             (Some(id.as_str()), Transport::Streamable)
         );
     }
-    let lost = Node::new([Act::Say(vec![accepted()]), Act::Say(vec![accepted()])]);
-    let gateway = Gateway::one(&lost).await;
-    let response = gateway.ask(&older()).await;
-    assert_eq!((response.status, response.at(&["error", "data", "outcome"])), (200, Some("\"unknown\"")));
-    let note = r#"[{"jsonrpc":"2.0","method":"n"}]"#;
-    assert_eq!(gateway.ask(&Request::older(&id, note)).await.status, 202);
+}
+
+#[tokio::test]
+async fn every_request_of_a_lost_batch_is_answered() {
+    let gone = || Err(Error::new(Code::Unavailable, "node lost"));
+    let asked = r#"{"jsonrpc":"2.0","id":"b","method":"roots/list"}"#;
+    let done = r#"{"jsonrpc":"2.0","id":"b","result":{}}"#;
+    let node = Node::new([
+        Act::Say(vec![accepted()]),
+        Act::Say(vec![accepted()]),
+        Act::Say(vec![accepted(), Ok(Frame::Open), event(None, asked), event(None, done), gone()]),
+    ]);
+    let gateway = Gateway::one(&node).await;
+    let id = session(12);
+    let note = r#"{"jsonrpc":"2.0","method":"n"}"#;
+    let batch = format!("[{PING},{note},{},1]", PING.replace("\"a\"", "\"b\""));
+    let unknown = |id: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":"{id}","error":{{"code":-32603,"message":"the outcome of this request is not known","data":{{"reason":"unavailable","outcome":"unknown"}}}}}}"#
+        )
+    };
+    assert_eq!(gateway.ask(&Request::older(&id, &format!("[{note}]"))).await.status, 202);
+    let response = gateway.ask(&Request::older(&id, &batch)).await;
+    assert_eq!((response.status, response.body), (200, format!("[{},{}]", unknown("a"), unknown("b"))));
+    let response = gateway.ask(&Request::older(&id, &batch)).await;
+    let events = format!(": \n\ndata: {asked}\n\ndata: {done}\n\ndata: {}\n\n", unknown("a"));
+    assert_eq!((response.status, response.body), (200, events));
 }
 
 #[tokio::test]

@@ -3,10 +3,10 @@
 use api::{KeyRing, SessionId};
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
-use mcp::rpc::{Malformed, Message};
+use mcp::rpc::{Id, Malformed, Message};
 use mcp::{Json, Method, Revision, header as names};
 
-use super::{One, Refusal, claim, older};
+use super::{One, Refusal, claim, older, request_id};
 
 /// Messages in one batch.
 const MOST: usize = 50;
@@ -19,8 +19,8 @@ pub(crate) struct Batch {
     pub(crate) revision: Option<String>,
     /// As the client sent it.
     pub(crate) raw: Json,
-    /// Whether a member wants an answer.
-    pub(crate) asks: bool,
+    /// Ids of its requests.
+    pub(crate) requests: Vec<Id>,
 }
 
 type Members = Vec<Result<Message, Malformed>>;
@@ -65,8 +65,8 @@ pub(super) fn of_session(
     if messages().any(|message| message.method() == Some(Method::Initialize.as_str())) {
         return Err(refuse("`initialize` must not be part of a batch"));
     }
-    let asks = members.iter().any(|member| matches!(member, Ok(Message::Request(_)) | Err(_)));
-    Ok(Batch { session, revision: version.text(), raw: Json::trusted(body.clone()), asks })
+    let requests = messages().filter_map(request_id).cloned().collect();
+    Ok(Batch { session, revision: version.text(), raw: Json::trusted(body.clone()), requests })
 }
 
 fn refuse(message: &str) -> Refusal {
