@@ -1,6 +1,8 @@
 //! How many sessions there may be, how long they last, and what an idle one costs.
 
 use anyhow::Result;
+use api::session::{Close, Delivery, Frame, Transport};
+use futures::StreamExt as _;
 use tests::client::{Client, DEADLINE};
 use tests::mesh::Mesh;
 use tests::scripted::{Scripted, bodies, shared};
@@ -98,4 +100,44 @@ async fn an_idle_session_has_no_task() {
     };
     let rested = tokio::time::timeout(DEADLINE, resting).await;
     assert!(rested.is_ok(), "{} tasks before, {} with 300 idle sessions", before, metrics.num_alive_tasks());
+}
+
+/// On one thread: nothing happens between the two requests.
+#[tokio::test]
+async fn what_waits_behind_the_end_of_a_session_is_told_that_it_is_gone() {
+    let keys = api::KeyRing::single("k1", *b"0123456789abcdefghijklmnopqrstuv");
+    let deps = session::Deps {
+        keys,
+        store: std::sync::Arc::new(session::store::Memory::default()),
+        epoch: session::Deps::epoch_of_this_start(),
+        registries: Vec::new(),
+    };
+    let app = session::App::build(session::Config::default(), deps).unwrap();
+    let host = app.handle();
+    let (_trigger, shutdown) = chassis::drain::pair();
+    let _served = chassis::task::spawn(chassis::task::Kind::Role, "session", async move {
+        app.serve(chassis::serve::Incoming::None, shutdown).await
+    });
+    let delivery = |session: Option<String>, message: &'static str| Delivery {
+        message: mcp::Json::trusted(message),
+        era: mcp::Era::Older,
+        session,
+        revision: None,
+        principal: api::Principal::default(),
+        transport: Transport::Streamable,
+        group: String::new(),
+        param_headers: Vec::new(),
+        request_key: String::new(),
+    };
+    let mut begun = host.deliver(delivery(None, INITIALIZE)).await.unwrap();
+    let Some(Ok(Frame::Accepted { session: Some(session) })) = begun.next().await else {
+        panic!("no session");
+    };
+    while begun.next().await.is_some() {}
+    let close = Close { session: session.clone(), revision: None, principal: api::Principal::default() };
+    let _closed = host.close(close).await.unwrap();
+    let mut late = host.deliver(delivery(Some(session), PING)).await.unwrap();
+    assert!(matches!(late.next().await, Some(Ok(Frame::Accepted { .. }))));
+    let Some(Ok(Frame::Answer(answer))) = late.next().await else { panic!("no answer") };
+    assert_eq!(answer.status, 404);
 }

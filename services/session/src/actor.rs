@@ -118,7 +118,7 @@ impl Actor {
             }
             self.end_with_reader().await;
             if let Some(reason) = self.stopped {
-                return self.end(reason).await;
+                return self.end(reason, letters).await;
             }
             if self.is_quiet() {
                 let shared = self.shared.clone();
@@ -346,11 +346,17 @@ impl Actor {
     }
 
     /// The session is over on this node.
-    async fn end(mut self, reason: StopReason) {
+    async fn end(mut self, reason: StopReason, mut letters: mpsc::Receiver<Letter>) {
         for (_, call) in std::mem::take(&mut self.calls) {
             call.route.link.release(call.context());
         }
         self.leave();
+        if reason != StopReason::Lost {
+            // What came too late is told so.
+            while let Ok(letter) = letters.try_recv() {
+                self.open_letter(letter).await;
+            }
+        }
         if reason == StopReason::Lost {
             for reading in self.readers.values() {
                 let lost = Error::new(Code::Unavailable, "the session was lost to another owner");
