@@ -26,6 +26,7 @@ topologies!(
     changes_come_on_the_stream,
     before_and_instead_of_a_handshake,
     a_draining_mesh_lets_calls_end,
+    a_draining_gateway_lets_calls_end,
 );
 
 const ASK: &str = r#"{"s":{"method":"sampling/createMessage","params":{"messages":[],"maxTokens":7}},"r":{"method":"roots/list"}}"#;
@@ -350,6 +351,24 @@ async fn before_and_instead_of_a_handshake(topology: Topology) -> Result<()> {
     assert_eq!(registry.seen().len(), 0);
     let posted = mesh.client().send_to("/sse", Method::POST, &[], "{}").await?;
     assert_eq!((posted.status, posted.headers["allow"].to_str()?), (StatusCode::METHOD_NOT_ALLOWED, "GET"));
+    Ok(())
+}
+
+async fn a_draining_gateway_lets_calls_end(topology: Topology) -> Result<()> {
+    let (registry, go) = registry();
+    let mesh = Mesh::start(topology, vec![shared(registry)]).await?;
+    let open = async || -> Result<HttpSse> {
+        let mut client = HttpSse::open(Client::new(vec![mesh.gateways[0]])).await?;
+        client.initialize("2024-11-05", "{}").await?;
+        Ok(client)
+    };
+    let (mut busy, mut idle) = (open().await?, open().await?);
+    busy.ask(call(2, "held")).await?;
+    mesh.drain_gateway(0);
+    assert_eq!(idle.events.next().await?, None, "it has nothing to wait for");
+    go.send_replace(true);
+    assert_eq!(busy.next().await?, result(2));
+    assert_eq!(busy.events.next().await?, None);
     Ok(())
 }
 

@@ -134,7 +134,8 @@ async fn what_waits_behind_the_end_of_a_session_is_told_that_it_is_gone() {
         panic!("no session");
     };
     while begun.next().await.is_some() {}
-    let close = Close { session: session.clone(), revision: None, principal: api::Principal::default() };
+    let principal = api::Principal::default();
+    let close = Close { session: session.clone(), revision: None, principal, when_idle: false };
     let _closed = host.close(close).await.unwrap();
     let mut late = host.deliver(delivery(Some(session), PING)).await.unwrap();
     assert!(matches!(late.next().await, Some(Ok(Frame::Accepted { .. }))));

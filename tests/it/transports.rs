@@ -101,7 +101,12 @@ async fn nobody_else_and_nowhere_else() -> Result<()> {
             }
             if *principal != owner || own == Transport::HttpSse {
                 refused.push(refusal(host.attach(attach(session, principal, false)).await?).await?);
-                let close = Close { session: session.clone(), revision: None, principal: principal.clone() };
+                let close = Close {
+                    session: session.clone(),
+                    revision: None,
+                    principal: principal.clone(),
+                    when_idle: false,
+                };
                 refused.push(refusal(host.close(close).await?).await?);
             }
         }

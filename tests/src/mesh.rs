@@ -154,6 +154,13 @@ impl Mesh {
         Ok(())
     }
 
+    /// Asks a gateway of this process to drain, and nobody else.
+    pub fn drain_gateway(&self, index: usize) {
+        // Gateways are started last.
+        let first = self.triggers.len() - self.gateways.len();
+        self.triggers[first + index].drain();
+    }
+
     /// Ends a gateway at once, connections and all.
     pub fn stop_gateway(&mut self, index: usize) {
         drop(self.edges.get_mut(index).and_then(Option::take));

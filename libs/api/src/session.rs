@@ -74,6 +74,9 @@ pub struct Close {
     pub revision: Option<String>,
     /// As the edge authenticated it.
     pub principal: Principal,
+    /// Ends a session of [`Transport::HttpSse`] as soon as none of its calls is under way: the gateway that holds its stream
+    /// drains.
+    pub when_idle: bool,
 }
 
 /// `Refused`, or `Accepted` and then either one `Answer`, or `Open`, events and the end of the stream.

@@ -204,6 +204,10 @@ impl Actor {
             }
             Letter::Batch { messages, reply, span } => self.batch(messages, reply).instrument(span).await,
             Letter::Begin { reply } => self.begin_http_sse(reply),
+            Letter::Leave { reply } => {
+                carry::acknowledge(&reply);
+                self.carried.leave();
+            }
             Letter::Attach { cursor, reply } => self.attach(cursor, reply).await,
             Letter::Close { reply } => {
                 let stream = self.resident.machine.reserve_stream();

@@ -26,7 +26,7 @@ pub(crate) struct Carried {
 struct HttpSse {
     /// Whether the machine has been told of the reader.
     listening: bool,
-    /// The node drains: over with the last call.
+    /// The node or the gateway drains: over with the last call.
     leaving: bool,
 }
 
@@ -51,6 +51,13 @@ impl Carried {
     /// Whether the session is one of HTTP+SSE whose reader has come.
     pub(crate) const fn is_http_sse(&self) -> bool {
         self.http_sse.is_some()
+    }
+
+    /// A session of HTTP+SSE ends with its last call.
+    pub(crate) fn leave(&mut self) {
+        if let Some(session) = &mut self.http_sse {
+            session.leaving = true;
+        }
     }
 
     fn carrier(&self, stream: StreamId) -> Carrier {
@@ -222,9 +229,7 @@ impl Actor {
 
     /// The node drains.
     pub(crate) async fn drain(&mut self) {
-        if let Some(session) = &mut self.carried.http_sse {
-            session.leaving = true;
-        }
+        self.carried.leave();
         self.take(Input::Drain).await;
     }
 

@@ -312,7 +312,13 @@ impl SessionHost for Host {
     async fn close(&self, close: Close) -> Result<Frames, Error> {
         self.0.admitted().await?;
         let Some(id) = self.session(&close.session)? else { return Ok(refuse::session_not_found()) };
-        Ok(match self.hand_over(&id, streamable(&close.principal), |reply| Letter::Close { reply }).await? {
+        let handed = if close.when_idle {
+            let visitor = Visitor { principal: &close.principal, transport: Transport::HttpSse };
+            self.hand_over(&id, visitor, |reply| Letter::Leave { reply }).await?
+        } else {
+            self.hand_over(&id, streamable(&close.principal), |reply| Letter::Close { reply }).await?
+        };
+        Ok(match handed {
             Ok(frames) => accepted(None, frames),
             Err(Undelivered::Unknown) => refuse::session_not_found(),
             Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),

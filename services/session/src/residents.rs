@@ -42,6 +42,8 @@ pub(crate) enum Letter {
     Batch { messages: Vec<Result<Message, Malformed>>, reply: Reader, span: Span },
     /// The first letter of a session of HTTP+SSE: from now on everything goes to this reader.
     Begin { reply: Reader },
+    /// A session of HTTP+SSE is to end with its last call.
+    Leave { reply: Reader },
     /// The client opened or continues a stream.
     Attach { cursor: Option<EventId>, reply: Reader },
     /// The client ends the session.
@@ -97,6 +99,7 @@ impl Overdue {
             Letter::Message { .. }
             | Letter::Batch { .. }
             | Letter::Begin { .. }
+            | Letter::Leave { .. }
             | Letter::Attach { .. }
             | Letter::Close { .. } => return false,
         }

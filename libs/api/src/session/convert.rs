@@ -82,6 +82,7 @@ pub(super) fn close_to(c: Close) -> pb::CloseRequest {
         session: c.session,
         protocol_revision: c.revision.unwrap_or_default(),
         principal: Some(principal_to(&c.principal)),
+        when_idle: c.when_idle,
     }
 }
 
@@ -90,6 +91,7 @@ pub(super) fn close_from(c: pb::CloseRequest) -> Close {
         session: c.session,
         revision: optional(c.protocol_revision),
         principal: principal_from(c.principal),
+        when_idle: c.when_idle,
     }
 }
 

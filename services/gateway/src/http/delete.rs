@@ -20,6 +20,7 @@ pub(super) async fn delete(edge: &Edge, headers: &HeaderMap) -> Response {
         session: visit.session.as_str().to_owned(),
         revision: visit.revision,
         principal: Principal::default(),
+        when_idle: false,
     });
     let taken = edge.forward().send(&call, Some(slot)).await;
     reply::taken(edge, Asked { id: None, lost: Lost::Again, waits: false, begins: false }, taken).await

@@ -1,7 +1,7 @@
 //! 2024-11-05's transport: a client opens one event stream, is told where to post, and everything comes back on the stream.
 
-use api::Principal;
-use api::session::{Attach, Transport};
+use api::session::{Attach, Close, Transport};
+use api::{Principal, SessionId};
 use axum::extract::{Request, State};
 use axum::response::Response;
 
@@ -25,6 +25,17 @@ pub(super) async fn events(State(edge): State<Edge>, request: Request) -> Respon
     let taken = edge.forward().send(&call, None).await;
     let endpoint = |session: &str| format!("{}?{}={session}", edge.message_path(), admit::SESSION);
     reply::begun(&edge, taken, endpoint).await
+}
+
+/// Once this gateway drains, asks the session's node to end it with its last call.
+pub(super) async fn leave(edge: Edge, session: String) {
+    edge.shutdown().requested().await;
+    let Some(slot) = SessionId::parse(edge.keys(), &session).map(|id| id.slot()) else { return };
+    let principal = Principal::default();
+    let call = Call::Close(Close { session, revision: None, principal, when_idle: true });
+    if let Err(error) = edge.forward().send(&call, Some(slot)).await {
+        tracing::debug!(error = %error.message, "a session was not told that its gateway drains");
+    }
 }
 
 /// Takes a message of such a session, at whichever gateway it lands.

@@ -12,6 +12,7 @@ use mcp::{Json, code, edit, header as names};
 use tracing::Span;
 
 use super::admit::Refusal;
+use super::http_sse;
 use super::sse::{self, Stream};
 use crate::app::Edge;
 use crate::forward::Taken;
@@ -51,7 +52,9 @@ pub(super) async fn begun(
     };
     match (session, frames.next().await) {
         (Some(session), Some(Ok(Frame::Open))) => {
-            sse::response(Stream::of_session(frames, edge.keep_alive(), &endpoint(&session)))
+            let endpoint = endpoint(&session);
+            let leaving = http_sse::leave(edge.clone(), session);
+            sse::response(Stream::of_session(frames, edge.keep_alive(), &endpoint, leaving))
         }
         (_, _) => {
             tracing::warn!("a session was lost before it began");

@@ -35,7 +35,9 @@ pub(super) struct Stream {
     timer: Pin<Box<Sleep>>,
     /// Ends a stream that waits for news.
     closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// The request that is answered then, if the stream answers one.
+    /// Runs until the session node knows that the gateway drains; it ends the stream when that costs nothing.
+    leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The request that is answered when the stream is closed, if it answers one.
     listen: Option<Id>,
     /// The request whose answer ends the stream: the client hears of it if that never comes.
     owed: Option<Id>,
@@ -70,6 +72,7 @@ impl Stream {
             keep_alive,
             timer,
             closing,
+            leaving: None,
             listen,
             owed: None,
             last: None,
@@ -88,11 +91,17 @@ impl Stream {
         Self { members, ..self }
     }
 
-    /// Everything that is said in a session of HTTP+SSE. It begins with where to post, and is not closed when the gateway
-    /// drains before the grace period ends: the answers to all calls under way come on it.
-    pub(super) fn of_session(frames: Frames, keep_alive: Duration, endpoint: &str) -> Self {
+    /// Everything that is said in a session of HTTP+SSE. It begins with where to post. When the gateway drains, `leaving` asks
+    /// the session node to end it: the answers to all calls under way come on it.
+    pub(super) fn of_session(
+        frames: Frames,
+        keep_alive: Duration,
+        endpoint: &str,
+        leaving: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let greeting = Some(Bytes::from(format!("event: endpoint\ndata: {endpoint}\n\n")));
-        Self { greeting, named: true, ..Self::new(frames, keep_alive, None, None) }
+        let leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = Some(Box::pin(leaving));
+        Self { greeting, named: true, leaving, ..Self::new(frames, keep_alive, None, None) }
     }
 
     fn end(&mut self) {
@@ -178,6 +187,9 @@ impl futures::Stream for Stream {
         {
             this.end();
             return Poll::Ready(Some(Ok(farewell(this.listen.as_ref()))));
+        }
+        if this.leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
+            this.leaving = None;
         }
         if this.timer.as_mut().poll(cx).is_ready() {
             this.rearm();

@@ -95,7 +95,8 @@ async fn get_and_delete_name_the_session_and_nothing_else() {
             begin: false,
         })
     };
-    let close = Close { session: id.clone(), revision: Some("2025-06-18".into()), principal: principal() };
+    let revision = Some("2025-06-18".into());
+    let close = Close { session: id.clone(), revision, principal: principal(), when_idle: false };
     assert_eq!(
         node.seen(),
         [attach(None, None), attach(Some("2025-11-25"), Some("1.1-5.abcd")), Seen::Closed(close)]
