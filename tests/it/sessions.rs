@@ -45,7 +45,7 @@ async fn an_idle_session_ends_and_one_that_is_used_does_not() {
     let _reading = used.get(None).await.unwrap();
     let session = idle.session.take();
     let watched = async {
-        // Every ping would keep the idle one alive, so it is the list of sessions that is watched, by being full.
+        // A ping would keep the idle one alive; a cursor that is none does not.
         loop {
             let answer = used.post(PING).await?;
             assert_eq!(answer.status, 200, "the used one stays");
@@ -56,7 +56,7 @@ async fn an_idle_session_ends_and_one_that_is_used_does_not() {
                 return anyhow::Ok(());
             }
             assert_eq!(probe.status, 400);
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(DEADLINE, watched).await.unwrap().unwrap();

@@ -152,7 +152,7 @@ fn retry(
     let responses = responses.unwrap_or_else(Json::empty_object);
     let good = state.belongs_to(&admitted.caller.principal)
         && *state.mesh == *shared.mesh
-        && state.link == route.link.index()
+        && state.address == route.link.address()
         && state.registry == route.entry.source.registry
         && state.method == admitted.method.as_str()
         && state.target == target
@@ -391,7 +391,7 @@ impl Serving {
             issuer: principal.issuer.clone(),
             tenant: principal.tenant.clone(),
             mesh: self.shared.mesh.to_string(),
-            link: call.route.link.index(),
+            address: call.route.link.address().to_owned(),
             registry: call.route.entry.source.registry.clone(),
             instance: call.instance().unwrap_or_default(),
             method: self.admitted.method.as_str().to_owned(),

@@ -24,7 +24,8 @@ pub(crate) struct State {
     pub(crate) issuer: String,
     pub(crate) tenant: String,
     pub(crate) mesh: String,
-    pub(crate) link: usize,
+    /// Address of the registry process: the order in which nodes list them does not matter.
+    pub(crate) address: String,
     pub(crate) registry: String,
     pub(crate) instance: String,
     pub(crate) method: String,
@@ -115,7 +116,7 @@ mod tests {
             issuer: "i".into(),
             tenant: String::new(),
             mesh: "m".into(),
-            link: 0,
+            address: "a:1".into(),
             registry: "r".into(),
             instance: "x".into(),
             method: "tools/call".into(),

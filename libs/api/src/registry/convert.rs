@@ -69,6 +69,9 @@ pub(super) fn context_from(
         (slot, epoch) => {
             let slot =
                 u16::try_from(slot).ok().and_then(Slot::new).ok_or_else(|| missing("a slot of 0..4095"))?;
+            if epoch == 0 {
+                return Err(missing("an epoch from 1"));
+            }
             Some((slot, Epoch(epoch)))
         }
     };

@@ -102,6 +102,13 @@ impl Catalogue {
 
     /// Which registry serves a URI: the one that lists it, else the first whose template matches.
     pub(crate) fn resource(&self, uri: &str) -> Option<&Entry> {
+        // Listed twice is hidden: a template does not bring it back.
+        if self
+            .section(Kind::Resources)
+            .is_some_and(|section| section.hidden.iter().any(|hidden| hidden == uri))
+        {
+            return None;
+        }
         self.find(Kind::Resources, uri).or_else(|| {
             let templates = self.section(Kind::Templates)?;
             templates.entries.iter().find(|(text, _)| template::matches(text, uri)).map(|(_, entry)| entry)
@@ -347,6 +354,15 @@ mod tests {
         assert_eq!(catalogue.resource("t://x/1").unwrap().source.link, 0);
         assert_eq!(catalogue.resource("t://x/2").unwrap().source.link, 1);
         assert!(catalogue.resource("t://y/2").is_none());
+        let [mut one, mut two] =
+            [0, 1].map(|link| source(link, "", Kind::Resources, &[r#"{"uri":"t://x/1"}"#]));
+        let template =
+            List { items: vec![Json::trusted(r#"{"uriTemplate":"t://x/{id}"}"#)], ..List::default() };
+        one.lists.insert(Kind::Templates, template);
+        two.lists.insert(Kind::Templates, List::default());
+        let catalogue = Catalogue::build(&[one, two], 10);
+        assert!(catalogue.resource("t://x/1").is_none(), "listed twice, so hidden");
+        assert!(catalogue.resource("t://x/2").is_some());
     }
 
     #[test]

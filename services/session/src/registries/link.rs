@@ -80,9 +80,9 @@ impl Link {
         }
     }
 
-    /// Its place in the configuration.
-    pub(crate) const fn index(&self) -> usize {
-        self.index
+    /// Where it is, as configured.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// What it lists at present.
