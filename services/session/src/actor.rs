@@ -23,6 +23,7 @@ use crate::host::Shared;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Subscription;
 use crate::residents::{Letter, READER_QUEUE, Reader, Removed, Resident};
+use crate::wake;
 
 /// How long a session waits for a reader that is behind to take half of what waits for it.
 const PACE: Duration = Duration::from_millis(250);
@@ -170,14 +171,7 @@ impl Actor {
     }
 
     async fn wait(&mut self, letters: &mut mpsc::Receiver<Letter>) -> Turn {
-        let left =
-            self.wake.map(|at| Duration::from_millis(at.saturating_sub(chassis::clock::unix_millis())));
-        let timer = async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
+        let timer = wake::reached(self.wake);
         tokio::select! {
             Some(news) = self.news.next(), if !self.news.is_empty() => Turn::News(news),
             Some(gone) = self.gone.next(), if !self.gone.is_empty() => match gone {

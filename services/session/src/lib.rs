@@ -20,6 +20,7 @@ mod registries;
 mod residents;
 mod seal;
 pub mod store;
+mod wake;
 
 pub use app::{App, BuildError};
 pub use config::{Config, RegistryConfig};

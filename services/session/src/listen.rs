@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::session::{Answer, Event, Frame, Frames};
 use futures::StreamExt as _;
@@ -16,6 +15,7 @@ use crate::actor::InSpan;
 use crate::host::Shared;
 use crate::refuse;
 use crate::registries::watches::{self, Listener, Subscription, Watches};
+use crate::wake;
 
 /// Updates that may wait for a reader; more are dropped and logged.
 const UPDATES: usize = 1024;
@@ -94,14 +94,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, wanted: Wanted, span: tracing::Span) -
 
 impl Serving {
     async fn turn(&mut self) {
-        let left =
-            self.wake.map(|at| Duration::from_millis(at.saturating_sub(chassis::clock::unix_millis())));
-        let timer = async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
+        let timer = wake::reached(self.wake);
         let drain = self.shared.drain.clone();
         tokio::select! {
             change = self.changes.recv() => match change {

@@ -1,7 +1,6 @@
 //! Serves one request of a 2026-07-28 client: nothing is kept, the exchange machine lives as long as the answer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::registry::{Continuation as Goes, InputRequired, InputResponse, Operation, Round, Start};
 use api::session::{Answer, Delivery, Event, Frame, Frames};
@@ -18,7 +17,7 @@ use crate::host::{self, Shared};
 use crate::refuse;
 use crate::registries::Route;
 use crate::registries::call::{Call, Heard};
-use crate::seal;
+use crate::{seal, wake};
 
 /// Longest that a sealed state is accepted.
 const STATE_LIFE_MS: u64 = 600_000;
@@ -263,14 +262,7 @@ impl Serving {
     }
 
     async fn turn(&mut self) {
-        let left =
-            self.wake.map(|at| Duration::from_millis(at.saturating_sub(chassis::clock::unix_millis())));
-        let timer = async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
+        let timer = wake::reached(self.wake);
         let input = tokio::select! {
             heard = self.heard.next() => match heard {
                 Some(Heard::Frame(frame)) => self.frame(frame),
