@@ -32,4 +32,5 @@ mod proxy;
 mod registries;
 mod sessions;
 mod streams;
+mod successor;
 mod transports;

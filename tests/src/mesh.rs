@@ -86,6 +86,18 @@ impl Mesh {
         Ok(mesh)
     }
 
+    /// Starts one in this process on a store that others have used, as their successor.
+    pub async fn successor(
+        store: Arc<dyn session::store::SessionStore>,
+        epoch: u64,
+        registries: Vec<Arc<dyn Registry>>,
+    ) -> Result<Self> {
+        let mut mesh = Self::empty();
+        let owner = (store, api::Epoch(epoch));
+        mesh.embed(session::Config::default(), owner, registries).await?;
+        Ok(mesh)
+    }
+
     const fn empty() -> Self {
         Self {
             gateways: Vec::new(),
@@ -128,15 +140,20 @@ impl Mesh {
         config: session::Config,
         registries: Vec<Arc<dyn Registry>>,
     ) -> Result<()> {
+        let store = Arc::new(session::store::Memory::default());
+        self.embed(config, (store, session::Deps::epoch_of_this_start()), registries).await
+    }
+
+    async fn embed(
+        &mut self,
+        config: session::Config,
+        (store, epoch): (Arc<dyn session::store::SessionStore>, api::Epoch),
+        registries: Vec<Arc<dyn Registry>>,
+    ) -> Result<()> {
         let named = registries.into_iter().enumerate();
         let peers =
             named.map(|(i, port)| RegistryPeer { address: format!("r{i}"), namespace: None, port }).collect();
-        let deps = session::Deps {
-            keys: keys(),
-            store: Arc::new(session::store::Memory::default()),
-            epoch: session::Deps::epoch_of_this_start(),
-            registries: peers,
-        };
+        let deps = session::Deps { keys: keys(), store, epoch, registries: peers };
         let app = session::App::build(config, deps)?;
         let locator = Arc::new(Static::embedded("session"));
         let peers = Arc::new(gateway::Local(app.handle()));

@@ -34,6 +34,8 @@ pub(crate) enum News {
     Heard(CallId, Heard),
     /// A subscription was accepted or refused.
     Subscribed(CallId, String, Result<Subscription, RpcError>),
+    /// The same for one that the session had before it was restored.
+    Renewed(String, Result<Subscription, RpcError>),
 }
 
 /// A reader of one stream.
@@ -108,6 +110,9 @@ impl Actor {
 
     /// Works until nothing is in flight any more, or the session is over.
     pub(crate) async fn run(mut self, mut letters: mpsc::Receiver<Letter>) {
+        if std::mem::take(&mut self.resident.is_restored) {
+            self.restore();
+        }
         loop {
             if letters.is_empty() {
                 for letter in self.shared.residents.overdue(&self.resident.id) {
@@ -235,6 +240,12 @@ impl Actor {
                 if let Some(subscription) = subscription.filter(|_| wanted) {
                     self.resident.subscriptions.insert(uri, subscription);
                 }
+            }
+            News::Renewed(uri, Ok(subscription)) => {
+                self.resident.subscriptions.insert(uri, subscription);
+            }
+            News::Renewed(uri, Err(error)) => {
+                tracing::warn!(%uri, error = %error.message, "a restored session no longer hears of a resource");
             }
             News::Heard(call, Heard::Frame(frame)) => self.take(Input::Frame { call, frame }).await,
             News::Heard(call, Heard::InputRequired(input)) => {

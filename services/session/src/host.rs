@@ -106,6 +106,7 @@ impl Shared {
             machine,
             version: stored.version,
             subscriptions: std::collections::HashMap::new(),
+            is_restored: true,
         }));
         Ok(())
     }
@@ -225,6 +226,7 @@ impl Host {
             machine: Session::new(settings, chassis::clock::unix_millis()),
             version: 0,
             subscriptions: std::collections::HashMap::new(),
+            is_restored: false,
         }));
         Ok(Ok(id))
     }

@@ -3,6 +3,7 @@
 use api::registry::{InputResponse, Round};
 use api::session::Answer;
 use futures::{StreamExt as _, stream};
+use machines::journal::JournalState;
 use machines::{CallContext, CallFrame, CallId, Effect, Effects, Input, Millis};
 use mcp::rpc::RpcError;
 use mcp::{Json, Method};
@@ -131,6 +132,33 @@ impl Actor {
             News::Subscribed(call, uri, subscribed)
         };
         self.news.push(stream::once(outcome).boxed());
+    }
+
+    /// Takes a loaded session up again: its resources are watched here from now on, and its calls, whose streams went with
+    /// their owner, end: not executed where no registry had heard of them, else with an unknown outcome.
+    pub(crate) fn restore(&mut self) {
+        let saved = self.resident.machine.snapshot();
+        for (call, entry) in &saved.journal {
+            let not_executed = entry.state == JournalState::Accepted;
+            let frame = CallFrame::Lost { reason: "owner_lost", not_executed };
+            self.pending.push_back(Input::Frame { call: *call, frame });
+        }
+        for uri in saved.subscriptions {
+            let registries = &self.shared.registries;
+            let entry = registries.catalogue().resource(&uri).cloned();
+            let found = entry.and_then(|entry| Some((registries.link_of(&entry.source)?, entry)));
+            let listener = self.listener();
+            let renewed = async move {
+                let subscribed = match found {
+                    Some((link, entry)) => {
+                        Watches::subscribe(&link, &entry.source.registry, &uri, listener).await
+                    }
+                    None => Err(watches::unknown_resource(&uri, false)),
+                };
+                News::Renewed(uri, subscribed)
+            };
+            self.news.push(stream::once(renewed).boxed());
+        }
     }
 
     /// Puts updates into this session's queue, idle or not.

@@ -32,6 +32,8 @@ pub(crate) struct Resident {
     /// Number of commits so far.
     pub(crate) version: u64,
     pub(crate) subscriptions: HashMap<String, Subscription>,
+    /// Loaded from the store, and nothing of it is under way here yet.
+    pub(crate) is_restored: bool,
 }
 
 /// What is put into a session's queue.
@@ -345,6 +347,7 @@ mod tests {
             machine: Session::new(Settings::default(), 0),
             version: 0,
             subscriptions: HashMap::new(),
+            is_restored: false,
         })
     }
 
