@@ -76,13 +76,17 @@ pub async fn incomplete_answers_are_asked_for_again(subject: Subject) {
         (numbers(&again), keys(question(&again)), question(&again).round),
         (vec![3], vec!["name".into()], 1)
     );
+    for no_answer in ["7", "null", "[]", "\"Ada\""] {
+        let again = subject.resume(&context, 1, &[("name", no_answer)]).await;
+        assert_eq!(keys(question(&again)), ["name"], "{no_answer} is no answer");
+    }
     let again = subject.resume(&context, 1, &[]).await;
     assert_eq!(
         (numbers(&again), keys(question(&again)), question(&again).round),
-        (vec![4], vec!["name".into()], 1)
+        (vec![8], vec!["name".into()], 1)
     );
     let done = subject.resume(&context, 1, &[NAME]).await;
-    assert_eq!((numbers(&done), text(&done[0].body)), (vec![5], BOTH.to_owned()));
+    assert_eq!((numbers(&done), text(&done[0].body)), (vec![9], BOTH.to_owned()));
 }
 
 /// A repeated answer hears what came of the first one.

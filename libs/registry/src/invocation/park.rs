@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use api::registry::{Context, Continuation, FrameBody, InputRequired, InputResponse};
 use api::{Code, Error as PortError};
-use mcp::Json;
 use mcp::rpc::RpcError;
+use mcp::{Json, scan};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Invocation, Phase};
@@ -98,7 +98,9 @@ impl Invocation {
             return Ok(asked);
         }
         for response in responses {
-            if parked.ask.keys().any(|key| key == response.key) {
+            // Every kind of answer is an object or a refusal; anything else is none, and asked for again.
+            let is_answer = response.answer.as_ref().map_or(true, |result| scan::is_object(result.as_str()));
+            if is_answer && parked.ask.keys().any(|key| key == response.key) {
                 parked.answers.insert(response.key, response.answer);
             }
         }
