@@ -35,7 +35,7 @@ pub(super) enum Manner {
 /// See the module.
 pub(super) struct Fake {
     pub(super) manner: watch::Sender<Manner>,
-    /// Its registries; each lists one tool of its own name.
+    /// Its registries; each lists one tool of its own name. The one called `illegal` announces a namespace that is none.
     pub(super) names: watch::Sender<Vec<&'static str>>,
     /// Gives each page of a list another digest.
     pub(super) restless: bool,
@@ -86,7 +86,7 @@ impl Registry for Fake {
             name: (*name).to_owned(),
             kinds: vec![(Kind::Tools, "d".into())],
             version: String::new(),
-            namespace: String::new(),
+            namespace: if *name == "illegal" { "no__such".into() } else { String::new() },
             capabilities: None,
             instructions: String::new(),
             server_info: None,

@@ -216,7 +216,9 @@ impl Link {
         let events = limited(self.port.watch()).await?;
         let mut sources = BTreeMap::new();
         for registry in &described.registries {
-            sources.insert(registry.name.clone(), self.read_source(registry).await?);
+            if let Some(source) = self.read_source(registry).await? {
+                sources.insert(registry.name.clone(), source);
+            }
         }
         *self.locked() = sources;
         all.rebuild();
@@ -228,26 +230,25 @@ impl Link {
         Ok((events, digests.collect()))
     }
 
-    async fn read_source(&self, registry: &RegistryDescription) -> Result<Source, Error> {
+    /// Everything a registry lists. `None` where its namespace is none: it is left out, and the process' others are not.
+    async fn read_source(&self, registry: &RegistryDescription) -> Result<Option<Source>, Error> {
+        let namespace = self.namespace.clone().unwrap_or_else(|| registry.namespace.clone());
+        if !namespace.is_empty() && !mcp::name::is_namespace(&namespace) {
+            let (address, name) = (&self.address, &registry.name);
+            tracing::warn!(%address, registry = %name, %namespace, "registry left out: a namespace is [A-Za-z0-9-]{{1,24}}");
+            return Ok(None);
+        }
         let mut lists = BTreeMap::new();
         for (kind, _) in &registry.kinds {
             lists.insert(*kind, self.read_list(&registry.name, *kind).await?);
         }
-        let namespace = self.namespace.clone().unwrap_or_else(|| registry.namespace.clone());
-        if !namespace.is_empty() && !mcp::name::is_namespace(&namespace) {
-            let text = format!(
-                "registry {} announces namespace {namespace:?}, which is not [A-Za-z0-9-]{{1,24}}",
-                registry.name
-            );
-            return Err(Error::new(api::Code::InvalidRequest, text));
-        }
-        Ok(Source {
+        Ok(Some(Source {
             key: SourceKey { link: self.index, registry: registry.name.clone() },
             namespace,
             capabilities: registry.capabilities.clone(),
             instructions: registry.instructions.clone(),
             lists,
-        })
+        }))
     }
 
     /// Reads a list that has changed, or the whole of a registry that the process did not have before.
@@ -258,8 +259,9 @@ impl Link {
             return Ok(());
         }
         let described = limited(self.port.describe()).await?;
-        if let Some(new) = described.registries.iter().find(|r| r.name == registry) {
-            let source = self.read_source(new).await?;
+        if let Some(new) = described.registries.iter().find(|r| r.name == registry)
+            && let Some(source) = self.read_source(new).await?
+        {
             self.locked().insert(registry.to_owned(), source);
         }
         Ok(())

@@ -36,3 +36,14 @@ async fn a_list_that_changes_whenever_it_is_read_is_given_up() {
     assert_eq!(link.read_list("one", Kind::Tools).await.err().map(|e| e.code), Some(Code::Unavailable));
     assert_eq!(fake.listed.load(Ordering::Relaxed), 2 * MAX_READINGS);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_illegal_namespace_leaves_out_its_own_registry_only() {
+    let (link, _fake) = Fake::new(Manner::Accepts, &["illegal", "one"]).link();
+    let all = Registries::new(Vec::new(), 10, Duration::from_secs(5));
+    assert!(link.open(&all).await.is_ok());
+    assert_eq!(link.sources().iter().map(|s| s.key.registry.as_str()).collect::<Vec<_>>(), ["one"]);
+    // A change of it does not bring it in either.
+    assert!(link.refresh("illegal", Kind::Tools).await.is_ok());
+    assert_eq!(link.sources().len(), 1);
+}
