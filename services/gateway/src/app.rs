@@ -14,6 +14,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 
 use crate::config::Config;
 use crate::deps::Deps;
@@ -44,6 +45,7 @@ struct Shared {
     rules: Rules,
     paths: Paths,
     keep_alive: Duration,
+    write_stall: Duration,
 }
 
 /// Where the endpoints are; no two are the same.
@@ -126,7 +128,10 @@ impl App {
         let timeout = Duration::from_secs(config.request_timeout_s.max(1));
         let forward = Forward::new(deps.locator, deps.peers, timeout, u64::from_le_bytes(seed));
         let keep_alive = Duration::from_secs(config.keep_alive_s.max(1));
-        Ok(Self { shared: Arc::new(Shared { keys: deps.keys, forward, rules, paths, keep_alive }) })
+        let write_stall = Duration::from_secs(config.write_stall_s.max(1));
+        Ok(Self {
+            shared: Arc::new(Shared { keys: deps.keys, forward, rules, paths, keep_alive, write_stall }),
+        })
     }
 
     /// Serves connections until shutdown: then nothing new is accepted, streams that wait for news are closed, answers
@@ -148,7 +153,8 @@ impl App {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _peer)) => {
-                        connections.spawn(connection(stream, router.clone(), shutdown.clone()));
+                        let stall = self.shared.write_stall;
+                        connections.spawn(connection(stream, stall, router.clone(), shutdown.clone()));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
@@ -220,7 +226,7 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, shutdown: Shutdown) {
+async fn connection(stream: TcpStream, stall: Duration, router: Router, shutdown: Shutdown) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection lost at once");
         return;
@@ -234,7 +240,11 @@ async fn connection(stream: TcpStream, router: Router, shutdown: Shutdown) {
         .max_concurrent_streams(HTTP2_STREAMS)
         .max_header_list_size(HTTP2_HEADER_LIST)
         .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS);
-    let serving = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // A reader that stops reading must not hold what is meant for it for ever.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(stall));
+    let io = TokioIo::new(Box::pin(stream));
+    let serving = server.serve_connection(io, TowerToHyperService::new(router));
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

@@ -27,6 +27,9 @@ pub struct Config {
     pub request_timeout_s: u64,
     /// Silence on an event stream after which a comment is sent, in seconds. Lower it if a proxy on the way is impatient.
     pub keep_alive_s: u64,
+    /// How long a client may leave what it is sent unread, in seconds; then its connection is closed. An older client resumes
+    /// where it was, a modern call is cancelled.
+    pub write_stall_s: u64,
 }
 
 /// One session node.
@@ -52,6 +55,7 @@ impl Default for Config {
             sessions: vec![SessionNode { address: "127.0.0.1:7101".into(), slots: SlotRange::ALL }],
             request_timeout_s: 60,
             keep_alive_s: 15,
+            write_stall_s: 20,
         }
     }
 }

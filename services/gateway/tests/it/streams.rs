@@ -160,3 +160,20 @@ async fn draining_closes_what_waits_and_finishes_what_works() {
     call.rest().await;
     node.streams_open(0).await;
 }
+
+#[tokio::test]
+async fn a_reader_that_stops_reading_is_let_go() {
+    let large = format!("{{\"text\":\"{}\"}}", "x".repeat(1 << 20));
+    let mut frames = vec![accepted(), Ok(Frame::Open)];
+    frames.extend((0..32).map(|_| event(None, &large)));
+    let node =
+        Node::new([Act::SayAndStay(frames), Act::Say(vec![accepted(), Ok(Frame::Open), event(None, "{}")])]);
+    let config = Config { write_stall_s: 1, ..Config::default() };
+    let gateway = Gateway::start(config, &[("node", &node)], 1).await;
+    let mut stalled = gateway.send(&list()).await;
+    stalled.until("data: ").await;
+    // Nothing more is read, and the connection stays open on this side.
+    node.streams_open(0).await;
+    let mut other = gateway.send(&list()).await;
+    other.until("data: {}").await;
+}
