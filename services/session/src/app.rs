@@ -21,6 +21,8 @@ use crate::residents::{Letter, Residents};
 
 /// How long a starting node waits for registries that do not answer.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How often a draining node looks whether its sessions rest.
+const REST: Duration = Duration::from_millis(5);
 /// How often idle sessions are looked at whose moment may have come.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -114,6 +116,15 @@ async fn drain(shared: Arc<Shared>, shutdown: Shutdown) {
     for id in shared.residents.all() {
         // A session that is gone needs no draining.
         let _gone = shared.post(&id, None, Letter::Drain).is_err();
+    }
+    // Spans are exported behind this: what is still under way has to end, or its part of the trace is lost.
+    tokio::select! {
+        () = shutdown.expired() => {}
+        () = async {
+            while shared.residents.any_active() {
+                tokio::time::sleep(REST).await;
+            }
+        } => {}
     }
 }
 

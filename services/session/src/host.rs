@@ -78,11 +78,13 @@ impl Shared {
     ) -> Result<(), Undelivered> {
         let start = |resident: Box<Resident>, letters: mpsc::Receiver<Letter>| {
             let this = self.this.clone();
-            task::spawn(Kind::Call, "session", async move {
+            let work = async move {
                 if let Some(shared) = this.upgrade() {
                     Actor::new(shared, resident).run(letters).await;
                 }
-            })
+            };
+            // An actor outlives the request that wakes it, so it is no part of that request's trace.
+            tracing::Span::none().in_scope(|| task::spawn(Kind::Call, "session", work))
         };
         self.residents.post(id, visitor, letter, &start)
     }

@@ -289,6 +289,15 @@ impl Residents {
         Ok(())
     }
 
+    /// Whether something is in flight in any session.
+    pub(crate) fn any_active(&self) -> bool {
+        let is_active = |entry: &Entry| matches!(entry.cell, Some(Cell::Active { .. }));
+        let lock = |shard: &Mutex<Shard>| {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).sessions.values().any(is_active)
+        };
+        self.shards.iter().any(lock)
+    }
+
     /// The sessions whose moment has come.
     pub(crate) fn due(&self, now: Millis) -> Vec<SessionId> {
         let mut due = Vec::new();

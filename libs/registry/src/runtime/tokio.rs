@@ -7,7 +7,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
-use tracing::Instrument as _;
 
 use super::{Clock, Spawner};
 
@@ -21,7 +20,8 @@ impl Spawner for Tasks {
     fn spawn(&self, work: BoxFuture<'static, ()>) {
         let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
         while set.try_join_next().is_some() {}
-        set.spawn(work.in_current_span());
+        // The handler has a span of its own; the task outlives the request and must not hold the caller's.
+        set.spawn(work);
     }
 }
 
