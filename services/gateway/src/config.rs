@@ -4,7 +4,7 @@ use placement::SlotRange;
 use serde::{Deserialize, Serialize};
 
 /// Section `[gateway]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Address clients reach this gateway at, `host:port`; port 0 takes a free one.
@@ -33,13 +33,14 @@ pub struct Config {
 }
 
 /// One session node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SessionNode {
     /// `host:port`.
     pub address: String,
     /// Slots it owns, for example `"0-2047"`.
     #[serde(default = "all_slots")]
+    #[schemars(with = "String")]
     pub slots: SlotRange,
 }
 

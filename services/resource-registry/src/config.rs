@@ -14,7 +14,7 @@ const MAX_FILES: usize = 1_000_000;
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Settings of the resource registry. The defaults are an empty registry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Address of the gRPC server, HOST:PORT; port 0 takes any free one. Not used inside `up`.
@@ -29,7 +29,7 @@ pub struct Config {
 }
 
 /// A directory whose files are served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Directory {
     /// The directory. It may be a symbolic link; links inside it are not served.
@@ -52,7 +52,7 @@ pub struct Directory {
 }
 
 /// A URI template that is advertised.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Template {
     /// RFC 6570 level 1 (`file:///docs/guides/{name}.md`); the last variable may be `{+name}`, which matches `/` too.

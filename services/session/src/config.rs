@@ -4,7 +4,7 @@ use placement::SlotRange;
 use serde::{Deserialize, Serialize};
 
 /// Section `[session]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Address gateways reach this node at, `host:port`; port 0 takes a free one.
@@ -12,6 +12,7 @@ pub struct Config {
     /// Name of this node in logs and traces.
     pub node: String,
     /// Slots this node owns, for example "0-2047". All nodes together own 0-4095, each slot once.
+    #[schemars(with = "String")]
     pub slots: SlotRange,
     /// Identifies the mesh towards registries; empty = derived from the keys.
     pub mesh: String,
@@ -40,7 +41,7 @@ pub struct Config {
 }
 
 /// One registry process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryConfig {
     /// `host:port`.

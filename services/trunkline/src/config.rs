@@ -8,7 +8,7 @@ use chassis::config::Secret;
 use serde::{Deserialize, Serialize};
 
 /// Everything that can be set, by file, environment or command line. The defaults are those of each role.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) gateway: gateway::Config,
@@ -22,10 +22,11 @@ pub(crate) struct Config {
     pub(crate) keys: Keys,
     pub(crate) telemetry: chassis::telemetry::Config,
     pub(crate) limits: Limits,
+    pub(crate) runtime: Runtime,
 }
 
 /// The section `[keys]`: what session ids, event ids and states are signed and sealed with. The same in every process.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Keys {
     /// Name of the key that is used for new things.
@@ -49,12 +50,21 @@ impl Keys {
 }
 
 /// The section `[limits]`: what bounds a process as a whole.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Limits {
     /// Seconds a process may take to finish what it has when it is told to stop. Keep it below what the platform allows
     /// before it kills.
     pub(crate) drain_grace_s: u64,
+}
+
+/// The section `[runtime]`: how a process uses the machine.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Runtime {
+    /// Threads that serve connections, each with a runtime of its own; 0 = one for each core. Lower it where several processes
+    /// share a machine: fewer threads need less CPU for the same calls.
+    pub(crate) threads: usize,
 }
 
 impl Default for Limits {
