@@ -3,7 +3,8 @@
 //! Owns: the configuration loader, telemetry and trace propagation, tasks, clocks and randomness, shutdown, gRPC servers
 //! and channels. Must not know: MCP, or any type of the domain. Start reading at [`serve`].
 //!
-//! Deliberately absent: globals. Configuration, shutdown and clocks are handed in, so that two meshes fit in one process.
+//! Deliberately absent: globals. Configuration, shutdown and clocks are handed in, so that two meshes fit in one process. The one
+//! thing a thread knows by itself is its runtime, and with [`workers`] the runtimes beside it.
 
 pub mod clock;
 pub mod config;
@@ -14,3 +15,4 @@ pub mod serve;
 pub mod task;
 pub mod telemetry;
 pub mod watch;
+pub mod workers;

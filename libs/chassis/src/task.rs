@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use tokio::runtime::Handle as Runtime;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
@@ -46,6 +47,16 @@ where
 {
     #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
     let join = tokio::spawn(future.in_current_span());
+    Handle { kind, name, join }
+}
+
+/// Starts `future` in another runtime, inside the current span.
+pub fn spawn_on<T, F>(runtime: &Runtime, kind: Kind, name: &'static str, future: F) -> Handle<T>
+where
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    let join = runtime.spawn(future.in_current_span());
     Handle { kind, name, join }
 }
 

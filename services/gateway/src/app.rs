@@ -1,7 +1,7 @@
 //! Building a gateway and serving connections.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use api::KeyRing;
 use axum::Router;
 use chassis::clock;
 use chassis::drain::Shutdown;
+use chassis::workers::Workers;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -149,12 +150,15 @@ impl App {
         let edge = Edge { shared: self.shared.clone(), shutdown: shutdown.clone() };
         let router = http::routes(&self.shared.paths, edge, guard);
         let mut connections = JoinSet::new();
+        let workers = Workers::current();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _peer)) => {
                         let stall = self.shared.write_stall;
-                        connections.spawn(connection(stream, stall, router.clone(), shutdown.clone()));
+                        let Ok(stream) = stream.into_std() else { continue };
+                        let serving = connection(stream, stall, router.clone(), shutdown.clone());
+                        connections.spawn_on(serving, &workers.handles()[workers.deal()]);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
@@ -226,11 +230,15 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection(stream: TcpStream, stall: Duration, router: Router, shutdown: Shutdown) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "connection lost at once");
-        return;
-    }
+async fn connection(stream: net::TcpStream, stall: Duration, router: Router, shutdown: Shutdown) {
+    // From here on it belongs to this runtime.
+    let stream = match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "connection lost at once");
+            return;
+        }
+    };
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
     server

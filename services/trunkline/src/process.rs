@@ -12,6 +12,7 @@ use chassis::drain::Signals;
 use chassis::entry::{self, Flags};
 use chassis::serve::{Group, Stopped};
 use chassis::telemetry;
+use chassis::workers::Pool;
 use tokio::runtime::Runtime;
 
 use crate::config::Config;
@@ -88,9 +89,9 @@ pub(crate) fn accepted() -> Result<(), Failure> {
     entry::print("the configuration is accepted").map_err(Failure::failed)
 }
 
-/// A runtime for all roles of this process.
+/// The main thread's runtime: it accepts connections and keeps things fresh. Calls are served by the workers.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)
 }
 
 /// Runs until it is told to stop. `start` builds, binds and starts the roles of `names`.
@@ -105,6 +106,7 @@ where
     // Flushed last, when the runtime with everything that could still log is gone.
     let _telemetry = telemetry::init(names, &config.telemetry).map_err(Failure::refused)?;
     let grace = Duration::from_secs(config.limits.drain_grace_s);
+    let _workers = Pool::start(config.runtime.threads).map_err(Failure::failed)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().map_err(Failure::failed)?;

@@ -7,18 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
+use http::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
 
 use crate::clock;
 use crate::telemetry::propagate::Inject;
+use crate::workers::PerWorker;
 
 /// A channel whose requests carry the trace.
-pub type Traced = Inject<Channel>;
+pub type Traced = Inject<Dealt>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -58,9 +60,31 @@ pub fn dial(address: &str) -> Result<Traced, AddressError> {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    let channel = endpoint
-        .connect_with_connector_lazy(Patient { address: authority.to_string(), pause: Arc::default() });
-    Ok(Inject::new(channel))
+    let patient = Patient { address: authority.to_string(), pause: Arc::default() };
+    let channels = PerWorker::new(|| endpoint.connect_with_connector_lazy(patient.clone()));
+    Ok(Inject::new(Dealt { channels, ready: None }))
+}
+
+/// A channel for each runtime; a request goes through that of the runtime it is made in.
+#[derive(Debug, Clone)]
+pub struct Dealt {
+    channels: PerWorker<Channel>,
+    /// The one that has said it is ready.
+    ready: Option<Channel>,
+}
+
+impl Service<Request<Body>> for Dealt {
+    type Response = Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = <Channel as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.ready.get_or_insert_with(|| self.channels.get().clone()).poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.ready.take().unwrap_or_else(|| self.channels.get().clone()).call(request)
+    }
 }
 
 /// Connects, and after a failure lets a pause pass before it tries again.

@@ -1,16 +1,24 @@
 //! Listening: one gRPC server for each role, with health, trace extraction and a graceful end.
 
+use std::io;
+use std::net;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 
 use crate::drain::{self, Shutdown};
 use crate::serve::Incoming;
+use crate::task::{self, Handle, Kind};
 use crate::telemetry::propagate::Extract;
+use crate::workers::Workers;
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,10 +30,21 @@ const MAX_PENDING_RESETS: usize = 128;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
+/// Connections that one runtime has not taken over yet. With more, the listener waits, and the operating system's queue fills.
+const DEALT: usize = 64;
+/// Before trying again when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// Why a server ended early.
 #[derive(Debug, thiserror::Error)]
-#[error("gRPC server failed: {0}")]
-pub struct ServeError(#[from] tonic::transport::Error);
+pub enum ServeError {
+    /// The transport broke.
+    #[error("gRPC server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// A runtime's server ended in another way.
+    #[error("gRPC server {0}")]
+    Task(#[from] task::Ended),
+}
 
 /// Like [`serve`] for a role whose callers may come back for what is running: from the request to drain until `drained`, it
 /// still accepts connections.
@@ -56,7 +75,7 @@ pub async fn serve_until_drained(
 /// Serves `routes` and the gRPC health service until shutdown: first the health turns to NOT_SERVING and nothing new is
 /// accepted, then open calls may finish until the grace period ends. Without a network it only waits for shutdown.
 ///
-/// Message size limits belong to the adapters inside `routes`.
+/// Connections are dealt out among the [`Workers`]. Message size limits belong to the adapters inside `routes`.
 ///
 /// # Errors
 /// [`ServeError`] when the listener breaks.
@@ -70,9 +89,67 @@ pub async fn serve(routes: Routes, incoming: Incoming, shutdown: Shutdown) -> Re
     };
     let (health, health_service) = health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
-    let draining = async {
-        shutdown.requested().await;
-        health.set_service_status("", ServingStatus::NotServing).await;
+    let routes = routes.add_service(health_service);
+    let workers = Workers::current();
+    let (doors, servers): (Vec<_>, FuturesUnordered<_>) = workers
+        .handles()
+        .iter()
+        .map(|runtime| {
+            let (door, dealt) = mpsc::channel(DEALT);
+            let serving = serve_dealt(routes.clone(), dealt, shutdown.clone());
+            (door, task::spawn_on(runtime, Kind::Role, "gRPC server", serving))
+        })
+        .unzip();
+    tokio::select! {
+        served = all(servers) => served,
+        () = async {
+            tokio::select! {
+                () = accept(listener, &workers, &doors) => {}
+                () = shutdown.requested() => {}
+            }
+            health.set_service_status("", ServingStatus::NotServing).await;
+            shutdown.expired().await;
+        } => Ok(()),
+    }
+}
+
+/// Waits for every runtime's server. The first that fails ends all of them.
+async fn all(mut servers: FuturesUnordered<Handle<Result<(), ServeError>>>) -> Result<(), ServeError> {
+    while let Some(ended) = servers.next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Accepts connections and deals them out, for ever.
+async fn accept(listener: TcpListener, workers: &Workers, doors: &[mpsc::Sender<net::TcpStream>]) {
+    loop {
+        let accepted = match listener.accept().await {
+            Ok((stream, _peer)) => stream.set_nodelay(true).and_then(|()| stream.into_std()),
+            Err(error) => Err(error),
+        };
+        match accepted {
+            // A runtime whose server has ended takes none; `all` sees to that.
+            Ok(stream) => drop(doors[workers.deal()].send(stream).await),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The server of one runtime.
+async fn serve_dealt(
+    routes: Routes,
+    dealt: mpsc::Receiver<net::TcpStream>,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
+    // From here on the connection belongs to this runtime.
+    let connections = ReceiverStream::new(dealt).map(|stream| io::Result::Ok(TcpStream::from_std(stream)?));
+    let draining = {
+        let shutdown = shutdown.clone();
+        async move { shutdown.requested().await }
     };
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
@@ -84,8 +161,8 @@ pub async fn serve(routes: Routes, incoming: Incoming, shutdown: Shutdown) -> Re
         .max_concurrent_streams(MAX_STREAMS)
         // The caller's trace first, so that whatever stands inside belongs to it.
         .layer(Extract)
-        .add_routes(routes.add_service(health_service))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), draining);
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(connections, draining);
     tokio::select! {
         served = server => Ok(served?),
         () = shutdown.expired() => Ok(()),
