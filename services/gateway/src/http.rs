@@ -6,20 +6,22 @@ mod get;
 mod http_sse;
 pub(crate) mod origin;
 mod post;
+pub(crate) mod reason;
 mod reply;
 mod sse;
 mod stack;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::any;
+use axum::{Extension, Router};
 
 use self::admit::Verb;
 use self::origin::Guard;
+use self::reason::Reason;
 use crate::app::{Edge, Paths};
 
 /// One endpoint, and the two of 2024-11-05; every other path is unknown.
@@ -42,6 +44,6 @@ async fn endpoint(State(edge): State<Edge>, request: Request) -> Response {
 }
 
 /// Without a body: a JSON-RPC error in a 404 would say that there is an endpoint.
-async fn unknown_path() -> StatusCode {
-    StatusCode::NOT_FOUND
+async fn unknown_path() -> (StatusCode, Extension<Reason>) {
+    (StatusCode::NOT_FOUND, Extension(Reason::PATH))
 }

@@ -8,11 +8,12 @@ use axum::response::{IntoResponse as _, Response};
 use chassis::{clock, telemetry};
 use futures::StreamExt as _;
 use mcp::rpc::{self, Id, RpcError};
-use mcp::{Json, code, edit, header as names};
+use mcp::{Json, code, edit, header as names, scan};
 use tracing::Span;
 
 use super::admit::Refusal;
 use super::http_sse;
+use super::reason::Reason;
 use super::sse::{self, Stream};
 use crate::app::Edge;
 use crate::forward::Taken;
@@ -135,6 +136,13 @@ pub(super) fn refusal(refusal: Refusal) -> Response {
     response
 }
 
+/// The same, counted for a reason that status and code do not tell.
+pub(super) fn refusal_for(reason: Reason, refused: Refusal) -> Response {
+    let mut response = refusal(refused);
+    response.extensions_mut().insert(reason);
+    response
+}
+
 /// A defect of ours. What it was stays in the log.
 pub(super) fn internal(id: Option<&Id>) -> Response {
     let mut error = RpcError::new(code::INTERNAL_ERROR, "internal error");
@@ -145,11 +153,26 @@ pub(super) fn internal(id: Option<&Id>) -> Response {
 }
 
 fn json(status: StatusCode, body: Option<Json>) -> Response {
-    let Some(body) = body else { return status.into_response() };
-    let mut response = Response::new(Body::from(body.bytes()));
+    let refused = status.is_client_error() || status.is_server_error();
+    let reason = refused.then(|| Reason::of(status, body.as_ref().and_then(error_code)));
+    let mut response = match body {
+        None => Response::new(Body::empty()),
+        Some(body) => {
+            let mut response = Response::new(Body::from(body.bytes()));
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            response
+        }
+    };
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(reason) = reason {
+        response.extensions_mut().insert(reason);
+    }
     response
+}
+
+fn error_code(body: &Json) -> Option<i32> {
+    scan::path(body.as_str(), &["error", "code"])?.parse().ok()
 }
 
 fn answer(whole: Answer) -> Response {

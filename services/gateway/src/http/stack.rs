@@ -3,11 +3,11 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Router};
 use chassis::telemetry::{self, Side};
 use mcp::rpc::Message;
 use mcp::{Era, Method};
@@ -17,6 +17,7 @@ use tracing::{Instrument as _, Span};
 
 use super::admit::{Letter, Refusal};
 use super::origin::Guard;
+use super::reason::Reason;
 use super::reply;
 
 /// Bytes of all header names and values of a request.
@@ -93,7 +94,7 @@ fn panicked(payload: Box<dyn Any + Send>) -> Response {
 
 async fn bounds(request: Request, next: Next) -> Response {
     if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > MAX_TARGET {
-        return StatusCode::URI_TOO_LONG.into_response();
+        return (StatusCode::URI_TOO_LONG, Extension(Reason::TARGET_SIZE)).into_response();
     }
     if size(request.headers()) > MAX_HEADERS {
         let text = "the header fields exceed 16 KiB";
@@ -111,7 +112,7 @@ async fn rebinding(State(guard): State<Arc<Guard>>, request: Request, next: Next
         Ok(()) => next.run(request).await,
         Err(_not_allowed) => {
             let text = "this host or origin is not allowed";
-            reply::refusal(Refusal::invalid(StatusCode::FORBIDDEN, None, text))
+            reply::refusal_for(Reason::ORIGIN, Refusal::invalid(StatusCode::FORBIDDEN, None, text))
         }
     }
 }
