@@ -6,11 +6,14 @@
 //! Deliberately absent: globals. Configuration, shutdown and clocks are handed in, so that two meshes fit in one process. The one
 //! thing a thread knows by itself is its runtime, and with [`workers`] the runtimes beside it.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod entry;
 pub mod grpc;
+pub mod metrics;
+pub mod process;
 pub mod serve;
 pub mod task;
 pub mod telemetry;
