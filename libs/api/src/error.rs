@@ -167,12 +167,26 @@ impl Error {
     }
 }
 
+impl Error {
+    /// As it crosses a wire: the gRPC code, the text, and the encoded detail, which may be empty.
+    pub(crate) fn into_parts(self) -> (Grpc, String, Vec<u8>) {
+        let detail = self.detail.map(|detail| encode(detail).encode_to_vec()).unwrap_or_default();
+        (self.code.grpc(), self.message, detail)
+    }
+
+    /// What crossed a wire. A detail that cannot be read is none.
+    pub(crate) fn from_parts(code: Grpc, message: String, detail: &[u8]) -> Self {
+        let detail = mesh::ErrorDetail::decode(detail).ok().and_then(decode);
+        Self { code: Code::from_grpc(code), message, detail }
+    }
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let mut status = Self::new(error.code.grpc(), error.message);
-        if let Some(detail) = error.detail {
-            let bytes = encode(detail).encode_to_vec();
-            status.metadata_mut().insert_bin(TRAILER, MetadataValue::from_bytes(&bytes));
+        let (code, message, detail) = error.into_parts();
+        let mut status = Self::new(code, message);
+        if !detail.is_empty() {
+            status.metadata_mut().insert_bin(TRAILER, MetadataValue::from_bytes(&detail));
         }
         status
     }
@@ -184,13 +198,8 @@ impl From<Status> for Error {
         if let Some(cause) = std::error::Error::source(&status) {
             return on_the_way(cause, status.message());
         }
-        let detail = status
-            .metadata()
-            .get_bin(TRAILER)
-            .and_then(|value| value.to_bytes().ok())
-            .and_then(|bytes| mesh::ErrorDetail::decode(bytes).ok())
-            .and_then(decode);
-        Self { code: Code::from_grpc(status.code()), message: status.message().to_owned(), detail }
+        let detail = status.metadata().get_bin(TRAILER).and_then(|value| value.to_bytes().ok());
+        Self::from_parts(status.code(), status.message().to_owned(), &detail.unwrap_or_default())
     }
 }
 

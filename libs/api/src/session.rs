@@ -2,6 +2,7 @@
 
 mod client;
 mod convert;
+mod link;
 mod server;
 
 use async_trait::async_trait;
@@ -10,6 +11,9 @@ use futures::stream::BoxStream;
 use mcp::{Era, Json};
 
 pub use self::client::SessionClient;
+pub use self::link::Trace;
+pub use self::link::client::{Driver, LinkClient, link};
+pub use self::link::server::{Opening, Surroundings};
 pub use self::server::service;
 use crate::Principal;
 use crate::error::Error;

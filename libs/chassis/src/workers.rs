@@ -78,11 +78,21 @@ impl<T> PerWorker<T> {
         Self(all.into())
     }
 
+    /// One for each of the first `most` runtimes; the others share them.
+    pub fn at_most(most: usize, mut make: impl FnMut() -> T) -> Self {
+        let workers = Workers::current();
+        let make = |handle: &Handle| {
+            let _entered = handle.enter();
+            make()
+        };
+        Self(workers.handles().iter().take(most.max(1)).map(make).collect())
+    }
+
     /// That of the runtime this is called in.
     #[must_use]
     pub fn get(&self) -> &T {
-        let last = self.0.len() - 1;
-        &self.0[INDEX.get().unwrap_or(last).min(last)]
+        let index = INDEX.get().unwrap_or(self.0.len() - 1);
+        &self.0[index % self.0.len()]
     }
 }
 

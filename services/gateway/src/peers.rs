@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use api::SessionHost;
-use api::session::SessionClient;
+use api::session::{Trace, link};
 use chassis::grpc::channel::{AddressError, dial};
+use chassis::task::{self, Handle, Kind};
+use chassis::telemetry::propagate;
+use chassis::workers::PerWorker;
 
 /// Nodes that a redirection named and configuration did not. More than that is no mesh but a mistake.
 const MAX_PEERS: usize = 1024;
@@ -26,39 +29,56 @@ impl Peers for Local {
     }
 }
 
-/// Nodes in other processes, one channel each. A channel connects when it is first used.
+/// Links to one session node. With more runtimes than that, some share one.
+const MAX_LINKS: usize = 4;
+
+/// Nodes in other processes. A connection is made when it is first used.
 pub struct Dialled {
-    peers: RwLock<BTreeMap<String, Arc<dyn SessionHost>>>,
+    peers: RwLock<BTreeMap<String, Links>>,
 }
 
 impl Dialled {
-    /// Channels to these nodes; others are added when a node names them as owners. Needs a runtime.
+    /// Links to these nodes; others are added when a node names them as owners. Needs a runtime.
     ///
     /// # Errors
     /// [`AddressError`] for anything but `host:port`.
     pub fn new<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Result<Self, AddressError> {
         let mut peers = BTreeMap::new();
         for address in addresses {
-            peers.insert(address.to_owned(), client(address)?);
+            peers.insert(address.to_owned(), links(address)?);
         }
         Ok(Self { peers: RwLock::new(peers) })
     }
 }
 
-fn client(address: &str) -> Result<Arc<dyn SessionHost>, AddressError> {
-    Ok(Arc::new(SessionClient::new(api::wire::wire(dial(address)?))))
+fn links(address: &str) -> Result<Links, AddressError> {
+    let wire = api::wire::wire(dial(address)?);
+    let links = PerWorker::at_most(MAX_LINKS, || {
+        let (client, driver) = link(wire.clone(), trace);
+        let client: Arc<dyn SessionHost> = Arc::new(client);
+        (client, task::spawn(Kind::Upkeep, "link", driver.run()))
+    });
+    Ok(links)
 }
+
+fn trace() -> Trace {
+    let (parent, state) = propagate::current();
+    Trace { parent, state }
+}
+
+/// A node: the link of each runtime, and what keeps it.
+type Links = PerWorker<(Arc<dyn SessionHost>, Handle<()>)>;
 
 impl Peers for Dialled {
     fn get(&self, address: &str) -> Option<Arc<dyn SessionHost>> {
         if let Some(known) = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(address) {
-            return Some(known.clone());
+            return Some(known.get().0.clone());
         }
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         if peers.len() >= MAX_PEERS {
             return None;
         }
-        let new = client(address).ok()?;
-        Some(peers.entry(address.to_owned()).or_insert(new).clone())
+        let new = links(address).ok()?;
+        Some(peers.entry(address.to_owned()).or_insert(new).get().0.clone())
     }
 }

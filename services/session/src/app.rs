@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use api::session::Surroundings;
 use api::{SessionHost, Slot};
 use chassis::drain::Shutdown;
 use chassis::serve::Incoming;
 use chassis::task::{self, Kind};
+use chassis::telemetry::propagate;
+use futures::FutureExt as _;
 use machines::ListKind;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -103,9 +106,21 @@ impl App {
         registries.begin();
         self.shared.ready.send_replace(true);
         let draining = drain(self.shared.clone(), shutdown.clone());
-        let routes = api::session::service(self.handle());
+        let routes = api::session::service(self.handle(), surroundings(&shutdown));
         let (served, ()) = tokio::join!(chassis::grpc::server::serve(routes, incoming, shutdown), draining);
         Ok(served?)
+    }
+}
+
+/// What a link needs to know of this process.
+fn surroundings(shutdown: &Shutdown) -> Surroundings {
+    let shutdown = shutdown.clone();
+    Surroundings {
+        within: |trace, opening| propagate::within(&trace.parent, &trace.state, opening).boxed(),
+        draining: Arc::new(move || {
+            let shutdown = shutdown.clone();
+            async move { shutdown.requested().await }.boxed()
+        }),
     }
 }
 

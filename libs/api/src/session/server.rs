@@ -5,8 +5,9 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tonic::service::Routes;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
+use super::link::server::{Calls, Surroundings};
 use super::{Frames, SessionHost, convert};
 use crate::pb::session as pb;
 use crate::pb::session::session_server::{Session, SessionServer};
@@ -14,16 +15,19 @@ use crate::wire::MAX_MESSAGE;
 
 type Stream = BoxStream<'static, Result<pb::Frame, Status>>;
 
-/// The service of a session node.
+/// The service of a session node: the plain calls and the link.
 #[must_use]
-pub fn service(host: Arc<dyn SessionHost>) -> Routes {
-    let server = SessionServer::new(Adapter(host))
+pub fn service(host: Arc<dyn SessionHost>, surroundings: Surroundings) -> Routes {
+    let server = SessionServer::new(Adapter { host, surroundings })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     Routes::new(server)
 }
 
-struct Adapter(Arc<dyn SessionHost>);
+struct Adapter {
+    host: Arc<dyn SessionHost>,
+    surroundings: Surroundings,
+}
 
 fn answer(frames: Frames) -> Response<Stream> {
     Response::new(frames.map(|item| Ok(convert::frame_to(item?))).boxed())
@@ -34,16 +38,21 @@ impl Session for Adapter {
     type DeliverStream = Stream;
     type AttachStream = Stream;
     type CloseStream = Stream;
+    type LinkStream = Calls;
 
     async fn deliver(&self, request: Request<pb::DeliverRequest>) -> Result<Response<Stream>, Status> {
-        Ok(answer(self.0.deliver(convert::delivery_from(request.into_inner())?).await?))
+        Ok(answer(self.host.deliver(convert::delivery_from(request.into_inner())?).await?))
     }
 
     async fn attach(&self, request: Request<pb::AttachRequest>) -> Result<Response<Stream>, Status> {
-        Ok(answer(self.0.attach(convert::attach_from(request.into_inner())).await?))
+        Ok(answer(self.host.attach(convert::attach_from(request.into_inner())).await?))
     }
 
     async fn close(&self, request: Request<pb::CloseRequest>) -> Result<Response<Stream>, Status> {
-        Ok(answer(self.0.close(convert::close_from(request.into_inner())).await?))
+        Ok(answer(self.host.close(convert::close_from(request.into_inner())).await?))
+    }
+
+    async fn link(&self, request: Request<Streaming<pb::Up>>) -> Result<Response<Calls>, Status> {
+        Ok(Response::new(Calls::new(self.host.clone(), &self.surroundings, request.into_inner())))
     }
 }

@@ -1,6 +1,5 @@
 //! Listening: one gRPC server for each role, with health, trace extraction and a graceful end.
 
-use std::io;
 use std::net;
 use std::time::Duration;
 
@@ -146,7 +145,7 @@ async fn serve_dealt(
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     // From here on the connection belongs to this runtime.
-    let connections = ReceiverStream::new(dealt).map(|stream| io::Result::Ok(TcpStream::from_std(stream)?));
+    let connections = ReceiverStream::new(dealt).map(TcpStream::from_std);
     let draining = {
         let shutdown = shutdown.clone();
         async move { shutdown.requested().await }

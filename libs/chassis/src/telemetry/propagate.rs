@@ -91,6 +91,27 @@ pub fn extract(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &HeadersRef(headers))
 }
 
+/// The current span's context as `traceparent` and `tracestate`, for a carrier that is not HTTP. Empty where nothing is traced.
+#[must_use]
+pub fn current() -> (String, String) {
+    let mut headers = HeaderMap::new();
+    inject(&Span::current(), &mut headers);
+    let mut take = |name| {
+        let value = headers.remove(name);
+        value.and_then(|value| value.to_str().map(str::to_owned).ok()).unwrap_or_default()
+    };
+    (take("traceparent"), take("tracestate"))
+}
+
+/// Does `work` inside the context that came with it.
+pub fn within<F: Future>(parent: &str, state: &str, work: F) -> WithContext<F> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [("traceparent", parent), ("tracestate", state)] {
+        Headers(&mut headers).set(name, value.to_owned());
+    }
+    work.with_context(extract(&headers))
+}
+
 struct Headers<'a>(&'a mut HeaderMap);
 
 impl Injector for Headers<'_> {
