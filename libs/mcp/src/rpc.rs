@@ -151,7 +151,15 @@ impl Message {
     /// # Errors
     /// [`Malformed`] with the code and, where it was readable, the id to answer with.
     pub fn parse(body: &Bytes) -> Result<Self, Malformed> {
-        match Body::parse(body)? {
+        Self::parse_within(body, &Limits::MESSAGE)
+    }
+
+    /// The same within other limits: what answers our own requests may hold more.
+    ///
+    /// # Errors
+    /// As [`Message::parse`].
+    pub fn parse_within(body: &Bytes, limits: &Limits) -> Result<Self, Malformed> {
+        match Body::parse_within(body, limits)? {
             Body::One(message) => Ok(message),
             Body::Batch(_) => Err(Malformed::bare()),
         }
@@ -183,8 +191,12 @@ impl Body {
     /// # Errors
     /// [`Malformed`] for what is neither.
     pub fn parse(body: &Bytes) -> Result<Self, Malformed> {
+        Self::parse_within(body, &Limits::MESSAGE)
+    }
+
+    fn parse_within(body: &Bytes, limits: &Limits) -> Result<Self, Malformed> {
         let bad = |code, message| Malformed { code, message, id: None };
-        let json = Json::parse(body.clone(), &Limits::MESSAGE).map_err(|e| match e {
+        let json = Json::parse(body.clone(), limits).map_err(|e| match e {
             ScanError::Syntax(_) => bad(code::PARSE_ERROR, "the body is not JSON"),
             ScanError::Limit(_) => {
                 bad(code::INVALID_REQUEST, "the message exceeds a limit on depth, size or number of values")
