@@ -1,6 +1,6 @@
 //! How any of the processes starts, is configured, serves, traces and stops.
 //!
-//! Owns: the configuration loader, telemetry and trace propagation, tasks, clocks and randomness, shutdown, gRPC servers
+//! Owns: the configuration loader, telemetry and trace propagation, tasks, clocks and randomness, shutdown, TLS, gRPC servers
 //! and channels. Must not know: MCP, or any type of the domain. Start reading at [`serve`].
 //!
 //! Deliberately absent: globals. Configuration, shutdown and clocks are handed in, so that two meshes fit in one process. The one
@@ -13,9 +13,11 @@ pub mod drain;
 pub mod entry;
 pub mod grpc;
 pub mod metrics;
+pub mod outbound;
 pub mod process;
 pub mod serve;
 pub mod task;
 pub mod telemetry;
+pub mod tls;
 pub mod watch;
 pub mod workers;

@@ -189,12 +189,10 @@ fn forget_servers(config: &mut ClientConfig) {
 }
 
 fn pair_refused(certificate: &File, key: &File, error: rustls::Error) -> FileError {
-    match error {
-        rustls::Error::InconsistentKeys(_) => {
-            key.refuse(format!("not the key of the certificate in {certificate}"))
-        }
-        other => certificate.refuse(other),
+    if matches!(error, rustls::Error::InconsistentKeys(_)) {
+        return key.refuse(format!("not the key of the certificate in {certificate}"));
     }
+    certificate.refuse(error)
 }
 
 #[cfg(test)]

@@ -75,10 +75,10 @@ impl File {
     }
 
     pub(super) fn private_key(&self) -> Result<PrivateKeyDer<'static>, FileError> {
-        PrivateKeyDer::from_pem_slice(&self.read()?).map_err(|error| match error {
-            pem::Error::NoItemsFound => self.refuse("no key in it: PEM with BEGIN PRIVATE KEY is wanted"),
+        PrivateKeyDer::from_pem_slice(&self.read()?).map_err(|error| {
             // Never the error itself: it may show what stands in the file.
-            _ => self.refuse("not PEM"),
+            let absent = matches!(error, pem::Error::NoItemsFound);
+            self.refuse(if absent { "no key in it: PEM with BEGIN PRIVATE KEY is wanted" } else { "not PEM" })
         })
     }
 

@@ -75,7 +75,9 @@ impl<T: Send + Sync + 'static> Fresh<T> {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(made);
                 tracing::info!(files, "TLS files changed, new ones in use");
             }
-            Err(error) => tracing::warn!(%error, "TLS files changed and cannot be used, keeping the old ones"),
+            Err(error) => {
+                tracing::warn!(%error, "TLS files changed and cannot be used, keeping the old ones")
+            }
         }
     }
 }

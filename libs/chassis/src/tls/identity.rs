@@ -51,7 +51,9 @@ pub struct TrustDomain(String);
 
 /// Not the name of a trust domain.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no trust domain; use up to 255 lower-case letters, digits and . - _, for example \"trunkline\"")]
+#[error(
+    "{0:?} is no trust domain; use up to 255 lower-case letters, digits and . - _, for example \"trunkline\""
+)]
 pub struct TrustDomainError(String);
 
 impl Default for TrustDomain {

@@ -14,9 +14,7 @@ use super::file::{File, FileError};
 use super::fresh::Fresh;
 use super::identity::{Identity, Role, TrustDomain};
 use super::verify::{Clients, Servers};
-use super::{
-    Acceptor, Connector, Protocols, forget_clients, forget_servers, pair_refused, provider, server,
-};
+use super::{Acceptor, Connector, Protocols, forget_clients, forget_servers, pair_refused, provider, server};
 
 /// The section `[mtls]`: TLS between the roles, where each shows a certificate. The same in every process but for
 /// `certificate` and `key`. `trunkline certificates` makes a first set of files.
@@ -252,8 +250,7 @@ impl Files {
     fn own_certificates(&self) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, FileError> {
         let certificates = self.certificate.certificates()?;
         let Some(first) = certificates.first() else { return Ok(certificates) };
-        let identity =
-            Identity::of(first, &self.domain).map_err(|error| self.certificate.refuse(error))?;
+        let identity = Identity::of(first, &self.domain).map_err(|error| self.certificate.refuse(error))?;
         match self.own {
             Some(own) if own != identity.role() => {
                 Err(self.certificate.refuse(format!("for a {}, and this is a {own}", identity.role())))

@@ -3,6 +3,7 @@
 //! The one URI in the certificate decides, in both directions. DNS names and addresses in it are not looked at: where a
 //! process runs changes every day, and whoever can answer at an address must still show the role that was dialled.
 
+use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -125,5 +126,16 @@ impl ClientCertVerifier for Clients {
 }
 
 fn refuse(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refused(error)))))
+}
+
+/// rustls prints what another check says by its `Debug`, which is for people here.
+#[derive(thiserror::Error)]
+#[error(transparent)]
+struct Refused<E: std::error::Error>(E);
+
+impl<E: std::error::Error> fmt::Debug for Refused<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
 }
