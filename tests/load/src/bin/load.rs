@@ -1,8 +1,9 @@
 //! The load generator: one measurement, its result as one line of JSON on standard output.
 
 use std::fs;
-use std::io::{Write as _, stdout};
+use std::io::{Write as _, stderr, stdout};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -81,11 +82,15 @@ struct Sessions {
     out: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
         Command::Run(run) => measure(&run),
         Command::Sessions(sessions) => make(&sessions),
-    }
+    };
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    // Nobody is left to be told if standard error is gone too.
+    let _told = writeln!(stderr(), "{error:#}").is_ok();
+    ExitCode::FAILURE
 }
 
 fn measure(run: &Run) -> Result<()> {

@@ -1,0 +1,126 @@
+"""What is measured: how each chain is started, and how one waits until it serves."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+
+import wire
+from mesh import Died, Mesh
+
+READY_S = 30
+
+
+@dataclass
+class Running:
+    """A chain that serves: where, and which processes it consists of."""
+
+    url: str
+    processes: list[int]
+
+
+@dataclass
+class Bench:
+    """Where the binaries are, what the mesh is set to, and everything that is running."""
+
+    mesh: Mesh
+    trunkline: str = "trunkline"
+    settings: list[str] = field(default_factory=list)
+    peer: str | None = None
+    _number: int = 0
+
+    def _start(self, binary: str, *args: str, said: str):
+        self._number += 1
+        process = self.mesh.start(f"{self._number}-{Path(binary).name}-{args[0].strip('-')}", binary, *args)
+        return process, process.address(said)
+
+    def _role(self, role: str, settings: list[str]):
+        flags = [arg for setting in [*settings, *self.settings] for arg in ("--set", setting)]
+        said = "gateway" if role == "up" else role
+        more = ["--data", str(self.mesh.work / f"data-{self._number}")] if role == "up" else []
+        return self._start(self.trunkline, role, "--listen", "127.0.0.1:0", *more, *flags, said=said)
+
+    def effective(self) -> dict:
+        """The settings in effect, as the binary itself prints them."""
+        flags = [arg for setting in self.settings for arg in ("--set", setting)]
+        argv = [str(self.mesh.binaries / self.trunkline), "up", "--dump-config", *flags]
+        return tomllib.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+    def echo(self, *, single: bool = False) -> Running:
+        """An HTTP server that answers with what it was sent."""
+        edge, url = self._start("floor", "edge", *single_flag(single), said="edge")
+        return Running(url, [edge.pid])
+
+    def floor(self, *, single: bool = False) -> Running:
+        """An HTTP server that asks a gRPC service that asks another one."""
+        flag = single_flag(single)
+        last, last_at = self._start("floor", "service", *flag, said="service")
+        middle, middle_at = self._start("floor", "service", "--next", last_at, *flag, said="service")
+        edge, url = self._start("floor", "edge", "--next", middle_at, *flag, said="edge")
+        return Running(url, [edge.pid, middle.pid, last.pid])
+
+    def up(self, *settings: str, registries: list[str] = (), tools: int = 2) -> Running:
+        """The whole mesh in one process."""
+        served = inline([{"address": address} for address in registries])
+        more = [f"session.registries={served}"] if registries else []
+        process, url = self._role("up", [*settings, *more])
+        ready(url, tools)
+        return Running(url, [process.pid])
+
+    def split(self, *settings: str) -> Running:
+        """A gateway, a session node and a tool registry, each a process of its own."""
+        keys = f'keys.ring={{k1="{base64.b64encode(os.urandom(32)).decode()}"}}'
+        both = ["keys.current=k1", keys, *settings]
+        tools, tools_at = self._role("tool-registry", list(settings))
+        registries = inline([{"address": tools_at}])
+        session, session_at = self._role("session", [*both, f"session.registries={registries}"])
+        sessions = inline([{"address": session_at}])
+        gateway, url = self._role("gateway", [*both, f"gateway.sessions={sessions}"])
+        ready(url, 2)
+        return Running(url, [gateway.pid, session.pid, tools.pid])
+
+    def sdk(self) -> Running | None:
+        """A server of the official Rust SDK with the same tool and nothing in front of it."""
+        if self.peer is None:
+            return None
+        process, url = self._start(self.peer, "serve", said="peer")
+        return Running(url, [process.pid])
+
+    def catalogues(self, count: int, tools: int) -> list[str]:
+        """Registries with so many tools each."""
+        flags = [("--namespace", f"team-{number}", "--tools", str(tools)) for number in range(count)]
+        return [self._start("catalogue", *flag, said="catalogue")[1] for flag in flags]
+
+    def collector(self):
+        """A place for spans to go."""
+        return self._start("collector", "serve", said="collector")
+
+
+def single_flag(single: bool) -> list[str]:
+    return ["--single"] if single else []
+
+
+def inline(tables: list[dict[str, str]]) -> str:
+    """Tables as a list in TOML."""
+    entries = [", ".join(f'{key}="{value}"' for key, value in table.items()) for table in tables]
+    return "[" + ", ".join(f"{{{entry}}}" for entry in entries) + "]"
+
+
+def ready(url: str, tools: int) -> None:
+    """Waits until so many tools are listed."""
+    end, seen = monotonic() + READY_S, None
+    while monotonic() < end:
+        seen, cursor = 0, {}
+        while cursor is not None:
+            result = wire.modern(url, "tools/list", cursor).json().get("result", {})
+            seen += len(result.get("tools", []))
+            cursor = {"cursor": result["nextCursor"]} if "nextCursor" in result else None
+        if seen >= tools:
+            return
+        sleep(0.05)
+    raise Died(f"{url} lists {seen} tools after {READY_S} s, not {tools}")

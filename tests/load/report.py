@@ -1,0 +1,132 @@
+"""Draws the conclusions: medians, ratios within rounds, goals; and writes them as Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from rows import GOALS, Goal, Group
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+FLOOR, ECHO = "floor", "echo"
+
+
+@dataclass
+class Results:
+    """What was measured, round by round: {row: [figures]}."""
+
+    machine: dict = field(default_factory=dict)
+    rounds: dict[str, list[dict]] = field(default_factory=dict)
+
+    def add(self, row: str, figures: dict) -> None:
+        self.rounds.setdefault(row, []).append(figures)
+
+    def median(self, row: str, figure: str) -> float | None:
+        values = [figures[figure] for figures in self.rounds.get(row, [])]
+        return median(values) if values else None
+
+    def ratio(self, row: str, figure: str, against: str) -> float | None:
+        """The median of the ratios within rounds: what slows a whole round down slows both."""
+        pairs = zip(self.rounds.get(row, []), self.rounds.get(against, []))
+        ratios = [one[figure] / other[figure] for one, other in pairs if other[figure]]
+        return median(ratios) if ratios else None
+
+    def reached(self, goal: Goal) -> tuple[float, str] | None:
+        """The figure, and which of the two marks it reaches."""
+        if goal.against is None:
+            value = self.median(goal.row, goal.figure)
+        else:
+            value = self.ratio(goal.row, goal.figure, goal.against)
+        if value is None:
+            return None
+        good = [value >= mark if goal.least else value <= mark for mark in (goal.then, goal.first)]
+        return value, "yes, both" if good[0] else "the first" if good[1] else "**no**"
+
+
+def markdown(results: Results, groups: list[Group]) -> str:
+    """The whole report."""
+    parts = [_machine(results)]
+    parts += [_calls(results, group) for group in groups if any(row.name in results.rounds for row in group.rows)]
+    parts += [_memory(results), _goals(results)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _machine(results: Results) -> str:
+    about = results.machine
+    priority = f" (priority {about['nice']})" if about["nice"] else ""
+    settings = ", ".join(f"`{name} = {value}`" for name, value in about["settings"].items()) or "defaults"
+    return (
+        f"Written by `./scripts/bench` on {about['date']}: {about['processor']}, {about['cores']} cores, {about['system']}; "
+        f"generator and servers share the cores, over loopback; {about['rounds']} rounds of {about['seconds']:g} s in turn, medians; "
+        f"every answer checked. Load average {about['load_before']} before, {about['load_after']} after; "
+        f"{about['elsewhere']:.0%} of the machine were used by others meanwhile{priority}. Settings: {settings}. Release {about['release']}.\n\n"
+        "CPU is that of all processes of the chain, the generator not among them. Figures of shared machines are proportions: compare within the table."
+    )
+
+
+def _calls(results: Results, group: Group) -> str:
+    lines = [f"**{group.title}**", ""]
+    has_floor = any(row.chain == FLOOR for row in group.rows)
+    head = ["", "clients", "/s", "p50 / p99 ms", "CPU s per 1,000"]
+    head += ["CPU / floor", "/s / floor", "p50 / floor", "CPU / echo"] if has_floor else ["CPU / first", "/s / first"]
+    lines += ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    measured = [row for row in group.rows if row.name in results.rounds]
+    for row in measured:
+        figure = lambda name, row=row: results.median(row.name, name)  # noqa: E731
+        cells = [row.title, str(row.clients), f"{figure('rate'):,.0f}", f"{figure('p50_ms'):.2f} / {figure('p99_ms'):.2f}"]
+        cells.append(f"{figure('cpu_per_1000'):.4f}")
+        if has_floor:
+            pairs = [("cpu_per_1000", FLOOR), ("rate", FLOOR), ("p50_ms", FLOOR), ("cpu_per_1000", ECHO)]
+            ratios = [results.ratio(row.name, name, f"{base}-{row.clients}") for name, base in pairs]
+        else:
+            ratios = [results.ratio(row.name, name, measured[0].name) for name in ("cpu_per_1000", "rate")]
+        cells += [f"{ratio:.2f}" if ratio is not None else "" for ratio in ratios]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _memory(results: Results) -> str:
+    lines = []
+    for name, rounds in results.rounds.items():
+        if not name.startswith(("idle-", "streams-")):
+            continue
+        for made in rounds:
+            held = f"; {made['streams']:,} streams open, {made['bytes_per_stream']:,.0f} B each on top" if made["streams"] else ""
+            lines.append(f"| {made['title']} | {made['sessions']:,} idle sessions, {made['bytes_per_session']:,.0f} B each{held} |")
+    return "\n".join(["**Memory of all processes**", "", "| | |", "|---|---|", *lines]) if lines else ""
+
+
+def _goals(results: Results) -> str:
+    lines = []
+    for goal in GOALS:
+        if (reached := results.reached(goal)) is None:
+            continue
+        sign = ">=" if goal.least else "<="
+        first, then, value = (_shown(number, goal.unit) for number in (goal.first, goal.then, reached[0]))
+        lines.append(f"| {goal.title} | {sign} {first} | {sign} {then} | {value} | {reached[1]} |")
+    head = ["**Goals**", "", "| | first | then | measured | reached |", "|---|--:|--:|--:|---|"]
+    return "\n".join([*head, *lines]) if lines else ""
+
+
+def _shown(number: float, unit: str) -> str:
+    return f"{number:.2f} x" if unit == "x" else f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.0f}{unit}"
+
+
+def write(results: Results, text: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.md").write_text(text, encoding="utf-8")
+    medians = {row: {name: results.median(row, name) for name, value in rounds[0].items() if isinstance(value, int | float)} for row, rounds in results.rounds.items()}
+    document = {"machine": results.machine, "medians": medians, "rounds": results.rounds}
+    (folder / "bench.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def into_readme(text: str, readme: Path) -> None:
+    """Replaces what stands between the two marks."""
+    whole = readme.read_text(encoding="utf-8")
+    head, begin, rest = whole.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{readme} has no place for it: {BEGIN} .. {END}")
+    readme.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}", encoding="utf-8")
