@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::drain::{self, Shutdown, Signals, Trigger};
 use crate::task::{self, Ended, Handle, Kind};
+use crate::telemetry::Scope;
 
 /// Where a role's connections come from.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ impl Group {
         F: Future<Output = RoleResult> + Send + 'static,
     {
         let (trigger, shutdown) = drain::pair();
-        let task = task::spawn(Kind::Role, name, serve(shutdown));
+        let task = task::spawn(Kind::Role, name, Scope::of_role(name).within(serve(shutdown)));
         self.roles.push(Role { name, trigger, task });
     }
 

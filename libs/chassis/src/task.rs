@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle as Runtime;
 use tokio::task::JoinHandle;
-use tracing::Instrument as _;
+
+use crate::telemetry::Scope;
 
 /// What a task is for, which says what its failure means. Every kind ends when its owner lets go of the handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,17 @@ pub enum Kind {
     Call,
     /// Keeps something fresh (a watch, a probe, a sweep). A panic costs freshness; its owner decides whether to start it again.
     Upkeep,
+}
+
+impl Kind {
+    /// Only work for a caller belongs to the caller's trace; a task that outlives a request must not hold its span.
+    fn scope(self) -> Scope {
+        let scope = Scope::current();
+        match self {
+            Self::Role | Self::Upkeep => Scope::of_role(scope.role()),
+            Self::Call => scope,
+        }
+    }
 }
 
 /// Why a task has no result.
@@ -39,24 +51,24 @@ pub struct Handle<T> {
     join: JoinHandle<T>,
 }
 
-/// Starts `future` in the current runtime, inside the current span.
+/// Starts `future` in the current runtime, in the current role.
 pub fn spawn<T, F>(kind: Kind, name: &'static str, future: F) -> Handle<T>
 where
     F: Future<Output = T> + Send + 'static,
     T: Send + 'static,
 {
     #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
-    let join = tokio::spawn(future.in_current_span());
+    let join = tokio::spawn(kind.scope().within(future));
     Handle { kind, name, join }
 }
 
-/// Starts `future` in another runtime, inside the current span.
+/// Starts `future` in another runtime, in the current role.
 pub fn spawn_on<T, F>(runtime: &Runtime, kind: Kind, name: &'static str, future: F) -> Handle<T>
 where
     F: Future<Output = T> + Send + 'static,
     T: Send + 'static,
 {
-    let join = runtime.spawn(future.in_current_span());
+    let join = runtime.spawn(kind.scope().within(future));
     Handle { kind, name, join }
 }
 

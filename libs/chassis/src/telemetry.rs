@@ -1,27 +1,37 @@
 //! Logs to standard error and spans to an OTLP endpoint, set up once in a process.
 //!
-//! Every hop of a request opens one span with [`hop`]. Its role becomes the service the span is shown under
-//! (`trunkline-gateway`, `trunkline-session`, ..), also where several roles share a process. Without an endpoint spans still
-//! get ids, so that errors can name their trace, but nothing is recorded or sent.
+//! What is under way on a thread is its [`Scope`]: role, trace, and the span of this hop if it is recorded. The role becomes the
+//! service the span is shown under (`trunkline-gateway`, `trunkline-session`, ..), also where several roles share a process.
+//! Without an endpoint nothing is recorded, and requests still have a trace id, so that log lines and error answers name it.
+//!
+//! Spans of libraries that only know `tracing`, such as the registry kit and the tools written with it, join the trace of the
+//! scope they are opened in.
 
+mod export;
+mod log;
 pub mod propagate;
 mod roles;
+mod scope;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanProcessor};
 use serde::{Deserialize, Serialize};
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use self::export::{Bounded, Fates};
 use self::roles::ByRole;
+pub use self::scope::{Attributes, Entered, Origin, Scope, Within, adopt, records_content};
+pub use self::trace::Trace;
 use crate::clock;
+use crate::process::Process;
 
 /// The attribute that names the role of a span.
 pub const ROLE: &str = "trunkline.role";
@@ -37,15 +47,28 @@ pub struct Config {
     pub log: String,
     /// How log lines look: `text` for people, `json` for collectors.
     pub format: Format,
+    /// Name of this process in logs and health; empty = `session.node` where sessions live here, else the role.
+    pub node: String,
     /// Where spans go, as OTLP over gRPC, for example `http://127.0.0.1:4317`; empty = nowhere.
     pub endpoint: String,
-    /// Share of the traces begun here that is sent, 0.0 to 1.0. Lower it when the collector cannot keep up.
+    /// Share of the requests that is recorded and sent, 0.0 to 1.0. Lower it when the collector cannot keep up. What a client
+    /// says about sampling can lower it for its own requests, and never raise it.
     pub sample: f64,
+    /// Whether arguments and results of tools are recorded in spans, and the texts of panics in logs. They may be secret: set it
+    /// only while looking for a fault.
+    pub record_content: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { log: "info".into(), format: Format::Text, endpoint: String::new(), sample: 1.0 }
+        Self {
+            log: "info".into(),
+            format: Format::Text,
+            node: String::new(),
+            endpoint: String::new(),
+            sample: 1.0,
+            record_content: false,
+        }
     }
 }
 
@@ -87,14 +110,16 @@ pub enum TelemetryError {
 /// Keeps telemetry going. Dropping it flushes; do that outside of async code.
 #[derive(Debug)]
 pub struct Guard {
-    provider: SdkTracerProvider,
+    provider: Option<SdkTracerProvider>,
     // The exporter's own, so that a busy mesh neither delays spans nor is delayed by them.
     runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(Duration::from_secs(3)) {
+        if let Some(provider) = self.provider.take()
+            && let Err(error) = provider.shutdown_with_timeout(Duration::from_secs(3))
+        {
             tracing::warn!(%error, "spans were lost at the end");
         }
         if let Some(runtime) = self.runtime.take() {
@@ -126,29 +151,56 @@ fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
 ///
 /// # Errors
 /// [`TelemetryError`] naming the key that is wrong.
-pub fn init(roles: &[&'static str], config: &Config) -> Result<Guard, TelemetryError> {
+pub fn init(roles: &[&'static str], config: &Config, process: &Process) -> Result<Guard, TelemetryError> {
     check(config)?;
     let filter = filter(&config.log)?;
-    let (provider, runtime) = provider(roles, config)?;
-    let logs = tracing_subscriber::fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    let logs = match config.format {
-        Format::Text => logs.with_target(false).with_filter(filter).boxed(),
-        Format::Json => logs.json().flatten_event(true).with_filter(filter).boxed(),
+    let (guard, spans) = match exporters(roles, config, process)? {
+        Some((provider, runtime)) => {
+            let spans = span_layers(&provider, config);
+            (Guard { provider: Some(provider), runtime: Some(runtime) }, Some(spans))
+        }
+        None => (Guard { provider: None, runtime: None }, None),
     };
-    let subscriber = tracing_subscriber::registry().with(logs).with(span_layer(&provider));
-    tracing::subscriber::set_global_default(subscriber)?;
-    Ok(Guard { provider, runtime })
+    let lines = log::Lines {
+        format: config.format,
+        node: process.health.node().to_owned(),
+        role: roles.first().copied().unwrap_or_default(),
+    };
+    // Nobody's spans show in lines, so none are made for them.
+    #[allow(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method is not general enough over lifetimes"
+    )]
+    let events_only = tracing_subscriber::filter::filter_fn(|meta| meta.is_event());
+    let logs = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal() && config.format == Format::Text)
+        .with_writer(std::io::stderr)
+        .event_format(lines)
+        .with_filter(filter.and(events_only));
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(logs).with(spans))?;
+    log_panics(config.record_content);
+    Ok(guard)
 }
 
-fn provider(
+/// A panic becomes a log line. Its text may quote what it was about, so only its place is told unless content may be recorded.
+fn log_panics(content: bool) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = if content { panic.payload_as_str().unwrap_or_default() } else { "" };
+        tracing::error!(place, text, "panicked");
+    }));
+}
+
+type Exporting = (SdkTracerProvider, tokio::runtime::Runtime);
+
+fn exporters(
     roles: &[&'static str],
     config: &Config,
-) -> Result<(SdkTracerProvider, Option<tokio::runtime::Runtime>), TelemetryError> {
+    process: &Process,
+) -> Result<Option<Exporting>, TelemetryError> {
+    let fates = Fates::new(&process.metrics);
     if config.endpoint.is_empty() {
-        let provider = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build();
-        return Ok((provider, None));
+        return Ok(None);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -165,28 +217,58 @@ fn provider(
     drop(entered);
     let first = roles.first().copied().unwrap_or_default();
     let instance = format!("{:016x}", u64::from_le_bytes(clock::random()?));
-    let provider = SdkTracerProvider::builder()
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample))))
-        .with_batch_exporter(ByRole::new(exporters, first, &instance))
-        .build();
-    Ok((provider, Some(runtime)))
+    Ok(Some((provider(Bounded::new(ByRole::new(exporters, first, &instance), fates)), runtime)))
 }
 
-fn span_layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
+/// What is recorded is decided where a request begins, by [`Scope`].
+fn provider(processor: impl SpanProcessor + 'static) -> SdkTracerProvider {
+    SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOn).with_span_processor(processor).build()
+}
+
+fn span_layers<S>(provider: &SdkTracerProvider, config: &Config) -> impl Layer<S> + use<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
 {
-    let ours = tracing_subscriber::filter::filter_fn(|meta| {
+    let ours = |meta: &tracing::Metadata<'_>| {
         let root = meta.target().split("::").next().unwrap_or_default();
         meta.is_span() && *meta.level() <= tracing::Level::INFO && !TOO_DEEP.contains(&root)
+    };
+    let recorded = tracing_subscriber::filter::dynamic_filter_fn(move |meta, _| {
+        ours(meta) && scope::is_current_recorded()
     });
-    tracing_opentelemetry::layer()
-        .with_tracer(provider.tracer("trunkline"))
+    let recorded = recorded.with_callsite_filter(move |meta| match ours(meta) {
+        true => tracing::subscriber::Interest::sometimes(),
+        false => tracing::subscriber::Interest::never(),
+    });
+    let sdk = provider.tracer("trunkline");
+    let others = tracing_opentelemetry::layer()
+        .with_tracer(sdk.clone())
         .with_location(false)
         .with_threads(false)
+        .with_target(false)
         .with_tracked_inactivity(false)
-        .with_filter(ours)
+        .with_filter(recorded);
+    let tracer = scope::Tracer::new(sdk, config.sample, config.record_content);
+    others.and_then(tracer)
 }
+
+/// The id of the trace that the work under way belongs to, for people who report an error.
+#[must_use]
+pub fn trace_id(_: &tracing::Span) -> Option<String> {
+    Scope::current().trace().map(Trace::id)
+}
+
+/// Superseded by [`Scope`].
+#[must_use]
+pub fn hop(_: &'static str, _: Side, _: &str) -> tracing::Span {
+    tracing::Span::none()
+}
+
+/// Superseded by [`Scope::describe`].
+pub fn attribute(_: &tracing::Span, _: &'static str, _: impl Into<opentelemetry::Value>) {}
+
+/// Superseded by [`Scope::rename`].
+pub fn rename(_: &tracing::Span, _: &str) {}
 
 /// On which side of an exchange a span stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,45 +279,6 @@ pub enum Side {
     Client,
     /// Neither: a step inside the mesh.
     Internal,
-}
-
-/// The span of one hop of a request in one role; its parent is the current span, or the caller's where the request came
-/// over the network. `name` is what the trace shows. More attributes: [`attribute`].
-#[must_use]
-pub fn hop(role: &'static str, side: Side, name: &str) -> Span {
-    let kind = match side {
-        Side::Server => "server",
-        Side::Client => "client",
-        Side::Internal => "internal",
-    };
-    tracing::info_span!("hop", trunkline.role = role, otel.kind = kind, otel.name = name)
-}
-
-/// Adds an attribute to a span. Names are constants of whoever owns the convention.
-pub fn attribute(span: &Span, name: &'static str, value: impl Into<opentelemetry::Value>) {
-    span.set_attribute(name, value);
-}
-
-/// Gives a hop the name that it could not have from the beginning.
-pub fn rename(span: &Span, name: &str) {
-    // Recording the field renames spans that were never entered only.
-    span.record("otel.name", name);
-    span.context().span().update_name(name.to_owned());
-}
-
-/// Marks a span as failed. `kind` is the low-cardinality `error.type`.
-pub fn failed(span: &Span, kind: impl Into<String>, description: impl Into<String>) {
-    span.set_attribute("error.type", kind.into());
-    span.set_status(opentelemetry::trace::Status::error(description.into()));
-}
-
-/// The id of the trace a span belongs to, as 32 hexadecimal digits; for people who report an error.
-#[must_use]
-pub fn trace_id(span: &Span) -> Option<String> {
-    let context = span.context();
-    let reference = context.span();
-    let id = reference.span_context().trace_id();
-    (id != opentelemetry::TraceId::INVALID).then(|| id.to_string())
 }
 
 #[cfg(test)]

@@ -3,19 +3,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use api::session::Frame;
 use api::{Code, Error, EventId};
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _};
 use machines::{CallFrame, CallId, Continuation, Input, Millis, StopReason, StreamId};
 use mcp::rpc::{self, RpcError};
 use mcp::{Json, code};
 use tokio::sync::mpsc;
-use tracing::{Instrument as _, Span};
 
 use crate::calling::Caller;
 use crate::carry::{self, Carried};
@@ -191,17 +189,17 @@ impl Actor {
 
     async fn open_letter(&mut self, letter: Letter) {
         match letter {
-            Letter::Message { message, reply, span } => {
+            Letter::Message { message, reply, scope } => {
                 let stream = self.resident.machine.reserve_stream();
                 if self.carried.is_http_sse() {
                     carry::acknowledge(&reply);
                 } else {
                     self.add_reader(stream, reply);
                 }
-                self.take(Input::Client { stream, message }).instrument(span).await;
+                scope.within(self.take(Input::Client { stream, message })).await;
                 self.listen_to_all().await;
             }
-            Letter::Batch { messages, reply, span } => self.batch(messages, reply).instrument(span).await,
+            Letter::Batch { messages, reply, scope } => scope.within(self.batch(messages, reply)).await,
             Letter::Begin { reply } => self.begin_http_sse(reply),
             Letter::Leave { reply } => {
                 carry::acknowledge(&reply);
@@ -383,20 +381,4 @@ fn gap_notice() -> Json {
         r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"warning","logger":"trunkline","#,
         r#""data":"events before this point are no longer kept"}}"#
     ))
-}
-
-/// A stream that is polled inside a span.
-pub(crate) struct InSpan<S> {
-    pub(crate) stream: S,
-    pub(crate) span: Span,
-}
-
-impl<S: Stream + Unpin> Stream for InSpan<S> {
-    type Item = S::Item;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        let this = &mut *self;
-        let _inside = this.span.enter();
-        this.stream.poll_next_unpin(context)
-    }
 }

@@ -8,7 +8,7 @@ use api::session::{Attach, Close, Delivery, Frame, Frames, SessionHost, Transpor
 use api::{Code, Detail, Epoch, Error, EventId, KeyRing, Principal, SessionId};
 use async_trait::async_trait;
 use chassis::task::{self, Kind};
-use chassis::telemetry::{self, Side};
+use chassis::telemetry::{Scope, Side};
 use futures::{StreamExt as _, stream};
 use machines::{ListKind, Session};
 use mcp::rpc::{self, Body, Malformed, Message, RpcError};
@@ -25,6 +25,8 @@ use crate::registries::Registries;
 use crate::residents::{Letter, READER_QUEUE, Reader, Resident, Residents, Undelivered, Visitor};
 use crate::store::SessionStore;
 
+/// The role that spans and log lines are shown under.
+pub(crate) const ROLE: &str = "session";
 /// How long a request waits for a node that is just starting.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -84,7 +86,8 @@ impl Shared {
                 }
             };
             // An actor outlives the request that wakes it, so it is no part of that request's trace.
-            tracing::Span::none().in_scope(|| task::spawn(Kind::Call, "session", work))
+            let _alone = Scope::of_role(ROLE).enter();
+            task::spawn(Kind::Call, "session", work)
         };
         self.residents.post(id, visitor, letter, &start)
     }
@@ -166,8 +169,8 @@ impl Host {
         let Some(text) = delivery.session.as_deref() else { return self.initialise(delivery, message).await };
         let Some(id) = self.session(text)? else { return Ok(refuse::session_not_found()) };
         let request_id = request_id(&message).cloned();
-        let span = hop_span(&message);
-        let letter = |reply| Letter::Message { message: message.clone(), reply, span: span.clone() };
+        let scope = hop(&message);
+        let letter = |reply| Letter::Message { message: message.clone(), reply, scope: scope.clone() };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
         Ok(match self.hand_over(&id, visitor, letter).await? {
             Ok(frames) => accepted(None, frames),
@@ -189,8 +192,8 @@ impl Host {
             return Ok(refuse::refused(400, None, &RpcError::new(bare.code, bare.message)));
         };
         let Some(id) = self.session(text)? else { return Ok(refuse::session_not_found()) };
-        let span = telemetry::hop("session", Side::Internal, "batch");
-        let letter = |reply| Letter::Batch { messages: messages.clone(), reply, span: span.clone() };
+        let scope = Scope::current().child(ROLE, Side::Internal, || "trunkline.session batch".into());
+        let letter = |reply| Letter::Batch { messages: messages.clone(), reply, scope: scope.clone() };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
         Ok(match self.hand_over(&id, visitor, letter).await? {
             Ok(frames) => ReceiverStream::new(frames).boxed(),
@@ -264,9 +267,9 @@ impl Host {
             Err(refused) => return Ok(refused),
         };
         let (reply, mut frames) = mpsc::channel(READER_QUEUE);
-        let span = hop_span(&message);
+        let scope = hop(&message);
         // The queue of a session that nobody knows yet has room.
-        let _known = shared.post(&id, None, Letter::Message { message, reply, span }).is_ok();
+        let _known = shared.post(&id, None, Letter::Message { message, reply, scope }).is_ok();
         let first = frames.recv().await;
         // A refused handshake leaves no session behind, so no id is handed out.
         let session = Some(id.as_str().to_owned()).filter(|_| first.as_ref().is_some_and(is_success));
@@ -368,11 +371,12 @@ pub(crate) const fn request_id(message: &Message) -> Option<&rpc::Id> {
     }
 }
 
-/// The span of this hop; its parent is the gateway's.
-pub(crate) fn hop_span(message: &Message) -> tracing::Span {
-    let name = match message.method() {
-        Some(method) => Method::parse(method).map_or("session notification", Method::as_str),
-        None => "session response",
-    };
-    telemetry::hop("session", Side::Internal, name)
+/// This hop of a message; its parent is the gateway's.
+pub(crate) fn hop(message: &Message) -> Scope {
+    Scope::current().child(ROLE, Side::Internal, || match message.method() {
+        Some(method) => Method::parse(method).map_or("trunkline.session notification".into(), |known| {
+            format!("trunkline.session {}", known.as_str()).into()
+        }),
+        None => "trunkline.session response".into(),
+    })
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::session::{Answer, Event, Frame, Frames};
+use chassis::telemetry::Scope;
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, SelectAll};
 use machines::{CallFrame, CallId, Effect, Filter, Input, ListKind, Listen, ListenSettings, Millis};
@@ -11,7 +12,6 @@ use mcp::Json;
 use mcp::rpc::{Id, RpcError};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::actor::InSpan;
 use crate::host::Shared;
 use crate::refuse;
 use crate::registries::watches::{self, Listener, Subscription, Watches};
@@ -46,7 +46,7 @@ struct Serving {
 }
 
 /// Answers with a stream that lasts.
-pub(crate) fn serve(shared: &Arc<Shared>, wanted: Wanted, span: tracing::Span) -> Frames {
+pub(crate) fn serve(shared: &Arc<Shared>, wanted: Wanted, scope: Scope) -> Frames {
     let filter = match Filter::read(Some(&wanted.params)) {
         Ok(filter) => filter,
         Err(error) => return refuse::refused(400, Some(&wanted.id), &error),
@@ -89,7 +89,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, wanted: Wanted, span: tracing::Span) -
             serving.turn().await;
         }
     };
-    InSpan { stream: frames.boxed(), span }.boxed()
+    scope.within(frames).boxed()
 }
 
 impl Serving {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::registry::{Continuation as Goes, InputRequired, InputResponse, Operation, Round, Start};
 use api::session::{Answer, Delivery, Event, Frame, Frames};
+use chassis::telemetry::Scope;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use machines::{CallContext, CallFrame, Continuation, Effect, Exchange, ExchangeSettings, Input, Millis};
@@ -11,7 +12,6 @@ use mcp::log::Level;
 use mcp::rpc::{Message, Request, RpcError};
 use mcp::{Json, Method, Revision, code, header, meta, scan};
 
-use crate::actor::InSpan;
 use crate::calling::{self, Caller, Opened, Wish};
 use crate::host::{self, Shared};
 use crate::refuse;
@@ -34,7 +34,7 @@ struct Admitted {
 
 /// Answers a message of a modern client.
 pub(crate) fn serve(shared: &Arc<Shared>, delivery: Delivery, message: Message) -> Frames {
-    let span = host::hop_span(&message);
+    let scope = host::hop(&message);
     let request = match message {
         Message::Request(request) => request,
         Message::Notification(_) => return refuse::only(Frame::Answer(Answer::new(202, None))),
@@ -46,10 +46,10 @@ pub(crate) fn serve(shared: &Arc<Shared>, delivery: Delivery, message: Message) 
     let id = request.id.clone();
     match admit(shared, &delivery, request) {
         Ok(admitted) if admitted.method == Method::Listen => {
-            crate::listen::serve(shared, admitted.into_listen(), span)
+            crate::listen::serve(shared, admitted.into_listen(), scope)
         }
         Ok(admitted) => match prepare(shared, &delivery, &admitted) {
-            Ok(prepared) => run(shared.clone(), admitted, prepared, span),
+            Ok(prepared) => run(shared.clone(), admitted, prepared, scope),
             Err(Refusal::Rpc(status, error)) => refuse::refused(status, Some(&id), &error),
             Err(Refusal::BadState) => refuse::bad_state(&id),
         },
@@ -206,7 +206,7 @@ struct Serving {
     done: bool,
 }
 
-fn run(shared: Arc<Shared>, admitted: Admitted, prepared: Prepared, span: tracing::Span) -> Frames {
+fn run(shared: Arc<Shared>, admitted: Admitted, prepared: Prepared, scope: Scope) -> Frames {
     let settings = ExchangeSettings {
         server_info: shared.facts.server_info().clone(),
         method: admitted.method,
@@ -241,7 +241,7 @@ fn run(shared: Arc<Shared>, admitted: Admitted, prepared: Prepared, span: tracin
             serving.turn().await;
         }
     };
-    InSpan { stream: frames.boxed(), span }.boxed()
+    scope.within(frames).boxed()
 }
 
 impl Serving {

@@ -2,14 +2,14 @@
 
 use api::registry::{InputResponse, Round};
 use api::session::Answer;
+use chassis::telemetry::Scope;
 use futures::{StreamExt as _, stream};
 use machines::journal::JournalState;
 use machines::{CallContext, CallFrame, CallId, Effect, Effects, Input, Millis};
 use mcp::rpc::RpcError;
 use mcp::{Json, Method};
-use tracing::Span;
 
-use crate::actor::{Actor, InSpan, News};
+use crate::actor::{Actor, News};
 use crate::calling::{self, Opened, Wish};
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::{self, Listener, Watches};
@@ -80,7 +80,7 @@ impl Actor {
     }
 
     fn listen_to(&mut self, news: stream::BoxStream<'static, News>) {
-        self.news.push(InSpan { stream: news, span: Span::current() }.boxed());
+        self.news.push(Scope::current().within(news).boxed());
     }
 
     fn resume(

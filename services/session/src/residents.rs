@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use api::session::{Frame, Transport};
 use api::{Epoch, Error, EventId, Principal, SessionId};
 use chassis::task::Handle;
+use chassis::telemetry::Scope;
 use machines::{ListKind, Millis, Session};
 use mcp::Json;
 use mcp::rpc::{Malformed, Message};
 use tokio::sync::mpsc;
-use tracing::Span;
 
 use crate::registries::watches::Subscription;
 
@@ -39,9 +39,9 @@ pub(crate) struct Resident {
 /// What is put into a session's queue.
 pub(crate) enum Letter {
     /// The client posted a message.
-    Message { message: Message, reply: Reader, span: Span },
+    Message { message: Message, reply: Reader, scope: Scope },
     /// The client posted several messages at once; each is judged for itself.
-    Batch { messages: Vec<Result<Message, Malformed>>, reply: Reader, span: Span },
+    Batch { messages: Vec<Result<Message, Malformed>>, reply: Reader, scope: Scope },
     /// The first letter of a session of HTTP+SSE: from now on everything goes to this reader.
     Begin { reply: Reader },
     /// A session of HTTP+SSE is to end with its last call.

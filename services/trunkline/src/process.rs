@@ -103,8 +103,9 @@ pub(crate) fn run<F>(
 where
     F: Future<Output = Result<Group, Failure>>,
 {
+    let process = chassis::process::Process::new(names.first().copied().unwrap_or_default());
     // Flushed last, when the runtime with everything that could still log is gone.
-    let _telemetry = telemetry::init(names, &config.telemetry).map_err(Failure::refused)?;
+    let _telemetry = telemetry::init(names, &config.telemetry, &process).map_err(Failure::refused)?;
     let grace = Duration::from_secs(config.limits.drain_grace_s);
     let _workers = Pool::start(config.runtime.threads).map_err(Failure::failed)?;
     let runtime = runtime()?;

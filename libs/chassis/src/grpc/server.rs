@@ -159,7 +159,7 @@ async fn serve_dealt(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         // The caller's trace first, so that whatever stands inside belongs to it.
-        .layer(Extract)
+        .layer(Extract::here())
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, draining);
     tokio::select! {

@@ -3,18 +3,18 @@
 //! [`Inject`] stands around a client's channel, [`Extract`] in a server's stack; handlers never touch either. Baggage is not
 //! carried.
 
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context, Poll};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use opentelemetry::Context;
-use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
-use opentelemetry::trace::{FutureExt as _, WithContext};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use http::{HeaderMap, HeaderValue, Request};
 use tower::{Layer, Service};
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// Writes the current span's context into the headers of each request.
+use super::scope::{Scope, Within};
+use super::trace::Trace;
+
+const PARENT: &str = "traceparent";
+const STATE: &str = "tracestate";
+
+/// Writes the current trace context into the headers of each request.
 #[derive(Debug, Clone)]
 pub struct Inject<S>(S);
 
@@ -33,32 +33,43 @@ where
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.0.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        inject(&Span::current(), request.headers_mut());
+        inject(&Scope::current(), request.headers_mut());
         self.0.call(request)
     }
 }
 
 /// The layer of [`Extracted`].
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Extract;
+pub struct Extract(&'static str);
+
+impl Extract {
+    /// For the role that this is called in.
+    #[must_use]
+    pub fn here() -> Self {
+        Self(Scope::current().role())
+    }
+}
 
 impl<S> Layer<S> for Extract {
     type Service = Extracted<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Extracted(inner)
+        Extracted { inner, role: self.0 }
     }
 }
 
-/// Handles each request inside the context its headers carry, so that the first span a handler opens has the caller's as
-/// its parent.
+/// Handles each request inside the trace its headers carry, so that the first span a handler opens has the caller's as its
+/// parent.
 #[derive(Debug, Clone)]
-pub struct Extracted<S>(S);
+pub struct Extracted<S> {
+    inner: S,
+    role: &'static str,
+}
 
 impl<S, B> Service<Request<B>> for Extracted<S>
 where
@@ -66,74 +77,51 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = WithContext<S::Future>;
+    type Future = Within<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let context = extract(request.headers());
+        let scope = Scope::of_caller(self.role, extract(request.headers()));
         // Some services do their work in `call` itself.
-        let _entered = context.clone().attach();
-        self.0.call(request).with_context(context)
+        let _entered = scope.clone().enter();
+        scope.within(self.inner.call(request))
     }
 }
 
-/// Writes the context of `span` into `headers`.
-pub fn inject(span: &Span, headers: &mut HeaderMap) {
-    TraceContextPropagator::new().inject_context(&span.context(), &mut Headers(headers));
+/// Writes the context of `scope` into `headers`.
+pub fn inject(scope: &Scope, headers: &mut HeaderMap) {
+    let Some(trace) = scope.trace() else { return };
+    if let Ok(parent) = HeaderValue::try_from(trace.parent()) {
+        headers.insert(PARENT, parent);
+    }
+    // An empty tracestate is no tracestate.
+    if !trace.state().is_empty()
+        && let Ok(state) = HeaderValue::try_from(trace.state())
+    {
+        headers.insert(STATE, state);
+    }
 }
 
-/// The context that `headers` carry; an empty one if they carry none.
+/// The context that `headers` carry. One that is not valid, or there twice, is none.
 #[must_use]
-pub fn extract(headers: &HeaderMap) -> Context {
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &HeadersRef(headers))
+pub fn extract(headers: &HeaderMap) -> Option<Trace> {
+    let mut parents = headers.get_all(PARENT).iter();
+    let (Some(parent), None) = (parents.next(), parents.next()) else { return None };
+    let states: Vec<&str> = headers.get_all(STATE).iter().filter_map(|state| state.to_str().ok()).collect();
+    Trace::read(parent.to_str().ok()?, &states.join(","))
 }
 
-/// The current span's context as `traceparent` and `tracestate`, for a carrier that is not HTTP. Empty where nothing is traced.
+/// The current context as `traceparent` and `tracestate`, for a carrier that is not HTTP. Empty where there is none.
 #[must_use]
 pub fn current() -> (String, String) {
-    let mut headers = HeaderMap::new();
-    inject(&Span::current(), &mut headers);
-    let mut take = |name| {
-        let value = headers.remove(name);
-        value.and_then(|value| value.to_str().map(str::to_owned).ok()).unwrap_or_default()
-    };
-    (take("traceparent"), take("tracestate"))
+    let scope = Scope::current();
+    scope.trace().map(|trace| (trace.parent(), trace.state().to_owned())).unwrap_or_default()
 }
 
-/// Does `work` inside the context that came with it.
-pub fn within<F: Future>(parent: &str, state: &str, work: F) -> WithContext<F> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in [("traceparent", parent), ("tracestate", state)] {
-        Headers(&mut headers).set(name, value.to_owned());
-    }
-    work.with_context(extract(&headers))
-}
-
-struct Headers<'a>(&'a mut HeaderMap);
-
-impl Injector for Headers<'_> {
-    fn set(&mut self, key: &str, value: String) {
-        // An empty tracestate is no tracestate.
-        if value.is_empty() {
-            return;
-        }
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value)) {
-            self.0.insert(name, value);
-        }
-    }
-}
-
-struct HeadersRef<'a>(&'a HeaderMap);
-
-impl Extractor for HeadersRef<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).and_then(|value| value.to_str().ok())
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(HeaderName::as_str).collect()
-    }
+/// Does `work` inside the context that came with it, in the present role.
+pub fn within<F: Future>(parent: &str, state: &str, work: F) -> Within<F> {
+    Scope::of_caller(Scope::current().role(), Trace::read(parent, state)).within(work)
 }

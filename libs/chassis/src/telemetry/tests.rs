@@ -1,6 +1,8 @@
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use http::HeaderMap;
+use opentelemetry::trace::{SpanKind, Status};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -10,12 +12,13 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{SpanData, SpanExporter as Exporter};
+use opentelemetry_sdk::trace::{SimpleSpanProcessor, SpanData, SpanExporter as Exporter};
 use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
-use tracing::Instrument as _;
 
 use super::*;
 use crate::grpc::server;
+
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 /// Keeps what is exported as (service, span).
 #[derive(Debug, Clone, Default)]
@@ -35,12 +38,12 @@ impl Exporter for Kept {
     }
 }
 
-fn recorded(roles: &[&'static str], act: impl FnOnce()) -> Vec<(String, SpanData)> {
+fn recorded_with(config: &Config, act: impl FnOnce()) -> Vec<(String, SpanData)> {
     let kept = Kept::default();
+    let roles = ["gateway", "session", "tool-registry"];
     let exporters = roles.iter().map(|role| (*role, kept.clone())).collect();
-    let provider =
-        SdkTracerProvider::builder().with_simple_exporter(ByRole::new(exporters, roles[0], "test")).build();
-    let subscriber = tracing_subscriber::registry().with(span_layer(&provider));
+    let provider = provider(SimpleSpanProcessor::new(ByRole::new(exporters, roles[0], "test")));
+    let subscriber = tracing_subscriber::registry().with(span_layers(&provider, config));
     tracing::subscriber::with_default(subscriber, act);
     provider.shutdown().unwrap();
     let mut spans = kept.spans.lock().unwrap().clone();
@@ -48,21 +51,40 @@ fn recorded(roles: &[&'static str], act: impl FnOnce()) -> Vec<(String, SpanData
     spans
 }
 
+fn recorded(act: impl FnOnce()) -> Vec<(String, SpanData)> {
+    recorded_with(&Config::default(), act)
+}
+
+fn edge(origin: Origin) -> Scope {
+    Scope::of_origin("gateway", Side::Server, origin, || "tools/call echo".into())
+}
+
+fn from(parent: &str) -> Origin {
+    Origin { parent: Trace::read(parent, ""), link: None }
+}
+
 #[test]
 fn roles_of_one_process_are_services_of_their_own_in_one_trace() {
-    let spans = recorded(&["gateway", "session"], || {
-        hop("gateway", Side::Server, "tools/call echo").in_scope(|| {
-            tracing::info_span!("nameless")
-                .in_scope(|| hop("session", Side::Internal, "deliver").in_scope(|| ()));
-        });
+    let spans = recorded(|| {
+        let edge = edge(Origin::default());
+        let hop = edge.child("session", Side::Internal, || "trunkline.session tools/call".into());
+        let call = hop.child("session", Side::Client, || "tools/call echo".into());
+        let _calling = call.enter();
+        // As the registry kit opens it, which only knows `tracing`.
+        tracing::info_span!("hop", trunkline.role = "tool-registry", otel.kind = "server", otel.name = "run")
+            .in_scope(|| ());
     });
-    let seen: Vec<_> = spans.iter().map(|(service, span)| (service.as_str(), span.name.as_ref())).collect();
+    let seen: Vec<_> = spans
+        .iter()
+        .map(|(service, span)| (service.as_str(), span.name.as_ref(), span.span_kind.clone()))
+        .collect();
     assert_eq!(
         seen,
         [
-            ("trunkline-gateway", "tools/call echo"),
-            ("trunkline-gateway", "nameless"),
-            ("trunkline-session", "deliver")
+            ("trunkline-gateway", "tools/call echo", SpanKind::Server),
+            ("trunkline-session", "trunkline.session tools/call", SpanKind::Internal),
+            ("trunkline-session", "tools/call echo", SpanKind::Client),
+            ("trunkline-tool-registry", "run", SpanKind::Server),
         ]
     );
     for pair in spans.windows(2) {
@@ -74,21 +96,20 @@ fn roles_of_one_process_are_services_of_their_own_in_one_trace() {
 #[test]
 fn a_trace_goes_on_across_processes() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let spans = recorded(&["gateway", "session"], || {
+    let spans = recorded(|| {
         let handler = service_fn(|request: http::Request<()>| async move {
-            async {}.instrument(hop("session", Side::Internal, "deliver")).await;
+            drop(Scope::current().child("session", Side::Internal, || "deliver".into()));
             Ok::<_, std::convert::Infallible>(request.headers().clone())
         });
-        let mut wire = propagate::Inject::new(propagate::Extract.layer(handler));
-        let headers: HeaderMap = runtime.block_on(
-            async {
-                // A new task has no current span, as a new process has none.
-                wire.ready().await.unwrap().call(http::Request::new(())).await.unwrap()
-            }
-            .instrument(hop("gateway", Side::Server, "tools/call echo")),
-        );
+        let mut wire = propagate::Inject::new(propagate::Extract::here().layer(handler));
+        let call = async {
+            // What is current here is not current in another process.
+            wire.ready().await.unwrap().call(http::Request::new(())).await.unwrap()
+        };
+        let headers: HeaderMap = runtime.block_on(edge(Origin::default()).within(call));
         assert!(headers.contains_key("traceparent"));
         assert!(!headers.contains_key("tracestate"));
+        assert!(Scope::current().trace().is_none(), "nothing is left behind");
     });
     assert_eq!(spans.len(), 2);
     assert_eq!(spans[1].1.parent_span_id, spans[0].1.span_context.span_id());
@@ -96,21 +117,82 @@ fn a_trace_goes_on_across_processes() {
 }
 
 #[test]
-fn a_hop_can_be_named_once_it_is_known_what_it_is() {
-    let spans = recorded(&["gateway"], || {
-        hop("gateway", Side::Server, "POST").in_scope(|| rename(&Span::current(), "tools/call"));
+fn the_parent_is_the_callers_and_the_other_context_a_link() {
+    let link = Trace::read("00-11111111111111111111111111111111-2222222222222222-01", "");
+    let spans = recorded(|| drop(edge(Origin { parent: Trace::read(PARENT, "a=1"), link })));
+    let span = &spans[0].1;
+    assert_eq!(span.span_context.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(span.parent_span_id.to_string(), "b7ad6b7169203331");
+    assert!(span.parent_span_is_remote);
+    assert_eq!(span.span_context.trace_state().header(), "a=1");
+    let links: Vec<_> = span.links.iter().map(|link| link.span_context.span_id().to_string()).collect();
+    assert_eq!(links, ["2222222222222222"]);
+}
+
+#[test]
+fn a_flag_from_outside_lowers_the_rate_and_never_raises_it() {
+    let unsampled = PARENT.replace("-01", "-00");
+    let count = |sample, parent: &str| {
+        let config = Config { sample, ..Config::default() };
+        recorded_with(&config, || (0..2000).for_each(|_| drop(edge(from(parent))))).len()
+    };
+    assert_eq!(count(0.0, PARENT), 0);
+    assert_eq!(count(1.0, PARENT), 2000);
+    assert_eq!(count(1.0, &unsampled), 0);
+    // The same trace id each time: the draw is ours. Six standard deviations around 200.
+    let some = count(0.1, PARENT);
+    assert!((120..=280).contains(&some), "{some}");
+}
+
+#[test]
+fn what_is_not_recorded_still_has_a_trace() {
+    let parent = PARENT.replace("-01", "-00");
+    let spans = recorded(|| {
+        let scope = edge(from(&parent));
+        assert!(!scope.is_recorded());
+        scope.describe(|_| panic!("attributes are not made for nothing"));
+        let hop = scope.child("session", Side::Internal, || panic!("nor names"));
+        let mut headers = HeaderMap::new();
+        propagate::inject(&hop, &mut headers);
+        assert_eq!(headers["traceparent"], parent.as_str());
     });
-    assert_eq!(spans[0].1.name, "tools/call");
+    assert!(spans.is_empty());
+    assert_eq!(edge(Origin::default()).trace().unwrap().id().len(), 32, "also where nothing is set up");
 }
 
 #[test]
 fn a_failed_hop_says_what_kind_of_failure_it_was() {
-    let spans = recorded(&["session"], || {
-        failed(&hop("session", Side::Internal, "deliver"), "timeout", "no answer in 1 s")
+    let spans = recorded(|| {
+        let scope = edge(Origin::default());
+        scope.rename(|| "tools/call other".into());
+        scope.fail("timeout", "no answer in 1 s");
     });
-    let (_, span) = &spans[0];
-    assert_eq!(span.status, opentelemetry::trace::Status::error("no answer in 1 s"));
+    let span = &spans[0].1;
+    assert_eq!(span.name, "tools/call other");
+    assert_eq!(span.status, Status::error("no answer in 1 s"));
     assert!(span.attributes.contains(&opentelemetry::KeyValue::new("error.type", "timeout")));
+}
+
+#[test]
+fn a_scope_is_current_while_it_is_polled_and_no_longer() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let role = || Scope::current().role();
+        let inner = async {
+            assert_eq!(role(), "session");
+            tokio::task::yield_now().await;
+            adopt(Scope::of_role("other"));
+            tokio::task::yield_now().await;
+            role()
+        };
+        let mut inner = Box::pin(Scope::of_role("session").within(inner));
+        while futures::poll!(&mut inner).is_pending() {
+            assert_eq!(role(), "");
+        }
+        let panics = Scope::of_role("session").within(async { panic!("on purpose") });
+        let caught = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(panics)).await;
+        assert!(caught.is_err() && role().is_empty(), "also after a panic");
+    });
 }
 
 /// An OTLP collector that passes on the names of (service, span).
@@ -149,30 +231,46 @@ fn spans_reach_a_collector_before_the_process_ends() {
     drop(entered);
 
     let config = Config { endpoint, ..Config::default() };
-    let (provider, exporter) = provider(&["gateway", "session"], &config).unwrap();
-    let subscriber = tracing_subscriber::registry().with(span_layer(&provider));
+    let process = Process::new("n1");
+    let (provider, exporter) = exporters(&["gateway", "session"], &config, &process).unwrap().unwrap();
+    let subscriber = tracing_subscriber::registry().with(span_layers(&provider, &config));
     tracing::subscriber::with_default(subscriber, || {
-        hop("gateway", Side::Server, "tools/call")
-            .in_scope(|| drop(hop("session", Side::Internal, "deliver")));
+        drop(edge(Origin::default()).child("session", Side::Internal, || "deliver".into()));
     });
-    drop(Guard { provider, runtime: exporter });
+    drop(Guard { provider: Some(provider), runtime: Some(exporter) });
 
     let mut seen = [receive.try_recv().unwrap(), receive.try_recv().unwrap()];
     seen.sort();
     let pair = |service: &str, span: &str| (service.to_owned(), span.to_owned());
-    assert_eq!(seen, [pair("trunkline-gateway", "tools/call"), pair("trunkline-session", "deliver")]);
+    assert_eq!(seen, [pair("trunkline-gateway", "tools/call echo"), pair("trunkline-session", "deliver")]);
+    let metrics = process.metrics.text();
+    assert!(metrics.contains("trunkline_telemetry_spans_total{fate=\"sent\"} 2\n"), "{metrics}");
     trigger.expire();
     runtime.block_on(collector).unwrap().unwrap();
 }
 
 #[test]
-fn spans_have_a_trace_id_even_when_nothing_is_recorded() {
-    let (provider, runtime) = provider(&["gateway"], &Config::default()).unwrap();
-    assert!(runtime.is_none());
-    let subscriber = tracing_subscriber::registry().with(span_layer(&provider));
+fn a_collector_that_does_not_answer_costs_spans_and_nothing_else() {
+    // It takes connections and says nothing.
+    let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = Config { endpoint: format!("http://{}", hole.local_addr().unwrap()), ..Config::default() };
+    let process = Process::new("n1");
+    let (provider, exporter) = exporters(&["gateway"], &config, &process).unwrap().unwrap();
+    let subscriber = tracing_subscriber::registry().with(span_layers(&provider, &config));
+    let begun = Instant::now();
     tracing::subscriber::with_default(subscriber, || {
-        assert_eq!(trace_id(&hop("gateway", Side::Server, "ping")).map(|id| id.len()), Some(32));
+        (0..3 * export::QUEUE).for_each(|_| drop(edge(Origin::default())));
     });
+    assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits for a collector");
+    let text = process.metrics.text();
+    let count = |fate: &str| -> usize {
+        let prefix = format!("trunkline_telemetry_spans_total{{fate=\"{fate}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap().parse().unwrap()
+    };
+    assert_eq!(count("sent"), 0);
+    assert_eq!(count("dropped") + count("failed"), 2 * export::QUEUE, "{text}");
+    drop(Guard { provider: Some(provider), runtime: Some(exporter) });
+    assert!(begun.elapsed() < Duration::from_secs(20), "the end does not wait for it either");
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! Where a request stands in its trace, as it crosses processes: the W3C trace context. Baggage is not carried.
+
+use std::cell::Cell;
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use opentelemetry::trace::{SpanContext, TraceState};
+use opentelemetry::{SpanId, TraceFlags, TraceId};
+
+use crate::clock;
+
+/// Bytes of a `tracestate` that are carried; entries beyond it are left out.
+const MAX_STATE: usize = 512;
+/// Bytes of a `traceparent`.
+const LENGTH: usize = 55;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    id: u128,
+    span: u64,
+    sampled: bool,
+    state: Option<Arc<str>>,
+}
+
+impl Trace {
+    /// A trace that nobody records, so that log lines and error answers have an id in common.
+    #[must_use]
+    pub fn fresh() -> Self {
+        let id = (u128::from(draw()) << 64) | u128::from(draw());
+        Self { id: id.max(1), span: draw().max(1), sampled: false, state: None }
+    }
+
+    /// Reads `traceparent` and `tracestate`. `None` for a parent that is not valid; a state that is not is left out.
+    #[must_use]
+    pub fn read(parent: &str, state: &str) -> Option<Self> {
+        let bytes = parent.as_bytes();
+        let head = bytes.get(..LENGTH)?;
+        let hex = |from: usize, to: usize| {
+            let part = head.get(from..to)?;
+            part.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')).then_some(())?;
+            u128::from_str_radix(std::str::from_utf8(part).ok()?, 16).ok()
+        };
+        if head[2] != b'-' || head[35] != b'-' || head[52] != b'-' {
+            return None;
+        }
+        // Version 00 ends here; what a later one adds stands behind a dash.
+        match hex(0, 2)? {
+            0xff => return None,
+            0 if bytes.len() != LENGTH => return None,
+            _ if bytes.len() > LENGTH && bytes[LENGTH] != b'-' => return None,
+            _ => {}
+        }
+        let (id, span, flags) = (hex(3, 35)?, hex(36, 52)?, hex(53, 55)?);
+        let span = u64::try_from(span).ok()?;
+        (id != 0 && span != 0).then(|| Self { id, span, sampled: flags & 1 == 1, state: bounded(state) })
+    }
+
+    /// Of a span that is recorded.
+    pub(super) fn of(context: &SpanContext, state: Option<Arc<str>>) -> Self {
+        Self {
+            id: u128::from_be_bytes(context.trace_id().to_bytes()),
+            span: u64::from_be_bytes(context.span_id().to_bytes()),
+            sampled: context.is_sampled(),
+            state,
+        }
+    }
+
+    /// The same place, not recorded.
+    #[must_use]
+    pub fn unsampled(self) -> Self {
+        Self { sampled: false, ..self }
+    }
+
+    /// Whether whoever wrote it records.
+    #[must_use]
+    pub const fn is_sampled(&self) -> bool {
+        self.sampled
+    }
+
+    /// `traceparent`.
+    #[must_use]
+    pub fn parent(&self) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        let mut write = |at: usize, bytes: &[u8]| {
+            for (i, byte) in bytes.iter().enumerate() {
+                text[at + 2 * i] = DIGITS[usize::from(byte >> 4)];
+                text[at + 2 * i + 1] = DIGITS[usize::from(byte & 15)];
+            }
+        };
+        write(3, &self.id.to_be_bytes());
+        write(36, &self.span.to_be_bytes());
+        write(53, &[u8::from(self.sampled)]);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// `tracestate`; empty = none.
+    #[must_use]
+    pub fn state(&self) -> &str {
+        self.state.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn shared_state(&self) -> Option<Arc<str>> {
+        self.state.clone()
+    }
+
+    /// The id of the trace, as 32 hexadecimal digits.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{:032x}", self.id)
+    }
+
+    pub(super) fn context(&self) -> SpanContext {
+        let state =
+            self.state.as_deref().and_then(|state| TraceState::from_str(state).ok()).unwrap_or_default();
+        let flags = if self.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+        let (id, span) = (TraceId::from(self.id), SpanId::from(self.span));
+        SpanContext::new(id, span, flags, true, state)
+    }
+}
+
+/// As many whole entries as are carried, if all of it is what a state may be.
+fn bounded(state: &str) -> Option<Arc<str>> {
+    let state = state.trim_matches([' ', '\t']);
+    if state.is_empty() || !state.bytes().all(|c| matches!(c, b' '..=b'~')) {
+        return None;
+    }
+    let end = match state.get(..=MAX_STATE) {
+        None => state.len(),
+        Some(head) => head.rfind(',')?,
+    };
+    let kept = &state[..end];
+    TraceState::from_str(kept).is_ok().then(|| kept.into())
+}
+
+/// Random enough for ids that are no secret; seeded by the operating system, once for each thread.
+pub(super) fn draw() -> u64 {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(
+            clock::random().map(u64::from_le_bytes).unwrap_or_else(|_none| clock::unix_millis())
+        );
+    }
+    // splitmix64
+    let mut z = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    STATE.set(z);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn what_is_read_is_written() {
+        let trace = Trace::read(GOOD, "a=1,b=2").unwrap();
+        assert_eq!((trace.parent().as_str(), trace.state(), trace.is_sampled()), (GOOD, "a=1,b=2", true));
+        assert_eq!(trace.id(), "0af7651916cd43dd8448eb211c80319c");
+        assert!(trace.unsampled().parent().ends_with("-00"));
+        assert!(Trace::read(&format!("01{}-more", &GOOD[2..]), "").is_some(), "a later version may add");
+    }
+
+    #[test]
+    fn what_is_not_valid_is_no_parent() {
+        let zero_trace = format!("00-{}-b7ad6b7169203331-01", "0".repeat(32));
+        let zero_span = format!("00-0af7651916cd43dd8448eb211c80319c-{}-01", "0".repeat(16));
+        let bad = [
+            "",
+            "00",
+            &GOOD.to_uppercase(),
+            &GOOD.replace('-', "_"),
+            &format!("{GOOD}-more"),
+            &format!("01{}more", &GOOD[2..]),
+            &format!("ff{}", &GOOD[2..]),
+            &format!("0g{}", &GOOD[2..]),
+            &format!("+0{}", &GOOD[2..]),
+            &GOOD.replace('c', "ç"),
+            &zero_trace,
+            &zero_span,
+            &GOOD[..54],
+        ];
+        for text in bad {
+            assert_eq!(Trace::read(text, ""), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_state_is_bounded_by_whole_entries() {
+        let entry = |i: usize| format!("k{i}={}", "v".repeat(95));
+        let long: Vec<String> = (0..10).map(entry).collect();
+        let trace = Trace::read(GOOD, &long.join(",")).unwrap();
+        assert_eq!(trace.state(), long[..5].join(","));
+        for state in ["a=\u{7f}", "a=ü", "no entry", &"x".repeat(600)] {
+            assert_eq!(Trace::read(GOOD, state).unwrap().state(), "", "{state}");
+        }
+    }
+
+    #[test]
+    fn fresh_ones_differ_and_are_not_recorded() {
+        let (one, other) = (Trace::fresh(), Trace::fresh());
+        assert_ne!(one.id(), other.id());
+        assert!(!one.is_sampled() && Trace::read(&one.parent(), "").as_ref() == Some(&one));
+    }
+}
