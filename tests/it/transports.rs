@@ -17,7 +17,7 @@ const BATCH: &str = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#;
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{},"clientInfo":{"name":"c","version":"1"}}}"#;
 
 fn who(subject: &str) -> Principal {
-    Principal { subject: subject.into(), issuer: "i".into(), tenant: "t".into() }
+    Principal { subject: subject.into(), issuer: "i".into(), tenant: "t".into(), client: String::new() }
 }
 
 fn delivery(

@@ -67,6 +67,8 @@ pub struct Principal {
     pub issuer: String,
     /// Tenant; empty where tenancy is not used.
     pub tenant: String,
+    /// Program that acts for the subject; empty where the credentials do not tell.
+    pub client: String,
 }
 
 /// The revision a request context names, or the newest where it names none this build knows.

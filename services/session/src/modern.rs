@@ -382,6 +382,7 @@ impl Serving {
             subject: principal.subject.clone(),
             issuer: principal.issuer.clone(),
             tenant: principal.tenant.clone(),
+            client: principal.client.clone(),
             mesh: self.shared.mesh.to_string(),
             address: call.route.link.address().to_owned(),
             registry: call.route.entry.source.registry.clone(),

@@ -23,6 +23,7 @@ pub(crate) struct State {
     pub(crate) subject: String,
     pub(crate) issuer: String,
     pub(crate) tenant: String,
+    pub(crate) client: String,
     pub(crate) mesh: String,
     /// Address of the registry process: the order in which nodes list them does not matter.
     pub(crate) address: String,
@@ -46,6 +47,7 @@ impl State {
         self.subject == principal.subject
             && self.issuer == principal.issuer
             && self.tenant == principal.tenant
+            && self.client == principal.client
     }
 }
 
@@ -115,6 +117,7 @@ mod tests {
             subject: "u".into(),
             issuer: "i".into(),
             tenant: String::new(),
+            client: String::new(),
             mesh: "m".into(),
             address: "a:1".into(),
             registry: "r".into(),

@@ -33,12 +33,13 @@ fn missing(what: &str) -> Error {
 }
 
 pub(crate) fn principal_to(p: &Principal) -> pb::Principal {
-    pb::Principal { subject: p.subject.clone(), issuer: p.issuer.clone(), tenant: p.tenant.clone() }
+    let Principal { subject, issuer, tenant, client } = p.clone();
+    pb::Principal { subject, issuer, tenant, client }
 }
 
 pub(crate) fn principal_from(p: Option<pb::Principal>) -> Principal {
     let p = p.unwrap_or_default();
-    Principal { subject: p.subject, issuer: p.issuer, tenant: p.tenant }
+    Principal { subject: p.subject, issuer: p.issuer, tenant: p.tenant, client: p.client }
 }
 
 pub(super) fn context_to(c: &Context) -> pb::RequestContext {

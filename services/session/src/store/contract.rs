@@ -35,7 +35,7 @@ async fn fresh(store: &dyn SessionStore, slot: u16, random: u8) -> SessionId {
 }
 
 async fn what_is_committed_is_loaded(store: &dyn SessionStore) {
-    let who = Principal { subject: "s".into(), issuer: "i".into(), tenant: "t".into() };
+    let who = Principal { subject: "s".into(), issuer: "i".into(), tenant: "t".into(), client: "c".into() };
     let id = id(1, 1);
     assert_eq!(store.load(&id).await, Ok(None));
     store.fence(id.slot(), Epoch(1)).await.expect("fence");
