@@ -233,7 +233,7 @@ async fn answers_that_nobody_reads_hold_up_nobody_else() {
         Shutdown::never(),
     );
     let asking = async {
-        let port = session::Deps::registry(&address, None).unwrap().port;
+        let port = session::Deps::registry(&address, None, &chassis::tls::Dialler::default()).unwrap().port;
         let mut unread = Vec::new();
         for n in 0..UNREAD {
             let (context, start) = asked(n, "flood");

@@ -10,6 +10,7 @@ use api::{KeyRing, Registry};
 use chassis::drain::{self, Trigger};
 use chassis::serve::Incoming;
 use chassis::task::{self, Handle, Kind};
+use chassis::tls::Dialler;
 use placement::Static;
 use session::RegistryPeer;
 use tempfile::TempDir;
@@ -213,7 +214,8 @@ impl Mesh {
         let mut nodes = Vec::new();
         for slots in ["0-2047", "2048-4095"] {
             let (listener, address) = listener().await?;
-            let peers = registries.iter().map(|a| session::Deps::registry(&a.to_string(), None));
+            let peers =
+                registries.iter().map(|a| session::Deps::registry(&a.to_string(), None, &Dialler::default()));
             let deps = session::Deps {
                 keys: keys(),
                 store: Arc::new(session::store::Memory::default()),
@@ -231,7 +233,7 @@ impl Mesh {
         }
         for _ in 0..2 {
             let config = gateway::Config { sessions: nodes.clone(), ..gateway::Config::default() };
-            self.gateway(gateway::Deps::connect(&config, keys())?).await?;
+            self.gateway(gateway::Deps::connect(&config, keys(), &Dialler::default())?).await?;
         }
         Ok(())
     }

@@ -1,4 +1,9 @@
-//! gRPC between our processes: how they listen, and how they dial. Knows no service of ours.
+//! gRPC between our processes: how they listen, how they dial, and who may call what. Of our services it knows the names that
+//! stand in [`allowed`], and nothing else.
 
+pub mod allowed;
 pub mod channel;
+mod guard;
 pub mod server;
+mod sparse;
+mod stream;

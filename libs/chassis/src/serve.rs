@@ -14,12 +14,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::drain::{self, Shutdown, Signals, Trigger};
 use crate::task::{self, Ended, Handle, Kind};
 use crate::telemetry::Scope;
+use crate::tls::Mesh;
 
 /// Where a role's connections come from.
 #[derive(Debug)]
 pub enum Incoming {
-    /// From the network.
+    /// From this machine, without TLS.
     Tcp(TcpListener),
+    /// From the network, as the section `[mtls]` says.
+    Mesh(TcpListener, Mesh),
     /// From nowhere: the role is used through its handle, in this process.
     None,
 }

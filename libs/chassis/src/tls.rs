@@ -24,13 +24,13 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
-pub use tokio_rustls::{client, server};
+pub use tokio_rustls::{TlsStream, client, server};
 
 pub use self::file::{File, FileError};
 use self::fresh::Fresh;
 pub use self::fresh::LOOK;
 pub use self::identity::{Identity, Role, TrustDomain, TrustDomainError};
-pub use self::mesh::{Config, ConfigError, Member, Mesh, Mutual, PlainTextError};
+pub use self::mesh::{Config, ConfigError, Dialler, Member, Mesh, Mutual, PlainTextError};
 
 /// How long a handshake may take.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::KeyRing;
+use chassis::tls::Dialler;
 use placement::{Locator, Static, TableError};
 
 use crate::config::Config;
@@ -25,20 +26,20 @@ pub enum ConnectError {
     /// The slots are not divided among the nodes.
     #[error("gateway.sessions: {0}; give every slot of 0-4095 to exactly one node")]
     Slots(#[from] TableError),
-    /// An address that is none.
+    /// An address that cannot be dialled.
     #[error("gateway.sessions: {0}")]
     Address(#[from] chassis::grpc::channel::AddressError),
 }
 
 impl Deps {
-    /// Session nodes over gRPC at the configured addresses. Dials when a node is first needed. Needs a runtime.
+    /// Session nodes over gRPC at the configured addresses, dialled as `dialler` says. Dials when a node is first needed. Needs a runtime.
     ///
     /// # Errors
     /// [`ConnectError`] for slots that are not divided and for an address that cannot be one.
-    pub fn connect(config: &Config, keys: KeyRing) -> Result<Self, ConnectError> {
+    pub fn connect(config: &Config, keys: KeyRing, dialler: &Dialler) -> Result<Self, ConnectError> {
         let nodes = config.sessions.iter();
         let table = Static::new(nodes.clone().map(|node| (node.address.clone(), node.slots)))?;
-        let peers = Dialled::new(nodes.map(|node| node.address.as_str()))?;
+        let peers = Dialled::new(nodes.map(|node| node.address.as_str()), dialler)?;
         Ok(Self { keys, locator: Arc::new(table), peers: Arc::new(peers) })
     }
 }

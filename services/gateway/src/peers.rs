@@ -5,9 +5,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use api::SessionHost;
 use api::session::{Trace, link};
-use chassis::grpc::channel::{AddressError, dial};
+use chassis::grpc::channel::{AddressError, dial_with};
 use chassis::task::{self, Handle, Kind};
 use chassis::telemetry::propagate;
+use chassis::tls::Dialler;
 use chassis::workers::PerWorker;
 
 /// Nodes that a redirection named and configuration did not. More than that is no mesh but a mistake.
@@ -34,6 +35,7 @@ const MAX_LINKS: usize = 4;
 
 /// Nodes in other processes. A connection is made when it is first used.
 pub struct Dialled {
+    dialler: Dialler,
     peers: RwLock<BTreeMap<String, Links>>,
 }
 
@@ -41,18 +43,21 @@ impl Dialled {
     /// Links to these nodes; others are added when a node names them as owners. Needs a runtime.
     ///
     /// # Errors
-    /// [`AddressError`] for anything but `host:port`.
-    pub fn new<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Result<Self, AddressError> {
+    /// [`AddressError`] for anything but `host:port`, and without TLS for other machines.
+    pub fn new<'a>(
+        addresses: impl IntoIterator<Item = &'a str>,
+        dialler: &Dialler,
+    ) -> Result<Self, AddressError> {
         let mut peers = BTreeMap::new();
         for address in addresses {
-            peers.insert(address.to_owned(), links(address)?);
+            peers.insert(address.to_owned(), links(dialler, address)?);
         }
-        Ok(Self { peers: RwLock::new(peers) })
+        Ok(Self { dialler: dialler.clone(), peers: RwLock::new(peers) })
     }
 }
 
-fn links(address: &str) -> Result<Links, AddressError> {
-    let wire = api::wire::wire(dial(address)?);
+fn links(dialler: &Dialler, address: &str) -> Result<Links, AddressError> {
+    let wire = api::wire::wire(dial_with(dialler, address)?);
     let links = PerWorker::at_most(MAX_LINKS, || {
         let (client, driver) = link(wire.clone(), trace);
         let client: Arc<dyn SessionHost> = Arc::new(client);
@@ -78,7 +83,7 @@ impl Peers for Dialled {
         if peers.len() >= MAX_PEERS {
             return None;
         }
-        let new = links(address).ok()?;
+        let new = links(&self.dialler, address).ok()?;
         Some(peers.entry(address.to_owned()).or_insert(new).get().0.clone())
     }
 }

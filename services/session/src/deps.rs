@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use api::registry::RegistryClient;
 use api::{Epoch, KeyRing, Registry};
+use chassis::grpc::channel::{AddressError, dial_with};
+use chassis::tls::Dialler;
 
 use crate::config::Config;
 use crate::store::{Memory, SessionStore};
@@ -34,24 +36,19 @@ pub struct Deps {
 /// Why a dependency cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// An address that is none.
-    #[error("session.registries: {address:?} is not an address: write host:port")]
-    Address {
-        /// What was written.
-        address: String,
-        /// What is wrong with it.
-        #[source]
-        source: chassis::grpc::channel::AddressError,
-    },
+    /// An address that cannot be dialled.
+    #[error("session.registries: {0}")]
+    Address(#[from] AddressError),
 }
 
 impl Deps {
-    /// Sessions in memory, registries over gRPC at the configured addresses. Dials in the background.
+    /// Sessions in memory, registries over gRPC at the configured addresses, dialled as `dialler` says. Dials in the background.
     ///
     /// # Errors
     /// [`ConnectError`] for an address that cannot be one.
-    pub fn connect(config: &Config, keys: KeyRing) -> Result<Self, ConnectError> {
-        let registries = config.registries.iter().map(|r| Self::registry(&r.address, r.namespace.clone()));
+    pub fn connect(config: &Config, keys: KeyRing, dialler: &Dialler) -> Result<Self, ConnectError> {
+        let registries =
+            config.registries.iter().map(|r| Self::registry(&r.address, r.namespace.clone(), dialler));
         Ok(Self {
             keys,
             store: Arc::new(Memory::default()),
@@ -63,10 +60,13 @@ impl Deps {
     /// A registry process at an address.
     ///
     /// # Errors
-    /// [`ConnectError`] for an address that cannot be one.
-    pub fn registry(address: &str, namespace: Option<String>) -> Result<RegistryPeer, ConnectError> {
-        let channel = chassis::grpc::channel::dial(address)
-            .map_err(|source| ConnectError::Address { address: address.to_owned(), source })?;
+    /// [`AddressError`] for an address that cannot be dialled.
+    pub fn registry(
+        address: &str,
+        namespace: Option<String>,
+        dialler: &Dialler,
+    ) -> Result<RegistryPeer, AddressError> {
+        let channel = dial_with(dialler, address)?;
         let port = Arc::new(RegistryClient::new(api::wire::wire(channel)));
         Ok(RegistryPeer { address: address.to_owned(), namespace, port })
     }

@@ -20,6 +20,7 @@ pub(crate) struct Config {
     #[serde(rename = "prompt-registry")]
     pub(crate) prompt_registry: prompt_registry::Config,
     pub(crate) keys: Keys,
+    pub(crate) mtls: chassis::tls::Config,
     pub(crate) telemetry: chassis::telemetry::Config,
     pub(crate) limits: Limits,
     pub(crate) runtime: Runtime,

@@ -6,6 +6,7 @@ use api::KeyRing;
 use chassis::config::Loaded;
 use chassis::entry::{self, Flags};
 use chassis::serve::{self, Group, Incoming};
+use chassis::tls::{self, Dialler, Mesh};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -60,11 +61,15 @@ enum Built {
 pub(crate) fn run(role: Role, flags: &Flags) -> Result<(), Failure> {
     let Some(loaded) = process::configuration(flags, role.name())? else { return Ok(()) };
     let keys = keys(role, &loaded)?;
+    let mesh = mesh(role, &loaded.config)?;
     if flags.check {
-        process::runtime()?.block_on(build(role, &loaded.config, keys))?;
+        if let Ok(address) = role.address(&loaded.config).parse() {
+            check_listen(role, &mesh, address)?;
+        }
+        process::runtime()?.block_on(build(role, &loaded.config, keys, &mesh))?;
         return process::accepted();
     }
-    process::run(&[role.name()], loaded.config, |config| start(role, config, keys))
+    process::run(&[role.name()], loaded.config, |config| start(role, config, keys, mesh))
 }
 
 /// The keys of the roles that sign and seal. They must be configured: made up here, they would not be the others' keys.
@@ -83,16 +88,45 @@ fn keys(role: Role, loaded: &Loaded<Config>) -> Result<Option<KeyRing>, Failure>
     loaded.config.keys.ring().map(Some).map_err(Failure::refused)
 }
 
-async fn build(role: Role, config: &Config, keys: Option<KeyRing>) -> Result<Built, Failure> {
+/// How a process of this role deals with the others. Its certificate must be that of the role.
+pub(crate) fn mesh(role: Role, config: &Config) -> Result<Mesh, Failure> {
+    let member = match role {
+        Role::Gateway => tls::Role::Gateway,
+        Role::Session => tls::Role::Session,
+        Role::Tools | Role::Resources | Role::Prompts => tls::Role::Registry,
+    };
+    Mesh::new(&config.mtls, Some(member)).map_err(Failure::refused)
+}
+
+/// Whether the role may listen there. The edge has rules of its own.
+fn check_listen(role: Role, mesh: &Mesh, address: SocketAddr) -> Result<(), Failure> {
+    match role {
+        Role::Gateway => Ok(()),
+        Role::Session | Role::Tools | Role::Resources | Role::Prompts => mesh
+            .check_listen(address)
+            .map_err(|error| Failure::refused(format!("{}.listen: {error}", role.name()))),
+    }
+}
+
+/// How session nodes dial registries.
+pub(crate) fn to_registries(mesh: &Mesh) -> Result<Dialler, Failure> {
+    mesh.dialler(&[tls::Role::Registry, tls::Role::Bridge]).map_err(Failure::refused)
+}
+
+async fn build(role: Role, config: &Config, keys: Option<KeyRing>, mesh: &Mesh) -> Result<Built, Failure> {
     // Only roles that have keys get here without any.
     let keys = || keys.ok_or_else(|| Failure::refused("no keys"));
     match role {
         Role::Gateway => {
-            let deps = gateway::Deps::connect(&config.gateway, keys()?).map_err(Failure::refused)?;
+            let dialler = mesh.dialler(&[tls::Role::Session]).map_err(Failure::refused)?;
+            let deps =
+                gateway::Deps::connect(&config.gateway, keys()?, &dialler).map_err(Failure::refused)?;
             gateway::App::build(&config.gateway, deps).map(Built::Gateway).map_err(Failure::refused)
         }
         Role::Session => {
-            let deps = session::Deps::connect(&config.session, keys()?).map_err(Failure::refused)?;
+            let dialler = to_registries(mesh)?;
+            let deps =
+                session::Deps::connect(&config.session, keys()?, &dialler).map_err(Failure::refused)?;
             session::App::build(config.session.clone(), deps).map(Built::Session).map_err(Failure::refused)
         }
         Role::Tools => tools(config).await.map(Built::Tools),
@@ -116,23 +150,27 @@ pub(crate) async fn prompts(config: &Config) -> Result<prompt_registry::App, Fai
     prompt_registry::App::build(&config.prompt_registry, deps).map_err(Failure::refused)
 }
 
-async fn start(role: Role, config: Config, keys: Option<KeyRing>) -> Result<Group, Failure> {
+async fn start(role: Role, config: Config, keys: Option<KeyRing>, mesh: Mesh) -> Result<Group, Failure> {
     let listener = bind(role, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
-    let built = build(role, &config, keys).await?;
+    check_listen(role, &mesh, address)?;
+    let built = build(role, &config, keys, &mesh).await?;
     let name = role.name();
     let mut group = Group::new();
     match built {
         Built::Gateway(app) => gateway_role(&mut group, app, listener),
-        Built::Session(app) => group.start(name, |stop| app.serve(Incoming::Tcp(listener), stop)),
+        Built::Session(app) => group.start(name, |stop| app.serve(Incoming::Mesh(listener, mesh), stop)),
         Built::Tools(app) => {
-            group.start(name, |stop| async move { Ok(app.serve(Incoming::Tcp(listener), stop).await?) })
+            let incoming = Incoming::Mesh(listener, mesh);
+            group.start(name, |stop| async move { Ok(app.serve(incoming, stop).await?) });
         }
         Built::Resources(app) => {
-            group.start(name, |stop| async move { Ok(app.serve(Incoming::Tcp(listener), stop).await?) });
+            let incoming = Incoming::Mesh(listener, mesh);
+            group.start(name, |stop| async move { Ok(app.serve(incoming, stop).await?) });
         }
         Built::Prompts(app) => {
-            group.start(name, |stop| async move { Ok(app.serve(Incoming::Tcp(listener), stop).await?) })
+            let incoming = Incoming::Mesh(listener, mesh);
+            group.start(name, |stop| async move { Ok(app.serve(incoming, stop).await?) });
         }
     }
     let place = match role {

@@ -7,6 +7,7 @@ use api::{KeyRing, Registry};
 use chassis::clock;
 use chassis::entry;
 use chassis::serve::{Group, Incoming};
+use chassis::tls::Dialler;
 use placement::Static;
 use session::RegistryPeer;
 
@@ -44,14 +45,14 @@ async fn check(up: &Up, config: Config) -> Result<(), Failure> {
         true => KeyRing::single("check", clock::random().map_err(Failure::failed)?),
         false => config.keys.ring().map_err(Failure::refused)?,
     };
-    build(&config, keys, more(up)?).await.map(drop)
+    build(&config, keys, more(up, &config)?).await.map(drop)
 }
 
 async fn start(up: &Up, mut config: Config) -> Result<Group, Failure> {
     let keys = equip(&mut config, &up.data)?;
     let listener = role::bind(Role::Gateway, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
-    let Mesh { gateway, session, tools, resources, prompts } = build(&config, keys, more(up)?).await?;
+    let Mesh { gateway, session, tools, resources, prompts } = build(&config, keys, more(up, &config)?).await?;
     let mut group = Group::new();
     role::gateway_role(&mut group, gateway, listener);
     group.start(Role::Session.name(), |stop| session.serve(Incoming::None, stop));
@@ -88,7 +89,9 @@ async fn build(config: &Config, keys: KeyRing, more: Vec<RegistryPeer>) -> Resul
     let tools = role::tools(config).await?;
     let resources = role::resources(config).await?;
     let prompts = role::prompts(config).await?;
-    let mut deps = session::Deps::connect(&config.session, keys.clone()).map_err(Failure::refused)?;
+    let to_registries = dialler(config)?;
+    let mut deps = session::Deps::connect(&config.session, keys.clone(), &to_registries)
+        .map_err(Failure::refused)?;
     let neighbours = [
         (Role::Tools, tools.handle()),
         (Role::Resources, resources.handle()),
@@ -110,15 +113,21 @@ fn neighbour(role: Role, port: Arc<dyn Registry>) -> RegistryPeer {
     RegistryPeer { address: role.name().to_owned(), namespace: None, port }
 }
 
+/// How registries in other processes are dialled.
+fn dialler(config: &Config) -> Result<Dialler, Failure> {
+    role::to_registries(&role::mesh(Role::Session, config)?)
+}
+
 /// The registries of `--registry`.
-fn more(up: &Up) -> Result<Vec<RegistryPeer>, Failure> {
+fn more(up: &Up, config: &Config) -> Result<Vec<RegistryPeer>, Failure> {
+    let dialler = dialler(config)?;
     let peer = |text: &String| {
         let (address, namespace) = match text.split_once('=') {
             Some((address, namespace)) => (address, Some(namespace.to_owned())),
             None => (text.as_str(), None),
         };
-        session::Deps::registry(address, namespace)
-            .map_err(|_| Failure::refused(format!("--registry {text}: use HOST:PORT or HOST:PORT=NAMESPACE")))
+        session::Deps::registry(address, namespace, &dialler)
+            .map_err(|error| Failure::refused(format!("--registry {text}: {error}, or HOST:PORT=NAMESPACE")))
     };
     up.registry.iter().map(peer).collect()
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::uri::Authority;
 use http::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -15,8 +16,11 @@ use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
 
+use super::server::MAX_HEADER_LIST;
+use super::stream::Stream;
 use crate::clock;
 use crate::telemetry::propagate::Inject;
+use crate::tls::{Connector, Dialler, PlainTextError};
 use crate::workers::PerWorker;
 
 /// A channel whose requests carry the trace.
@@ -35,9 +39,21 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// An address that cannot be dialled.
 #[derive(Debug, thiserror::Error)]
-#[error("{address:?} is not an address; use HOST:PORT")]
-pub struct AddressError {
-    address: String,
+pub enum AddressError {
+    /// It is none.
+    #[error("{0:?} is not an address; use HOST:PORT")]
+    Form(String),
+    /// It is, and may be another machine, and there is no TLS.
+    #[error(transparent)]
+    PlainText(#[from] PlainTextError),
+}
+
+/// A channel to `address` (HOST:PORT) on this machine, without TLS: [`dial_with`] otherwise.
+///
+/// # Errors
+/// [`AddressError`] for anything but HOST:PORT, and for other machines.
+pub fn dial(address: &str) -> Result<Traced, AddressError> {
+    dial_with(&Dialler::default(), address)
 }
 
 /// A channel to `address` (HOST:PORT). Opens nothing yet: the first request connects, and so does the first one after the
@@ -45,22 +61,28 @@ pub struct AddressError {
 /// grows from 20 ms to half a second.
 ///
 /// # Errors
-/// [`AddressError`] for anything but HOST:PORT.
-pub fn dial(address: &str) -> Result<Traced, AddressError> {
-    let refused = || AddressError { address: address.to_owned() };
-    let authority: http::uri::Authority = address.parse().map_err(|_invalid| refused())?;
+/// [`AddressError`] for anything but HOST:PORT, and without TLS for other machines.
+pub fn dial_with(dialler: &Dialler, address: &str) -> Result<Traced, AddressError> {
+    let refused = || AddressError::Form(address.to_owned());
+    let authority: Authority = address.parse().map_err(|_invalid| refused())?;
     if authority.port_u16().is_none() || authority.as_str().contains('@') {
         return Err(refused());
     }
+    dialler.check(authority.host())?;
+    let scheme = if dialler.connector().is_some() { "https" } else { "http" };
+    let origin = Uri::try_from(format!("{scheme}://{authority}")).map_err(|_invalid| refused())?;
     let endpoint = Endpoint::from_shared(format!("http://{authority}"))
         .map_err(|_invalid| refused())?
+        // What the server is told. The handshake is the connector's.
+        .origin(origin)
         .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(MAX_HEADER_LIST)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    let patient = Patient { address: authority.to_string(), pause: Arc::default() };
+    let patient = Patient { authority, tls: dialler.connector().cloned(), pause: Arc::default() };
     let channels = PerWorker::new(|| endpoint.connect_with_connector_lazy(patient.clone()));
     Ok(Inject::new(Dealt { channels, ready: None }))
 }
@@ -90,7 +112,8 @@ impl Service<Request<Body>> for Dealt {
 /// Connects, and after a failure lets a pause pass before it tries again.
 #[derive(Clone)]
 struct Patient {
-    address: String,
+    authority: Authority,
+    tls: Option<Connector>,
     pause: Arc<Mutex<Pause>>,
 }
 
@@ -113,22 +136,22 @@ impl Pause {
 }
 
 impl Service<Uri> for Patient {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Stream>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _target: Uri) -> Self::Future {
-        let Self { address, pause } = self.clone();
+        let Self { authority, tls, pause } = self.clone();
         Box::pin(async move {
             if let Some(left) = lock(&pause).left(Instant::now()) {
-                let text = format!("{address} could not be reached; next try in {} ms", left.as_millis());
+                let text = format!("{authority} could not be reached; next try in {} ms", left.as_millis());
                 return Err(io::Error::new(io::ErrorKind::ConnectionRefused, text));
             }
-            match connect(&address).await {
+            match connect(&authority, tls.as_ref()).await {
                 Ok(stream) => {
                     *lock(&pause) = Pause::default();
                     Ok(TokioIo::new(stream))
@@ -136,7 +159,7 @@ impl Service<Uri> for Patient {
                 Err(error) => {
                     let [draw] = clock::random::<1>().unwrap_or([255]);
                     lock(&pause).grow(Instant::now(), draw);
-                    Err(io::Error::new(error.kind(), format!("cannot reach {address}: {error}")))
+                    Err(io::Error::new(error.kind(), format!("cannot reach {authority}: {error}")))
                 }
             }
         })
@@ -147,27 +170,38 @@ fn lock(pause: &Mutex<Pause>) -> std::sync::MutexGuard<'_, Pause> {
     pause.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+async fn connect(authority: &Authority, tls: Option<&Connector>) -> io::Result<Stream> {
+    let stream = TcpStream::connect(authority.as_str()).await?;
     stream.set_nodelay(true)?;
-    Ok(stream)
+    match tls {
+        None => Ok(Stream::Plain(stream)),
+        Some(tls) => Ok(Stream::Tls(Box::new(tls.connect(authority.host(), stream).await?.into()))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::Mesh;
 
     #[test]
     fn only_host_and_port_is_an_address() {
+        let dialler = Mesh::Plain { beyond_loopback: true }.dialler(&[]).unwrap();
         for good in ["127.0.0.1:7101", "session-1.mesh.svc:7101", "[::1]:7101"] {
             // A channel needs a runtime to be made.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let _entered = runtime.enter();
-            assert!(dial(good).is_ok(), "{good}");
+            assert!(dial_with(&dialler, good).is_ok(), "{good}");
         }
         for bad in ["", "127.0.0.1", "http://127.0.0.1:7101", "me@host:1", "a b:1", "host:port"] {
-            assert!(dial(bad).is_err(), "{bad}");
+            assert!(matches!(dial_with(&dialler, bad), Err(AddressError::Form(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn without_tls_only_this_machine_is_dialled() {
+        assert!(matches!(dial("session-1.mesh.svc:7101"), Err(AddressError::PlainText(_))));
+        assert!(matches!(dial("10.0.0.1:7101"), Err(AddressError::PlainText(_))));
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Listening: one gRPC server for each role, with health, trace extraction and a graceful end.
+//! Listening: one gRPC server for each role, with TLS, health, the check of who may call what, and a graceful end.
 
-use std::net;
 use std::time::Duration;
+use std::{future, io, net};
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -13,17 +13,22 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 
+use super::guard::Guard;
+use super::sparse::Sparse;
+use super::stream::{Accepted, Peer, Stream};
 use crate::drain::{self, Shutdown};
 use crate::serve::Incoming;
 use crate::task::{self, Handle, Kind};
 use crate::telemetry::propagate::Extract;
+use crate::tls::{Member, Mesh, PlainTextError};
 use crate::workers::Workers;
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls and watches of one peer process, which is another process of the mesh and multiplexes all its clients.
 const MAX_STREAMS: u32 = 16_384;
-const MAX_HEADER_LIST: u32 = 32 << 10;
+/// Metadata of one request or answer.
+pub(super) const MAX_HEADER_LIST: u32 = 16 << 10;
 /// Streams reset before they were accepted: what a rapid-reset attack makes and a peer of ours does not.
 const MAX_PENDING_RESETS: usize = 128;
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -31,6 +36,8 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// Connections that one runtime has not taken over yet. With more, the listener waits, and the operating system's queue fills.
 const DEALT: usize = 64;
+/// Handshakes under way at a time in one runtime. With more, the next ones wait, each at most until those before it are given up.
+const HANDSHAKES: usize = 256;
 /// Before trying again when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,6 +47,12 @@ pub enum ServeError {
     /// The transport broke.
     #[error("gRPC server failed: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// The listener has no address.
+    #[error("gRPC server: the listener has no address: {0}")]
+    Listener(#[from] io::Error),
+    /// Other machines could dial it, and there is no TLS.
+    #[error("gRPC server: {0}")]
+    PlainText(#[from] PlainTextError),
     /// A runtime's server ended in another way.
     #[error("gRPC server {0}")]
     Task(#[from] task::Ended),
@@ -77,15 +90,17 @@ pub async fn serve_until_drained(
 /// Connections are dealt out among the [`Workers`]. Message size limits belong to the adapters inside `routes`.
 ///
 /// # Errors
-/// [`ServeError`] when the listener breaks.
+/// [`ServeError`] when the listener breaks, or must not be used.
 pub async fn serve(routes: Routes, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
-    let listener = match incoming {
-        Incoming::Tcp(listener) => listener,
+    let (listener, mesh) = match incoming {
+        Incoming::Tcp(listener) => (listener, Mesh::default()),
+        Incoming::Mesh(listener, mesh) => (listener, mesh),
         Incoming::None => {
             shutdown.requested().await;
             return Ok(());
         }
     };
+    mesh.check_listen(listener.local_addr()?)?;
     let (health, health_service) = health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
     let routes = routes.add_service(health_service);
@@ -95,7 +110,7 @@ pub async fn serve(routes: Routes, incoming: Incoming, shutdown: Shutdown) -> Re
         .iter()
         .map(|runtime| {
             let (door, dealt) = mpsc::channel(DEALT);
-            let serving = serve_dealt(routes.clone(), dealt, shutdown.clone());
+            let serving = serve_dealt(routes.clone(), dealt, mesh.member(), shutdown.clone());
             (door, task::spawn_on(runtime, Kind::Role, "gRPC server", serving))
         })
         .unzip();
@@ -142,10 +157,16 @@ async fn accept(listener: TcpListener, workers: &Workers, doors: &[mpsc::Sender<
 async fn serve_dealt(
     routes: Routes,
     dealt: mpsc::Receiver<net::TcpStream>,
+    tls: Option<Member>,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     // From here on the connection belongs to this runtime.
-    let connections = ReceiverStream::new(dealt).map(TcpStream::from_std);
+    let (tls, said) = (&tls, &Sparse::default());
+    let connections = ReceiverStream::new(dealt)
+        .map(|stream| open(stream, tls.as_ref(), said))
+        .buffer_unordered(HANDSHAKES)
+        .filter_map(future::ready)
+        .map(Ok::<_, io::Error>);
     let draining = {
         let shutdown = shutdown.clone();
         async move { shutdown.requested().await }
@@ -160,12 +181,41 @@ async fn serve_dealt(
         .max_concurrent_streams(MAX_STREAMS)
         // The caller's trace first, so that whatever stands inside belongs to it.
         .layer(Extract::here())
+        // Before anything of the call is read.
+        .layer(Guard::default())
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, draining);
     tokio::select! {
         served = server => Ok(served?),
         () = shutdown.expired() => Ok(()),
     }
+}
+
+/// Makes a connection of what was accepted: with TLS, when both ends know each other. `None` if nothing comes of it.
+async fn open(stream: net::TcpStream, tls: Option<&Member>, said: &Sparse) -> Option<Accepted> {
+    let from = stream.peer_addr();
+    let opened = async {
+        let stream = TcpStream::from_std(stream)?;
+        match tls {
+            None => Ok(Accepted { stream: Stream::Plain(stream), peer: Peer(None) }),
+            Some(tls) => {
+                let (stream, peer) = tls.accept(stream).await?;
+                Ok(Accepted { stream: Stream::Tls(Box::new(stream.into())), peer: Peer(Some(peer)) })
+            }
+        }
+    };
+    let error: io::Error = match opened.await {
+        Ok(accepted) => return Some(accepted),
+        Err(error) => error,
+    };
+    let from = from.map_or_else(|_gone| "somebody".to_owned(), |address| address.to_string());
+    // A refusal is worth a look. Those who only see whether the port is open, and go, are not.
+    if error.kind() == io::ErrorKind::InvalidData && said.is_time() {
+        tracing::warn!(%error, from, "connection refused");
+    } else {
+        tracing::debug!(%error, from, "connection lost in the handshake");
+    }
+    None
 }
 
 #[cfg(test)]

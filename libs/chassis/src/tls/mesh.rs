@@ -51,16 +51,12 @@ pub enum ConfigError {
 }
 
 /// Without certificates nobody may be reached on, or be reached by, other machines.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "{setting}: {address} is on the network, and gRPC there needs mtls.certificate, mtls.key and mtls.ca: \
-     `trunkline certificates --dir DIR` makes a first set of them. For development in a network of your own, \
-     mtls.plain_text = true goes without"
+    "{0} is on the network, and gRPC there needs mtls.certificate, mtls.key and mtls.ca: `trunkline certificates --dir DIR` \
+     makes a first set of files. For development in a network of your own, mtls.plain_text = true goes without"
 )]
-pub struct PlainTextError {
-    setting: String,
-    address: String,
-}
+pub struct PlainTextError(String);
 
 /// How this process listens for and dials others. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -79,6 +75,13 @@ pub enum Mesh {
 pub struct Mutual {
     files: Arc<Files>,
     acceptor: Acceptor,
+}
+
+/// How to dial servers of certain roles: without TLS on this machine, by default. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Dialler {
+    connector: Option<Connector>,
+    beyond_loopback: bool,
 }
 
 /// The listening end, by which one knows who dials. Cheap to clone.
@@ -133,23 +136,17 @@ impl Mesh {
         Ok(Self::Mutual(Mutual { files, acceptor: Acceptor { config: Arc::new(fresh) } }))
     }
 
-    /// Whether one may listen on `address`, which `setting` asked for.
+    /// Whether one may listen on `address`.
     ///
     /// # Errors
     /// [`PlainTextError`] if that is to be without TLS and other machines could dial it.
-    pub fn check_listen(&self, setting: &str, address: SocketAddr) -> Result<(), PlainTextError> {
-        self.check(setting, &address.to_string(), is_loopback(address.ip()))
-    }
-
-    /// Whether one may dial `address` (HOST:PORT), which `setting` asked for.
-    ///
-    /// # Errors
-    /// [`PlainTextError`] if that is to be without TLS and may be another machine.
-    pub fn check_dial(&self, setting: &str, address: &str) -> Result<(), PlainTextError> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _port)| host).trim_matches(['[', ']']);
-        // Another name may be this machine today and another one tomorrow.
-        let near = host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback);
-        self.check(setting, address, near)
+    pub fn check_listen(&self, address: SocketAddr) -> Result<(), PlainTextError> {
+        match self {
+            Self::Plain { beyond_loopback: false } if !is_loopback(address.ip()) => {
+                Err(PlainTextError(address.to_string()))
+            }
+            Self::Plain { .. } | Self::Mutual(_) => Ok(()),
+        }
     }
 
     /// What to shake hands with when somebody dials; `None` without TLS.
@@ -163,28 +160,41 @@ impl Mesh {
         }
     }
 
-    /// What to shake hands with when dialling a server of one of `roles`; `None` without TLS. Blocks.
+    /// How to dial servers of these roles. Blocks.
     ///
     /// # Errors
     /// [`FileError`] for a file that has become unusable.
-    pub fn connector(&self, roles: &[Role]) -> Result<Option<Connector>, FileError> {
+    pub fn dialler(&self, roles: &[Role]) -> Result<Dialler, FileError> {
         match self {
-            Self::Plain { .. } => Ok(None),
+            Self::Plain { beyond_loopback } => {
+                Ok(Dialler { connector: None, beyond_loopback: *beyond_loopback })
+            }
             Self::Mutual(mutual) => {
                 let (files, roles) = (mutual.files.clone(), roles.to_vec());
                 let fresh = Fresh::new(files.all(), move || files.client(&roles))?;
-                Ok(Some(Connector { config: Arc::new(fresh) }))
+                let connector = Some(Connector { config: Arc::new(fresh) });
+                Ok(Dialler { connector, beyond_loopback: true })
             }
         }
     }
+}
 
-    fn check(&self, setting: &str, address: &str, near: bool) -> Result<(), PlainTextError> {
-        match self {
-            Self::Plain { beyond_loopback: false } if !near => {
-                Err(PlainTextError { setting: setting.to_owned(), address: address.to_owned() })
-            }
-            Self::Plain { .. } | Self::Mutual(_) => Ok(()),
-        }
+impl Dialler {
+    /// Whether one may dial `host`.
+    ///
+    /// # Errors
+    /// [`PlainTextError`] if that is to be without TLS and may be another machine.
+    pub fn check(&self, host: &str) -> Result<(), PlainTextError> {
+        // Any other name may be this machine today and another one tomorrow.
+        let near = host.eq_ignore_ascii_case("localhost")
+            || host.trim_matches(['[', ']']).parse().is_ok_and(is_loopback);
+        if near || self.beyond_loopback { Ok(()) } else { Err(PlainTextError(host.to_owned())) }
+    }
+
+    /// What to shake hands with; `None` without TLS.
+    #[must_use]
+    pub const fn connector(&self) -> Option<&Connector> {
+        self.connector.as_ref()
     }
 }
 

@@ -100,7 +100,8 @@ impl Pair {
 /// Both ends of one connection.
 async fn meet(listens: &Mesh, dials: &Mesh, wanted: &[Role]) -> (io::Result<Role>, io::Result<()>) {
     let (near, far) = duplex(1 << 14);
-    let connector = dials.connector(wanted).unwrap().unwrap();
+    let dialler = dials.dialler(wanted).unwrap();
+    let connector = dialler.connector().unwrap();
     let member = listens.member().unwrap();
     // In TLS 1.3 a client learns that it was refused only when it reads.
     let dialling = async {
@@ -322,7 +323,8 @@ async fn servers_of_others_are_refused() {
     ];
     for (case, acceptor, expected) in cases {
         let (near, far) = duplex(1 << 14);
-        let connector = gateway.connector(&[Role::Session]).unwrap().unwrap();
+        let dialler = gateway.dialler(&[Role::Session]).unwrap();
+        let connector = dialler.connector().unwrap();
         let (dialled, accepted) = tokio::join!(connector.connect("127.0.0.1", near), acceptor.accept(far));
         let said = error(dialled);
         assert!(said.contains(expected), "{case}: {said}");
@@ -347,24 +349,27 @@ fn a_certificate_of_another_role_is_refused_at_the_start() {
 #[test]
 fn without_certificates_there_is_only_this_machine() {
     let none = Mesh::new(&Config::default(), None).unwrap();
+    let dialler = none.dialler(&[Role::Session]).unwrap();
     for near in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-        none.check_listen("session.listen", near.parse().unwrap()).unwrap();
-        none.check_dial("gateway.sessions", near).unwrap();
+        none.check_listen(near.parse().unwrap()).unwrap();
     }
-    none.check_dial("gateway.sessions", "localhost:1").unwrap();
+    for near in ["127.0.0.1", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]", "localhost"] {
+        dialler.check(near).unwrap();
+        Dialler::default().check(near).unwrap();
+    }
     for far in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "[fe80::1]:1"] {
-        let said = none.check_listen("session.listen", far.parse().unwrap()).unwrap_err().to_string();
+        let said = none.check_listen(far.parse().unwrap()).unwrap_err().to_string();
         assert!(
-            said.starts_with(&format!("session.listen: {far} ")) && said.contains("certificates --dir"),
+            said.starts_with(far) && said.contains("mtls.certificate") && said.contains("certificates --dir"),
             "{said}"
         );
     }
-    for far in ["10.0.0.1:1", "session-1.mesh.svc:1", "localhost.example:1"] {
-        none.check_dial("gateway.sessions", far).unwrap_err();
+    for far in ["10.0.0.1", "session-1.mesh.svc", "localhost.example", "0.0.0.0", "127.0.0.1.example"] {
+        dialler.check(far).unwrap_err();
     }
     let open = Mesh::new(&Config { plain_text: true, ..Config::default() }, None).unwrap();
-    open.check_listen("session.listen", "0.0.0.0:1".parse().unwrap()).unwrap();
-    open.check_dial("gateway.sessions", "10.0.0.1:1").unwrap();
+    open.check_listen("0.0.0.0:1".parse().unwrap()).unwrap();
+    open.dialler(&[]).unwrap().check("10.0.0.1").unwrap();
 }
 
 #[test]
