@@ -131,7 +131,7 @@ impl Reading<'_> {
     /// Reads to the answer, or to the end of the stream.
     async fn read(&mut self, body: &mut Body) -> Result<Option<Outcome>, Error> {
         loop {
-            while let Some(event) = self.parser.next() {
+            while let Some(event) = self.parser.event() {
                 // An event without data only carries an id; kinds of other names are not of the protocol.
                 if event.name != "message" || event.data.is_empty() {
                     continue;

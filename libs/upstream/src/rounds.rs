@@ -171,9 +171,10 @@ impl Client {
             more.push((meta::LOG_LEVEL, level.as_str()));
         }
         let params = modern_params(params, &self.identity, &more);
-        let tool = match ask.method {
-            Method::ToolsCall => self.tool_headers(&params.text("name").unwrap_or_default()),
-            _ => Vec::new(),
+        let tool = if ask.method == Method::ToolsCall {
+            self.tool_headers(&params.text("name").unwrap_or_default())
+        } else {
+            Vec::new()
         };
         let state = self.state();
         running.id.store(id, Ordering::Relaxed);

@@ -96,7 +96,7 @@ impl Parser {
     }
 
     /// The next event that is complete.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn event(&mut self) -> Option<Event> {
         self.ready.pop_front()
     }
 
@@ -187,7 +187,7 @@ mod tests {
             parser.feed(chunk).unwrap();
         }
         let mut events = Vec::new();
-        while let Some(event) = parser.next() {
+        while let Some(event) = parser.event() {
             events.push((event.name, event.data));
         }
         (events, parser.last_id().map(str::to_owned), parser.retry())
