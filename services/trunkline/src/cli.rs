@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use chassis::entry::Flags;
 use clap::{Args, Parser, Subcommand};
 
+use crate::trace_ui;
+
 const ABOUT: &str = "\
 Runs the Model Context Protocol at scale: clients speak MCP to one URL, tools, resources and prompts live in registries behind it.
 
@@ -30,7 +32,9 @@ Examples:
   trunkline up --registry 127.0.0.1:7301 --registry 127.0.0.1:7302=billing
       Also offers what two registry processes hold, the second one's names as billing__NAME
   trunkline up --set 'resource-registry.directories=[{path=\"./docs\", uri=\"file:///docs/\"}]'
-      Serves your own directory";
+      Serves your own directory
+  trunkline up --trace-ui
+      Shows each call, hop by hop, on a Jaeger page: http://127.0.0.1:16686";
 
 const GATEWAY: &str = "\
 Example:
@@ -111,6 +115,10 @@ pub(crate) struct Up {
     /// Also offers what the registry process at this address holds; may be repeated. It may start and stop at any time.
     #[arg(long, value_name = "HOST:PORT[=NAMESPACE]")]
     pub(crate) registry: Vec<String>,
+    /// Shows every call on a Jaeger page in the browser; what it shows is kept in memory only. Other processes may send
+    /// their spans to it.
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = trace_ui::DEFAULT)]
+    pub(crate) trace_ui: Option<String>,
 }
 
 #[cfg(test)]

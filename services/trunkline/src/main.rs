@@ -8,6 +8,7 @@ mod config;
 mod data;
 mod process;
 mod role;
+mod trace_ui;
 mod up;
 
 use std::process::ExitCode;

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::data::DataDir;
 use crate::process::{self, Failure};
 use crate::role::{self, Role};
+use crate::trace_ui::{self, TraceUi};
 
 /// What the URIs of the data directory's resources begin with.
 const DOCS: &str = "file:///docs/";
@@ -36,11 +37,22 @@ pub(crate) fn run(up: &Up) -> Result<(), Failure> {
         process::runtime()?.block_on(check(up, loaded.config))?;
         return process::accepted();
     }
-    process::run(&Role::ALL.map(Role::name), loaded.config, |config| start(up, config))
+    let mut config = loaded.config;
+    // Ends after the exporter, whose last spans it takes.
+    let traces = up.trace_ui.as_deref().map(TraceUi::start).transpose()?;
+    let elsewhere = std::mem::take(&mut config.telemetry.endpoint);
+    config.telemetry.endpoint = traces.as_ref().map_or_else(|| elsewhere.clone(), TraceUi::otlp);
+    process::run(&Role::ALL.map(Role::name), config, async |config| {
+        if traces.is_some() && !elsewhere.is_empty() {
+            tracing::warn!(endpoint = elsewhere, "spans go to --trace-ui and not to telemetry.endpoint");
+        }
+        start(up, config, traces.as_ref()).await
+    })
 }
 
 /// Builds everything as a start would, without making anything in the data directory.
 async fn check(up: &Up, config: Config) -> Result<(), Failure> {
+    up.trace_ui.as_deref().map(trace_ui::check).transpose()?;
     let keys = match config.keys.is_empty() {
         true => KeyRing::single("check", clock::random().map_err(Failure::failed)?),
         false => config.keys.ring().map_err(Failure::refused)?,
@@ -48,7 +60,7 @@ async fn check(up: &Up, config: Config) -> Result<(), Failure> {
     build(&config, keys, more(up, &config)?).await.map(drop)
 }
 
-async fn start(up: &Up, mut config: Config) -> Result<Group, Failure> {
+async fn start(up: &Up, mut config: Config, traces: Option<&TraceUi>) -> Result<Group, Failure> {
     let keys = equip(&mut config, &up.data)?;
     let listener = role::bind(Role::Gateway, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
@@ -64,6 +76,10 @@ async fn start(up: &Up, mut config: Config) -> Result<Group, Failure> {
     group.start(Role::Prompts.name(), |stop| async move { Ok(prompts.serve(Incoming::None, stop).await?) });
     let url = role::url(&config, address);
     entry::announce(Role::Gateway.name(), &url).map_err(Failure::failed)?;
+    if let Some(traces) = traces {
+        entry::announce("trace-ui", &traces.page()).map_err(Failure::failed)?;
+        entry::announce("otlp", &traces.otlp()).map_err(Failure::failed)?;
+    }
     entry::print(&client_configuration(&url)).map_err(Failure::failed)?;
     Ok(group)
 }

@@ -7,3 +7,4 @@ mod process;
 mod configuration;
 mod lifecycle;
 mod trace;
+mod trace_ui;

@@ -120,13 +120,13 @@ const OLDER: &str = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"it","version":"1"}}}"#;
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
-fn call_modern(host: &str) {
+pub(crate) fn call_modern(host: &str) {
     let headers = "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: echo\r\n";
     let answer = post(host, headers, MODERN);
     assert!(answer.contains("hello") && answer.contains("\"result\""), "{answer}");
 }
 
-fn call_older(host: &str) {
+pub(crate) fn call_older(host: &str) {
     let answer = post(host, "", INITIALIZE);
     let session = answer.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).unwrap();
     let headers = format!("mcp-session-id: {session}\r\nmcp-protocol-version: 2025-11-25\r\n");
