@@ -2,7 +2,7 @@
 //!
 //! Owns: the JSON-RPC envelope with raw `params` and `result` ([`rpc`]), checked JSON text and its limits ([`json`],
 //! [`scan`]), the one editor that changes members of raw JSON ([`edit`]), methods, revisions, error codes, `_meta` keys,
-//! header names and rules, advertised names. Must not know: transports, runtimes, services. Start reading at [`rpc`].
+//! header names and rules, advertised names, names in traces and metrics. Must not know: transports, runtimes, services. Start reading at [`rpc`].
 
 pub mod code;
 pub mod content;
@@ -16,6 +16,7 @@ pub mod name;
 pub mod revision;
 pub mod rpc;
 pub mod scan;
+pub mod telemetry;
 pub mod template;
 
 pub use json::Json;
