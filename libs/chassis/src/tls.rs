@@ -196,4 +196,6 @@ fn pair_refused(certificate: &File, key: &File, error: rustls::Error) -> FileErr
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -219,4 +219,6 @@ async fn open(stream: net::TcpStream, tls: Option<&Member>, said: &Sparse) -> Op
 }
 
 #[cfg(test)]
+mod mutual;
+#[cfg(test)]
 mod tests;

@@ -1,101 +1,11 @@
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
-};
-use tempfile::TempDir;
+use rcgen::SanType;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
+use super::testing::{Authority, Pair};
 use super::*;
-
-/// A certificate authority of its own, and a directory for what it makes.
-struct Authority {
-    dir: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// The files of one certificate.
-#[derive(Clone)]
-struct Pair {
-    certificate: PathBuf,
-    key: PathBuf,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let name = dir.path().to_string_lossy().into_owned();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        fs::write(dir.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { dir, issuer: Issuer::new(params, key) }
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.dir.path().join("ca.pem")
-    }
-
-    fn issue(&self, name: &str, sans: Vec<SanType>, until: Option<Duration>) -> Pair {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = sans;
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        if let Some(ago) = until {
-            params.not_after = (SystemTime::now() - ago).into();
-        }
-        let pair = Pair {
-            certificate: self.dir.path().join(format!("{name}.pem")),
-            key: self.dir.path().join(format!("{name}.key")),
-        };
-        fs::write(&pair.certificate, params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
-        fs::write(&pair.key, key.serialize_pem()).unwrap();
-        pair
-    }
-
-    fn of_uri(&self, name: &str, uri: &str) -> Pair {
-        self.issue(name, vec![SanType::URI(uri.try_into().unwrap())], None)
-    }
-
-    fn role(&self, role: Role) -> Pair {
-        self.of_uri(role.name(), &TrustDomain::default().uri(role))
-    }
-
-    fn host(&self, name: &str) -> Pair {
-        self.issue("host", vec![SanType::DnsName(name.try_into().unwrap())], None)
-    }
-
-    /// The section of a process with this certificate.
-    fn section(&self, pair: &Pair) -> Config {
-        let Pair { certificate, key } = pair.clone();
-        Config { certificate, key, ca: self.ca(), ..Config::default() }
-    }
-
-    fn mesh(&self, role: Role) -> Mesh {
-        Mesh::new(&self.section(&self.role(role)), Some(role)).unwrap()
-    }
-}
-
-impl Pair {
-    fn files(&self) -> (File, File) {
-        (File::new("gateway.tls_certificate", &self.certificate), File::new("gateway.tls_key", &self.key))
-    }
-
-    fn acceptor(&self) -> Result<Acceptor, FileError> {
-        let (certificate, key) = self.files();
-        Acceptor::from_files(certificate, key, None, Protocols::Web)
-    }
-
-    /// Puts what another pair has into these files.
-    fn replace(&self, by: &Self) {
-        fs::copy(&by.certificate, &self.certificate).unwrap();
-        fs::copy(&by.key, &self.key).unwrap();
-    }
-}
 
 /// Both ends of one connection.
 async fn meet(listens: &Mesh, dials: &Mesh, wanted: &[Role]) -> (io::Result<Role>, io::Result<()>) {
@@ -263,11 +173,7 @@ async fn nobody_else_is_let_in() {
         Connector::from_files(File::new("ca", authority.ca()), pair, Protocols::Grpc).unwrap()
     };
     let none = Connector::from_files(File::new("ca", ours.ca()), None, Protocols::Grpc).unwrap();
-    let expired = ours.issue(
-        "expired",
-        vec![SanType::URI(TrustDomain::default().uri(Role::Gateway).try_into().unwrap())],
-        Some(Duration::from_secs(60)),
-    );
+    let expired = ours.expired(Role::Gateway);
     let two = vec![
         SanType::URI("spiffe://trunkline/gateway".try_into().unwrap()),
         SanType::URI("spiffe://trunkline/session".try_into().unwrap()),
@@ -306,11 +212,7 @@ async fn servers_of_others_are_refused() {
         Acceptor::from_files(certificate, key, Some(File::new("ca", authority.ca())), Protocols::Grpc)
             .unwrap()
     };
-    let expired = ours.issue(
-        "expired",
-        vec![SanType::URI(TrustDomain::default().uri(Role::Session).try_into().unwrap())],
-        Some(Duration::from_secs(60)),
-    );
+    let expired = ours.expired(Role::Session);
     let cases = [
         ("wrong authority", of(&theirs.role(Role::Session), &ours), "UnknownIssuer"),
         ("expired", of(&expired, &ours), "expired"),
