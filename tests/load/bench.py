@@ -43,7 +43,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--readme", action="store_true", help="write the table into README.md")
     parser.add_argument("--list", action="store_true", help="print the names of all rows")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--peer", metavar="PATH", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -63,7 +62,7 @@ class Run:
         trunkline = self.wanted.trunkline
         if "/" in trunkline:
             trunkline = str(Path(trunkline).resolve())
-        return Bench(mesh, trunkline, self.wanted.set, self.wanted.peer)
+        return Bench(mesh, trunkline, self.wanted.set, not self.wanted.quick)
 
     def load(self, running: Running, *args: str) -> dict:
         """Runs the generator once."""

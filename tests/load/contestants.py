@@ -14,6 +14,7 @@ import wire
 from mesh import Died, Mesh
 
 READY_S = 30
+PEER = Path(__file__).resolve().parent / "peer" / "Cargo.toml"
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Bench:
     mesh: Mesh
     trunkline: str = "trunkline"
     settings: list[str] = field(default_factory=list)
-    peer: str | None = None
+    with_peer: bool = True
     _number: int = 0
 
     def _start(self, binary: str, *args: str, said: str):
@@ -85,10 +86,13 @@ class Bench:
         return Running(url, [gateway.pid, session.pid, tools.pid])
 
     def sdk(self) -> Running | None:
-        """A server of the official Rust SDK with the same tool and nothing in front of it."""
-        if self.peer is None:
+        """A server of the official Rust SDK with the same tool and nothing in front of it; built when it is first needed."""
+        if not self.with_peer:
             return None
-        process, url = self._start(self.peer, "serve", said="peer")
+        target = self.mesh.binaries.parent / "peer"
+        argv = ["cargo", "build", "--quiet", "--locked", "--release", "--manifest-path", str(PEER), "--target-dir", str(target)]
+        subprocess.run(argv, check=True)
+        process, url = self._start(str(target / "release" / "peer"), "serve", said="peer")
         return Running(url, [process.pid])
 
     def catalogues(self, count: int, tools: int) -> list[str]:

@@ -72,7 +72,8 @@ CALLS = Group(
             ("up", "older", True, "`trunkline up`, session of 2025-11-25"),
             ("split", "modern", True, "gateway, session, tool-registry, 2026-07-28"),
             ("split", "older", True, "gateway, session, tool-registry, session of 2025-11-25"),
-            ("sdk", "stateless", False, "bare Rust SDK server, stateless, JSON"),
+            ("sdk", "modern", True, "peer: bare Rust SDK server, stateless JSON, 2026-07-28"),
+            ("sdk", "stateless", True, "peer: bare Rust SDK server, stateless JSON, 2025-11-25"),
         )
     ),
 )
@@ -135,7 +136,7 @@ GOALS = (
     Goal("the same, older session: CPU against modern", "split-older-16", "cpu_per_1000", "split-modern-16", False, 1.15, 1.05),
     Goal("separate processes, modern, 1 client: p50 against the floor", "split-modern-1", "p50_ms", "floor-1", False, 0.7, 0.6),
     Goal("`up`, modern, 16 clients: CPU against axum echo", "up-modern-16", "cpu_per_1000", "echo-16", False, 1.7, 1.3),
-    Goal("`up`, modern, 16 clients: calls/s against a bare Rust SDK server", "up-modern-16", "rate", "sdk-16", True, 1.3, 2.0),
+    Goal("`up`, modern, 16 clients: calls/s against a bare Rust SDK server (the faster era of it)", "up-modern-16", "rate", "sdk-stateless-16", True, 1.3, 2.0),
     Goal("`up`: sessions created per second", "create-up", "rate", None, True, 12_000, 25_000, "/s"),
     Goal("`up`: memory per idle session", "idle-up", "bytes_per_session", None, False, 2048, 1024, "B"),
     Goal("`up`: memory per open, idle stream", "streams-up", "bytes_per_stream", None, False, 24 * 1024, 8 * 1024, "B"),
