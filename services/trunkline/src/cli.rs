@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use chassis::entry::Flags;
 use clap::{Args, Parser, Subcommand};
 
+use crate::certificates::{self, Certificates};
 use crate::trace_ui;
 
 const ABOUT: &str = "\
@@ -44,6 +45,10 @@ with
   listen = \"0.0.0.0:8080\"
   allowed_hosts = [\"mesh.example.com\"]
   sessions = [{ address = \"10.0.0.1:7101\", slots = \"0-2047\" }, { address = \"10.0.0.2:7101\", slots = \"2048-4095\" }]
+  [mtls]                      # where other machines take part: trunkline certificates --help
+  certificate = \"gateway.pem\"
+  key = \"gateway.key\"
+  ca = \"ca.pem\"
   [keys]
   current = \"k1\"
   ring = { k1 = \"...\" }     # openssl rand -base64 32, the same in every process
@@ -57,6 +62,10 @@ Example:
 with
   [session]
   registries = [{ address = \"10.0.0.3:7201\" }, { address = \"10.0.0.4:7201\", namespace = \"billing\" }]
+  [mtls]                      # where other machines take part: trunkline certificates --help
+  certificate = \"session.pem\"
+  key = \"session.key\"
+  ca = \"ca.pem\"
   [keys]
   current = \"k1\"
   ring = { k1 = \"...\" }     # openssl rand -base64 32, the same in every process";
@@ -102,6 +111,9 @@ pub(crate) enum Command {
     /// A registry that serves a directory of prompt files.
     #[command(after_help = PROMPTS)]
     PromptRegistry(Flags),
+    /// Makes certificates for a first mesh, in which each role proves what it is to the others.
+    #[command(after_help = certificates::EXAMPLES)]
+    Certificates(Certificates),
 }
 
 /// Arguments of `up`.

@@ -3,6 +3,7 @@
 //! Owns: the command line, the one configuration, and how roles are put together ([`up`] in one process, [`role`] each in its
 //! own). Must not know: what a role does. Every role is built by the same `App::build` in both cases; only its `Deps` differ.
 
+mod certificates;
 mod cli;
 mod config;
 mod data;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::ToolRegistry(flags) => role::run(Role::Tools, &flags),
         Command::ResourceRegistry(flags) => role::run(Role::Resources, &flags),
         Command::PromptRegistry(flags) => role::run(Role::Prompts, &flags),
+        Command::Certificates(arguments) => certificates::run(&arguments),
     };
     process::exit_code(outcome)
 }
