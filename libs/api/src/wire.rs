@@ -1,10 +1,14 @@
 //! The connection a gRPC adapter speaks through, and what both sides agree on about it.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures::{Stream, StreamExt as _};
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
+use tonic::{Status, Streaming};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt as _};
 
@@ -24,6 +28,36 @@ where
     S::Future: Send + 'static,
 {
     BoxCloneSyncService::new(channel.map_err(|e| WireError(e.into())))
+}
+
+/// The messages of an answer, read past the last one.
+///
+/// Readers let go of an answer at its ending. What follows on the wire, the trailers, would then find no stream: HTTP/2 resets
+/// it, which costs a frame each time and, where it is counted, at last the connection. They are nearly always there already.
+pub(crate) struct ToTheEnd<T> {
+    messages: Streaming<T>,
+    is_ending: fn(&T) -> bool,
+}
+
+impl<T> ToTheEnd<T> {
+    pub(crate) fn new(response: tonic::Response<Streaming<T>>, is_ending: fn(&T) -> bool) -> Self {
+        Self { messages: response.into_inner(), is_ending }
+    }
+}
+
+impl<T> Stream for ToTheEnd<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.messages.poll_next_unpin(cx);
+        if let Poll::Ready(Some(Ok(message))) = &next
+            && (self.is_ending)(message)
+        {
+            // Nothing is to come; if it has not, so be it.
+            let _trailers = self.messages.poll_next_unpin(cx).is_ready();
+        }
+        next
+    }
 }
 
 /// Largest gRPC message, in bytes, either way.

@@ -3,13 +3,16 @@
 use std::fmt;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::scan::{self, Limits, ScanError};
 
+const NULL: ByteString = ByteString::from_static("null");
+
 /// One JSON value as text, known to be well formed. Cloning and slicing share the bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Json(Bytes);
+pub struct Json(ByteString);
 
 impl Json {
     /// Checks `bytes` against `limits`.
@@ -17,19 +20,20 @@ impl Json {
     /// # Errors
     /// [`ScanError`] if it is not one JSON value within the limits.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, ScanError> {
-        scan::check(&bytes, limits)?;
-        Ok(Self(bytes))
+        let text = scan::text(bytes)?;
+        scan::check_text(&text, limits)?;
+        Ok(Self(text))
     }
 
     /// Wraps text that was made or checked by this program: editor output, a slice of checked text, a literal.
     ///
     /// In debug builds the claim is checked.
     #[must_use]
-    pub fn trusted(text: impl Into<Bytes>) -> Self {
-        let bytes = text.into();
+    pub fn trusted(text: impl Into<ByteString>) -> Self {
+        let text = text.into();
         debug_assert!(
-            scan::check(
-                &bytes,
+            scan::check_text(
+                &text,
                 &Limits {
                     depth: 128,
                     values: usize::MAX,
@@ -41,38 +45,43 @@ impl Json {
             .is_ok(),
             "trusted JSON is not JSON"
         );
-        Self(bytes)
+        Self(text)
+    }
+
+    /// The same for bytes. What is not even text becomes `null`.
+    #[must_use]
+    pub fn trusted_bytes(bytes: Bytes) -> Self {
+        ByteString::try_from(bytes).map_or_else(|_| Self(NULL), Self::trusted)
     }
 
     /// Writes a value as JSON. A value that cannot be written (a map with keys that are not text) becomes `null`.
     #[must_use]
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Self {
-        Self(serde_json::to_vec(value).map_or_else(|_| Bytes::from_static(b"null"), Bytes::from))
+        Self(serde_json::to_string(value).map_or(NULL, ByteString::from))
     }
 
     /// The empty object.
     #[must_use]
     pub fn empty_object() -> Self {
-        Self(Bytes::from_static(b"{}"))
+        Self(ByteString::from_static("{}"))
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Checked on the way in; the fallback cannot be reached.
-        std::str::from_utf8(&self.0).unwrap_or("null")
+        &self.0
     }
 
     /// The bytes, shared.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
-        self.0.clone()
+        self.0.as_bytes().clone()
     }
 
     /// A part of this text that was found by [`scan`], sharing the bytes.
     #[must_use]
     pub fn slice(&self, part: &str) -> Self {
-        Self(self.0.slice_ref(part.as_bytes()))
+        Self(self.0.slice_ref(part))
     }
 
     /// A member of this object, sharing the bytes.
@@ -119,6 +128,6 @@ impl Serialize for Json {
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
-        Ok(Self(Bytes::from(String::from(Box::<str>::from(raw)))))
+        Ok(Self(ByteString::from(String::from(Box::<str>::from(raw)))))
     }
 }

@@ -325,16 +325,21 @@ impl<'a> Envelope<'a> {
 fn repeats(params: &str) -> bool {
     const DECIDING: [&str; 8] =
         ["name", "uri", "arguments", "_meta", "requestState", "inputResponses", "cursor", "notifications"];
-    let twice = |text: &str, counts: &dyn Fn(&str) -> bool| {
-        let mut seen = Vec::new();
-        scan::members(text).filter(|m| counts(&m.key)).any(|m| {
-            let again = seen.contains(&m.key);
-            seen.push(m.key);
-            again
-        })
-    };
-    twice(params, &|key| DECIDING.contains(&key))
-        || scan::member(params, "_meta").is_some_and(|meta| twice(meta, &|_| true))
+    let mut seen = [false; DECIDING.len()];
+    let mut meta = None;
+    for member in scan::members(params) {
+        let Some(place) = DECIDING.iter().position(|name| *name == member.key) else { continue };
+        if std::mem::replace(&mut seen[place], true) {
+            return true;
+        }
+        if member.key == "_meta" {
+            meta = Some(member.value);
+        }
+    }
+    // Sorted, because a client may send as many as a message holds.
+    let mut names: Vec<_> = meta.into_iter().flat_map(scan::members).map(|member| member.key).collect();
+    names.sort_unstable();
+    names.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 /// Text of a request.

@@ -5,6 +5,10 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+use bytestring::ByteString;
+use memchr::memchr2;
+
 /// Bounds on one JSON text.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -45,11 +49,22 @@ pub enum ScanError {
 /// [`ScanError`] with the offset of the first offence.
 pub fn check<'a>(bytes: &'a [u8], limits: &Limits) -> Result<&'a str, ScanError> {
     let text = std::str::from_utf8(bytes).map_err(|e| ScanError::Syntax(e.valid_up_to()))?;
+    check_text(text, limits).map(|()| text)
+}
+
+/// Bytes as text, checked once for all that comes after.
+pub(crate) fn text(bytes: Bytes) -> Result<ByteString, ScanError> {
+    ByteString::try_from(bytes).map_err(|e| ScanError::Syntax(e.valid_up_to()))
+}
+
+/// As [`check`], for what is known to be text.
+pub(crate) fn check_text(text: &str, limits: &Limits) -> Result<(), ScanError> {
+    let bytes = text.as_bytes();
     let mut checker = Checker { bytes, at: 0, values: 0, limits };
     checker.space();
     checker.value(0)?;
     checker.space();
-    if checker.at == bytes.len() { Ok(text) } else { Err(ScanError::Syntax(checker.at)) }
+    if checker.at == bytes.len() { Ok(()) } else { Err(ScanError::Syntax(checker.at)) }
 }
 
 struct Checker<'a> {
@@ -163,12 +178,18 @@ impl Checker<'_> {
         let start = self.at;
         self.at += 1;
         loop {
-            match self.bytes.get(self.at) {
-                None => return self.syntax(),
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            let plain = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+            // Without a branch for each byte, so that it is done for many at a time.
+            if rest[..plain].iter().fold(false, |found, c| found | (*c < 0x20)) {
+                self.at += rest.iter().position(|c| *c < 0x20).unwrap_or_default();
+                return self.syntax();
+            }
+            self.at += plain;
+            match rest.get(plain) {
                 Some(b'"') => break,
-                Some(b'\\') => self.escape()?,
-                Some(c) if *c < 0x20 => return self.syntax(),
-                Some(_) => self.at += 1,
+                Some(_) => self.escape()?,
+                None => return self.syntax(),
             }
         }
         self.at += 1;
@@ -275,10 +296,16 @@ pub struct Members<'a> {
     at: usize,
 }
 
-impl<'a> Iterator for Members<'a> {
-    type Item = Member<'a>;
+/// Where a member stands.
+struct Place {
+    span: std::ops::Range<usize>,
+    key: std::ops::Range<usize>,
+    value: std::ops::Range<usize>,
+}
 
-    fn next(&mut self) -> Option<Member<'a>> {
+impl Members<'_> {
+    /// The next one, unread.
+    fn step(&mut self) -> Option<Place> {
         let bytes = self.text.as_bytes();
         let start = self.at;
         let key_at = skip_space(bytes, start);
@@ -292,11 +319,20 @@ impl<'a> Iterator for Members<'a> {
         let value_end = skip_value(bytes, value_at);
         let end = skip_space(bytes, value_end);
         self.at = if bytes.get(end) == Some(&b',') { end + 1 } else { bytes.len() };
+        Some(Place { span: start..end, key: key_at..key_end, value: value_at..value_end })
+    }
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = Member<'a>;
+
+    fn next(&mut self) -> Option<Member<'a>> {
+        let place = self.step()?;
         Some(Member {
-            key: string(self.text.get(key_at..key_end)?)?,
-            value: self.text.get(value_at..value_end)?,
-            span: start..end,
-            value_span: value_at..value_end,
+            key: string(self.text.get(place.key)?)?,
+            value: self.text.get(place.value.clone())?,
+            span: place.span,
+            value_span: place.value,
         })
     }
 }
@@ -321,7 +357,20 @@ pub fn elements(text: &str) -> impl Iterator<Item = &str> {
 /// The value of the last member with this name (the one every other parser would see), if `text` is an object that has it.
 #[must_use]
 pub fn member<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    members(text).filter(|m| m.key == key).last().map(|m| m.value)
+    let mut members = members(text);
+    let mut last = None;
+    while let Some(place) = members.step() {
+        let raw = text.as_bytes().get(place.key.start + 1..place.key.end - 1)?;
+        // A name with an escape is longer than what it says.
+        let is_it = match raw.len() == key.len() {
+            true => raw == key.as_bytes(),
+            false => raw.len() > key.len() && raw.contains(&b'\\') && string(text.get(place.key)?)? == key,
+        };
+        if is_it {
+            last = Some(place.value);
+        }
+    }
+    text.get(last?)
 }
 
 /// Follows names from object to object.
@@ -392,12 +441,12 @@ fn skip_value(bytes: &[u8], at: usize) -> usize {
 
 fn skip_string(bytes: &[u8], at: usize) -> usize {
     let mut i = at + 1;
-    while i < bytes.len() {
-        match bytes[i] {
-            b'"' => return i + 1,
-            b'\\' => i += 2,
-            _ => i += 1,
+    while let Some(found) = bytes.get(i..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        i += found;
+        if bytes[i] == b'"' {
+            return i + 1;
         }
+        i += 2;
     }
     bytes.len()
 }

@@ -20,7 +20,7 @@ use crate::pb::registry::invocations_client::InvocationsClient;
 use crate::pb::registry::prompt_registry_client::PromptRegistryClient;
 use crate::pb::registry::resource_registry_client::ResourceRegistryClient;
 use crate::pb::registry::tool_registry_client::ToolRegistryClient;
-use crate::wire::{MAX_MESSAGE, Wire, with_deadline};
+use crate::wire::{MAX_MESSAGE, ToTheEnd, Wire, with_deadline};
 
 /// A registry process at the other end of a [`Wire`].
 #[derive(Clone)]
@@ -53,7 +53,15 @@ impl RegistryClient {
 }
 
 fn frames(response: tonic::Response<tonic::Streaming<pb::Frame>>) -> Frames {
-    response.into_inner().map(|item| convert::frame_from(item?)).boxed()
+    ToTheEnd::new(response, is_ending).map(|item| convert::frame_from(item?)).boxed()
+}
+
+fn is_ending(frame: &pb::Frame) -> bool {
+    use pb::frame::Kind as B;
+    match &frame.kind {
+        Some(B::RawResult(_) | B::Error(_) | B::InputRequired(_) | B::RawTask(_)) => true,
+        Some(B::Accepted(_) | B::RawProgress(_) | B::RawLog(_) | B::Notice(_) | B::Detach(_)) | None => false,
+    }
 }
 
 /// Names the type of the boxed stream: the compiler cannot prove `Send` for the anonymous one across the await.

@@ -7,7 +7,7 @@ use super::{Attach, Close, Delivery, Frames, SessionHost, convert};
 use crate::error::Error;
 use crate::pb::session as pb;
 use crate::pb::session::session_client::SessionClient as Client;
-use crate::wire::{MAX_MESSAGE, Wire};
+use crate::wire::{MAX_MESSAGE, ToTheEnd, Wire};
 
 /// A session node at the other end of a [`Wire`].
 #[derive(Clone)]
@@ -22,7 +22,10 @@ impl SessionClient {
 }
 
 fn frames(response: tonic::Response<tonic::Streaming<pb::Frame>>) -> Frames {
-    response.into_inner().map(|item| convert::frame_from(item?)).boxed()
+    let is_ending = |frame: &pb::Frame| {
+        matches!(&frame.kind, Some(pb::frame::Kind::Refused(_) | pb::frame::Kind::Answer(_)))
+    };
+    ToTheEnd::new(response, is_ending).map(|item| convert::frame_from(item?)).boxed()
 }
 
 #[async_trait]

@@ -51,7 +51,12 @@ pub(crate) async fn every_field_of_a_request_arrives(way: Way) {
         era: Era::Older,
         session: Some("v1.k1.5.abc".into()),
         revision: Some("2025-06-18".into()),
-        principal: Principal { subject: "ann".into(), issuer: "iss".into(), tenant: "t".into(), client: "c".into() },
+        principal: Principal {
+            subject: "ann".into(),
+            issuer: "iss".into(),
+            tenant: "t".into(),
+            client: "c".into(),
+        },
         group: "g".into(),
         param_headers: vec![("mcp-param-a".into(), Bytes::from_static(b"\xff"))],
         request_key: "key".into(),

@@ -81,7 +81,9 @@ pub fn dial_with(dialler: &Dialler, address: &str) -> Result<Traced, AddressErro
         .http2_max_header_list_size(MAX_HEADER_LIST)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
+        .keep_alive_while_idle(true)
+        // Letting go of an answer resets its stream. What the peer still sends on it is no error of the peer's.
+        .http2_max_local_error_reset_streams(None);
     let patient = Patient { authority, tls: dialler.connector().cloned(), pause: Arc::default() };
     let channels = PerWorker::new(|| endpoint.connect_with_connector_lazy(patient.clone()));
     Ok(Inject::new(Dealt { channels, ready: None }))

@@ -163,7 +163,7 @@ pub(crate) fn post(keys: &KeyRing, headers: &HeaderMap, body: &Bytes) -> Result<
         era,
         session,
         revision: version.text(),
-        raw: Json::trusted(body.clone()),
+        raw: Json::trusted_bytes(body.clone()),
         method: message.method().and_then(Method::parse),
         message,
         param_headers: param_headers(headers),

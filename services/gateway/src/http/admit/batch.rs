@@ -66,7 +66,7 @@ pub(super) fn of_session(
         return Err(refuse("`initialize` must not be part of a batch"));
     }
     let requests = messages().filter_map(request_id).cloned().collect();
-    Ok(Batch { session, revision: version.text(), raw: Json::trusted(body.clone()), requests })
+    Ok(Batch { session, revision: version.text(), raw: Json::trusted_bytes(body.clone()), requests })
 }
 
 fn refuse(message: &str) -> Refusal {

@@ -74,7 +74,7 @@ pub(crate) fn message(session: SessionId, headers: &HeaderMap, body: &Bytes) -> 
         era: Era::Older,
         session: Some(session),
         revision: version.text(),
-        raw: Json::trusted(body.clone()),
+        raw: Json::trusted_bytes(body.clone()),
         method: message.method().and_then(Method::parse),
         message,
         param_headers: Vec::new(),
