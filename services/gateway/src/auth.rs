@@ -11,15 +11,19 @@ mod gate;
 mod jwks;
 mod jwt;
 
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use api::Principal;
 use async_trait::async_trait;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 pub use self::api_key::{NewKey, new_key};
+pub(crate) use self::challenge::metadata_path;
 pub use self::config::{Algorithm, ApiKey, AuthError, Config, Issuer};
 pub use self::gate::Gate;
 pub use self::jwks::{Pace, Source, SourceError};
@@ -76,6 +80,11 @@ pub trait Authenticate: Send + Sync + 'static {
     /// Who sends the request with this head.
     async fn authenticate(&self, head: Head<'_>) -> Result<Caller, Denied>;
 
+    /// The same where it can be told without waiting; `None` where it cannot.
+    fn at_once(&self, _head: Head<'_>) -> Option<Result<Caller, Denied>> {
+        None
+    }
+
     /// Whether anybody could pass on a listener that other machines can reach.
     fn admits_remote(&self) -> bool;
 
@@ -100,20 +109,41 @@ impl Caller {
         Self { principal, expires, is_anonymous: false, withdrawn }
     }
 
-    /// Waits until what was shown is no longer good; for ever if it stays so. `now` is in milliseconds since 1970.
-    pub(crate) async fn ended(self, now: u64) {
-        let expiry = async {
-            match self.expires {
-                Some(at) => {
-                    let left = at.saturating_mul(1000).saturating_sub(now);
-                    tokio::time::sleep(Duration::from_millis(left)).await;
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = expiry => {}
-            () = self.withdrawn.cancelled() => {}
+    /// How long what was shown stays good from `now` on, in milliseconds since 1970; `None` = for ever.
+    pub(crate) fn expires_in(&self, now: u64) -> Option<Duration> {
+        self.expires.map(|at| Duration::from_millis(at.saturating_mul(1000).saturating_sub(now)))
+    }
+
+    /// What tells when it is withdrawn.
+    pub(crate) fn lent(&self) -> Lent {
+        Lent(Box::pin(self.withdrawn.clone().cancelled_owned()))
+    }
+}
+
+/// Credentials on which something that lasts depends.
+pub(crate) struct Lent(Pin<Box<WaitForCancellationFutureOwned>>);
+
+impl Lent {
+    /// Ready once they are withdrawn.
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+/// Takes nobody's credentials: whoever can reach a local listener, or one that is open, may call.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Anonymous;
+
+#[async_trait]
+impl Authenticate for Anonymous {
+    async fn authenticate(&self, head: Head<'_>) -> Result<Caller, Denied> {
+        if head.is_local || head.is_open {
+            return Ok(Caller::anonymous(head.is_local));
         }
+        Err(Denied::Unauthenticated { challenge: HeaderValue::from_static("Bearer") })
+    }
+
+    fn admits_remote(&self) -> bool {
+        false
     }
 }

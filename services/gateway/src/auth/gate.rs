@@ -96,32 +96,26 @@ impl Gate {
 impl Authenticate for Gate {
     async fn authenticate(&self, head: Head<'_>) -> Result<Caller, Denied> {
         let rules = self.rules();
-        let invalid = || Denied::Unauthenticated { challenge: rules.challenge.invalid() };
-        if names_token(head.uri) {
-            return Err(invalid());
-        }
-        let stranger = || Caller { withdrawn: rules.strangers.clone(), ..Caller::anonymous(head.is_local) };
-        match shown(head.headers) {
-            // Nobody said what a token would have to look like, so whoever sends one is as good as the others.
-            _ if rules.takes_nothing() && rules.admits_strangers(head) => Ok(stranger()),
-            Shown::Nothing if rules.admits_strangers(head) => Ok(stranger()),
-            Shown::Nothing => Err(Denied::Unauthenticated { challenge: rules.challenge.missing() }),
-            Shown::Unclear => Err(invalid()),
-            Shown::Token(token) if api_key::is_key(token) => {
-                rules.keys.find(token, (self.now)()).ok_or_else(invalid)
+        let token = match rules.at_once(head, (self.now)()) {
+            Ok(told) => return told,
+            Err(token) => token,
+        };
+        let judged = jwt::judge(token, &rules.issuers, (self.now)()).await;
+        match judged {
+            Ok(accepted) => Ok(rules.remember(token, accepted)),
+            Err(Rejected::Unavailable) => Err(Denied::Unavailable),
+            Err(Rejected::Scope(needed)) => {
+                Err(Denied::Forbidden { challenge: rules.challenge.insufficient(&needed) })
             }
-            Shown::Token(token) => match rules.judge(token, (self.now)()).await {
-                Ok(caller) => Ok(caller),
-                Err(Rejected::Unavailable) => Err(Denied::Unavailable),
-                Err(Rejected::Scope(needed)) => {
-                    Err(Denied::Forbidden { challenge: rules.challenge.insufficient(&needed) })
-                }
-                Err(Rejected::Invalid(reason)) => {
-                    tracing::debug!(reason, "a token was refused");
-                    Err(invalid())
-                }
-            },
+            Err(Rejected::Invalid(reason)) => {
+                tracing::debug!(reason, "a token was refused");
+                Err(rules.invalid())
+            }
         }
+    }
+
+    fn at_once(&self, head: Head<'_>) -> Option<Result<Caller, Denied>> {
+        self.rules().at_once(head, (self.now)()).ok()
     }
 
     fn admits_remote(&self) -> bool {
@@ -188,32 +182,61 @@ impl Rules {
         self.config.anonymous || (self.takes_nothing() && (head.is_local || head.is_open))
     }
 
-    async fn judge(&self, token: &str, now: u64) -> Result<Caller, Rejected> {
-        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        if let Some(caller) = self.recall(&digest, now) {
-            return Ok(caller);
+    /// Whatever needs no waiting; else the token that has to be judged.
+    fn at_once<'a>(&self, head: Head<'a>, now: u64) -> Result<Result<Caller, Denied>, &'a str> {
+        if names_token(head.uri) {
+            return Ok(Err(self.invalid()));
         }
-        let accepted = jwt::judge(token, &self.issuers, now).await?;
+        let stranger = || Caller { withdrawn: self.strangers.clone(), ..Caller::anonymous(head.is_local) };
+        let token = match shown(head.headers) {
+            // Nobody said what a token would have to look like, so whoever sends one is as good as the others.
+            _ if self.takes_nothing() && self.admits_strangers(head) => return Ok(Ok(stranger())),
+            Shown::Nothing if self.admits_strangers(head) => return Ok(Ok(stranger())),
+            Shown::Nothing => {
+                return Ok(Err(Denied::Unauthenticated { challenge: self.challenge.missing() }));
+            }
+            Shown::Unclear => return Ok(Err(self.invalid())),
+            Shown::Token(token) => token,
+        };
+        if api_key::is_key(token) {
+            return Ok(self.keys.find(token, now).ok_or_else(|| self.invalid()));
+        }
+        self.recall(token, now).map(Ok).ok_or(token)
+    }
+
+    fn invalid(&self) -> Denied {
+        Denied::Unauthenticated { challenge: self.challenge.invalid() }
+    }
+
+    fn remember(&self, token: &str, accepted: jwt::Accepted) -> Caller {
         let caller = accepted.caller.clone();
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(digest, accepted);
-        Ok(caller)
+        remembered.insert(digest(token), accepted);
+        caller
     }
 
     /// Who sent this token before, if it is as good as it was then.
-    fn recall(&self, digest: &[u8; 32], now: u64) -> Option<Caller> {
+    fn recall(&self, token: &str, now: u64) -> Option<Caller> {
+        if self.issuers.is_empty() {
+            return None;
+        }
+        let digest = digest(token);
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let accepted = remembered.get(digest)?;
+        let accepted = remembered.get(&digest)?;
         let is_fresh = accepted.caller.expires.is_none_or(|at| now < at.saturating_mul(1000));
         if is_fresh && accepted.issuer.keys.generation() == accepted.generation {
             return Some(accepted.caller.clone());
         }
-        remembered.remove(digest);
+        remembered.remove(&digest);
         None
     }
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
 }
 
 /// The URL of the MCP endpoint; `None` where no tokens are taken.
