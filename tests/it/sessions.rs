@@ -111,6 +111,7 @@ async fn what_waits_behind_the_end_of_a_session_is_told_that_it_is_gone() {
         store: std::sync::Arc::new(session::store::Memory::default()),
         epoch: session::Deps::epoch_of_this_start(),
         registries: Vec::new(),
+        process: Default::default(),
     };
     let app = session::App::build(session::Config::default(), deps).unwrap();
     let host = app.handle();

@@ -80,6 +80,7 @@ async fn nobody_else_and_nowhere_else() -> Result<()> {
         store: Arc::new(session::store::Memory::default()),
         epoch: session::Deps::epoch_of_this_start(),
         registries: Vec::new(),
+        process: Default::default(),
     };
     let app = session::App::build(session::Config::default(), deps)?;
     let host = app.handle();

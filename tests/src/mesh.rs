@@ -21,6 +21,8 @@ use tokio::runtime::Runtime;
 
 use crate::client::Client;
 
+pub mod mutual;
+
 /// How the roles are put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topology {
@@ -154,7 +156,7 @@ impl Mesh {
         let named = registries.into_iter().enumerate();
         let peers =
             named.map(|(i, port)| RegistryPeer { address: format!("r{i}"), namespace: None, port }).collect();
-        let deps = session::Deps { keys: keys(), store, epoch, registries: peers };
+        let deps = session::Deps { keys: keys(), store, epoch, registries: peers, process: Default::default() };
         let app = session::App::build(config, deps)?;
         let locator = Arc::new(Static::embedded("session"));
         let peers = Arc::new(gateway::Local(app.handle()));
@@ -221,6 +223,7 @@ impl Mesh {
                 store: Arc::new(session::store::Memory::default()),
                 epoch: session::Deps::epoch_of_this_start(),
                 registries: peers.collect::<Result<_, _>>()?,
+                process: Default::default(),
             };
             let config = session::Config {
                 slots: slots.parse()?,

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::drain::{self, Shutdown, Signals, Trigger};
+use crate::process::Health;
 use crate::task::{self, Ended, Handle, Kind};
 use crate::telemetry::Scope;
 use crate::tls::Mesh;
@@ -80,6 +81,7 @@ impl std::error::Error for RoleFailed {}
 struct Role {
     name: &'static str,
     trigger: Trigger,
+    shutdown: Shutdown,
     task: Handle<RoleResult>,
 }
 
@@ -102,8 +104,15 @@ impl Group {
         F: Future<Output = RoleResult> + Send + 'static,
     {
         let (trigger, shutdown) = drain::pair();
-        let task = task::spawn(Kind::Role, name, Scope::of_role(name).within(serve(shutdown)));
-        self.roles.push(Role { name, trigger, task });
+        let task = task::spawn(Kind::Role, name, Scope::of_role(name).within(serve(shutdown.clone())));
+        self.roles.push(Role { name, trigger, shutdown, task });
+    }
+
+    /// Tells `health` of all roles, so that it knows when one drains.
+    pub fn report_to(&self, health: &Health) {
+        for role in &self.roles {
+            health.role(role.name, role.shutdown.clone(), || true);
+        }
     }
 
     /// Runs until a signal comes or a role fails, then drains within `grace`.

@@ -28,7 +28,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use self::export::{Bounded, Fates};
 use self::roles::ByRole;
-pub use self::scope::{Attributes, Entered, Origin, Scope, Within, adopt, records_content};
+pub use self::scope::{Attributes, Entered, Origin, Scope, Within, adopt, is_exporting, records_content};
 pub use self::trace::Trace;
 use crate::clock;
 use crate::process::Process;

@@ -354,6 +354,8 @@ impl Actor {
 
     /// The session is over on this node.
     async fn end(mut self, reason: StopReason, mut letters: mpsc::Receiver<Letter>) {
+        let (revision, now) = (self.resident.machine.revision(), chassis::clock::unix_millis());
+        self.shared.observed.ended(revision, self.resident.begun, now, reason);
         for (_, call) in std::mem::take(&mut self.calls) {
             call.route.link.release(call.context());
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use api::session::Surroundings;
 use api::{SessionHost, Slot};
 use chassis::drain::Shutdown;
+use chassis::process::Health;
 use chassis::serve::Incoming;
 use chassis::task::{self, Kind};
 use chassis::telemetry::propagate;
@@ -18,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::deps::Deps;
 use crate::facts::Facts;
-use crate::host::{Host, Shared};
+use crate::host::{Host, ROLE, Shared};
+use crate::observe::Observed;
 use crate::registries::Registries;
 use crate::residents::{Letter, Residents};
 
@@ -32,6 +34,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// The session role.
 pub struct App {
     shared: Arc<Shared>,
+    health: Health,
 }
 
 /// Why it cannot be built.
@@ -57,10 +60,12 @@ impl App {
             "" => derived_mesh(&deps.keys).into(),
             name => name.into(),
         };
+        let observed = Observed::new(&deps.process.metrics);
         let registries = Registries::new(
             deps.registries,
             config.page_size,
             Duration::from_millis(config.registry_grace_ms),
+            observed.clone(),
         );
         let shared = Arc::new_cyclic(|this| Shared {
             this: this.clone(),
@@ -71,12 +76,14 @@ impl App {
             mesh,
             store: deps.store,
             registries,
+            observed,
             residents: Residents::default(),
             ready: watch::channel(false).0,
             draining: AtomicBool::new(false),
             drain: CancellationToken::new(),
         });
-        Ok(Self { shared })
+        shared.watch();
+        Ok(Self { shared, health: deps.process.health })
     }
 
     /// The in-process door.
@@ -90,6 +97,11 @@ impl App {
     /// # Errors
     /// When the listener breaks, or the store refuses the slots.
     pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> chassis::serve::RoleResult {
+        let (ready, sessions) = (Arc::downgrade(&self.shared), Arc::downgrade(&self.shared));
+        self.health.role(ROLE, shutdown.clone(), move || {
+            ready.upgrade().is_some_and(|shared| *shared.ready.borrow())
+        });
+        self.health.sessions(move || sessions.upgrade().map_or(0, |shared| shared.residents.len()));
         let stop = CancellationToken::new();
         let _end = stop.clone().drop_guard();
         for slot in (0..Slot::COUNT).filter_map(Slot::new).filter(|s| self.shared.config.slots.contains(*s)) {

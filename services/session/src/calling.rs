@@ -13,6 +13,7 @@ use mcp::edit::ObjectEditor;
 use mcp::rpc::RpcError;
 use mcp::{Json, Method, Revision, code, edit, scan};
 
+use crate::observe::Asking;
 use crate::registries::Registries;
 use crate::registries::call::{self, Call, Heard};
 
@@ -114,7 +115,7 @@ fn start(registries: &Arc<Registries>, caller: &Caller, operation: Operation, wi
     else {
         return Opened::Now(CallFrame::Lost { reason: "no_randomness", not_executed: true });
     };
-    let call = Call::new(route, begin, context);
+    let call = Call::new(registries.observed(), route, begin, context);
     let frames = call.clone().begin();
     Opened::Frames(call, frames)
 }
@@ -130,14 +131,21 @@ fn complete(registries: &Arc<Registries>, caller: &Caller, wish: &Wish<'_>) -> O
         return Opened::Now(CallFrame::Lost { reason: "no_randomness", not_executed: true });
     };
     let own = with_own_name(params, &route.entry.own);
+    let revision = wish.context.revision;
+    let mut asking =
+        Asking::begin(registries.observed(), &route, Method::Complete, &route.entry.own, revision);
+    let scope = asking.scope();
     let answer = async move {
-        match call::ask_patiently(|| route.link.port.complete(context.clone(), own.clone())).await {
+        let frame = match call::ask_patiently(|| route.link.port.complete(context.clone(), own.clone())).await
+        {
             Ok(answer) => outcome(answer),
             Err(error) if error.code == api::Code::Unimplemented => outcome(Ok(no_completions())),
             Err(error) => call::lost(&error),
-        }
+        };
+        asking.heard(&frame);
+        frame
     };
-    Opened::Once(answer.boxed())
+    Opened::Once(scope.within(answer).boxed())
 }
 
 fn outcome(answer: Result<Json, RpcError>) -> CallFrame {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use api::registry::RegistryClient;
 use api::{Epoch, KeyRing, Registry};
 use chassis::grpc::channel::{AddressError, dial_with};
+use chassis::process::Process;
 use chassis::tls::Dialler;
 
 use crate::config::Config;
@@ -31,6 +32,8 @@ pub struct Deps {
     pub epoch: Epoch,
     /// The registries.
     pub registries: Vec<RegistryPeer>,
+    /// Where this role counts, and says how it is.
+    pub process: Process,
 }
 
 /// Why a dependency cannot be used.
@@ -54,6 +57,7 @@ impl Deps {
             store: Arc::new(Memory::default()),
             epoch: Self::epoch_of_this_start(),
             registries: registries.collect::<Result<_, _>>()?,
+            process: Process::default(),
         })
     }
 

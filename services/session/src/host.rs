@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::actor::Actor;
 use crate::config::Config;
 use crate::facts::Facts;
+use crate::observe::Observed;
 use crate::refuse;
 use crate::registries::Registries;
 use crate::residents::{Letter, READER_QUEUE, Reader, Resident, Residents, Undelivered, Visitor};
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) mesh: Arc<str>,
     pub(crate) store: Arc<dyn SessionStore>,
     pub(crate) registries: Arc<Registries>,
+    pub(crate) observed: Arc<Observed>,
     pub(crate) facts: Facts,
     pub(crate) residents: Residents,
     pub(crate) ready: watch::Sender<bool>,
@@ -52,6 +54,27 @@ impl Shared {
     /// Requests of one session should reach the same replica; registries must not learn the session id.
     pub(crate) fn affinity_of(&self, id: &SessionId) -> String {
         Sha256::digest(id.as_str()).iter().take(8).map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Counts what is here whenever somebody reads the metrics.
+    pub(crate) fn watch(&self) {
+        let this = self.this.clone();
+        let gauges = [
+            ("trunkline_sessions", "Sessions on this node"),
+            ("trunkline_sessions_active", "Sessions on this node that have something under way"),
+            ("trunkline_session_letters_waiting", "Messages that wait in the queues of sessions"),
+            (
+                "trunkline_registry_releases_waiting",
+                "Finished invocations that registries have not been told to forget",
+            ),
+            ("trunkline_registry_cancels_waiting", "Cancellations that registries have not been told of"),
+        ];
+        self.observed.watch(&gauges, move || {
+            let shared = this.upgrade()?;
+            let (all, active, letters) = shared.residents.census();
+            let (releases, cancels) = shared.registries.waiting();
+            Some(vec![all, active, letters, releases, cancels])
+        });
     }
 
     /// A watched resource has changed.
@@ -111,6 +134,7 @@ impl Shared {
             machine,
             version: stored.version,
             subscriptions: std::collections::HashMap::new(),
+            begun: chassis::clock::unix_millis(),
             is_restored: true,
         }));
         Ok(())
@@ -231,8 +255,10 @@ impl Host {
             machine: Session::new(settings, chassis::clock::unix_millis()),
             version: 0,
             subscriptions: std::collections::HashMap::new(),
+            begun: chassis::clock::unix_millis(),
             is_restored: false,
         }));
+        shared.observed.begun();
         Ok(Ok(id))
     }
 

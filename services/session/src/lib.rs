@@ -14,6 +14,7 @@ mod facts;
 mod host;
 mod listen;
 mod modern;
+mod observe;
 mod perform;
 mod refuse;
 mod registries;

@@ -171,7 +171,7 @@ fn retry(
     let own = if operation == Operation::Read { target } else { route.entry.own.clone() };
     let begin =
         Start { operation, target: own, params: Exchange::payload(&admitted.params), continuation: None };
-    let call = Call::new(route, begin, context);
+    let call = Call::new(&shared.observed, route, begin, context);
     Ok(Prepared::Retry {
         call,
         round: state.round,

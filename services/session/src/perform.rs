@@ -7,10 +7,12 @@ use futures::{StreamExt as _, stream};
 use machines::journal::JournalState;
 use machines::{CallContext, CallFrame, CallId, Effect, Effects, Input, Millis};
 use mcp::rpc::RpcError;
-use mcp::{Json, Method};
+use mcp::{Json, Method, Revision};
 
 use crate::actor::{Actor, News};
 use crate::calling::{self, Opened, Wish};
+use crate::observe::Asking;
+use crate::registries::Route;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::{self, Listener, Watches};
 
@@ -127,10 +129,15 @@ impl Actor {
             return self.pending.push_back(Input::Frame { call, frame });
         };
         let listener = self.listener();
-        let outcome = async move {
-            let subscribed = Watches::subscribe(&link, &entry.source.registry, &uri, listener).await;
+        let revision = self.resident.machine.revision().unwrap_or(Revision::LATEST_OLDER);
+        let route = Route { link: link.clone(), entry };
+        let asking = Asking::begin(&self.shared.observed, &route, Method::ResourcesSubscribe, &uri, revision);
+        let scope = asking.scope();
+        let outcome = scope.within(async move {
+            let subscribed = Watches::subscribe(&link, &route.entry.source.registry, &uri, listener).await;
+            asking.finish(&subscribed);
             News::Subscribed(call, uri, subscribed)
-        };
+        });
         self.news.push(stream::once(outcome).boxed());
     }
 

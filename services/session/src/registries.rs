@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::catalogue::{Catalogue, Entry, SourceKey};
 pub(crate) use self::link::Link;
 use crate::deps::RegistryPeer;
+use crate::observe::Observed;
 
 /// How many unheard changes are kept per listener; a listener that falls behind is told that every list has changed.
 const CHANGE_QUEUE: usize = 64;
@@ -42,6 +43,7 @@ pub(crate) struct Registries {
     bell: Notify,
     settled: watch::Sender<usize>,
     page_size: usize,
+    observed: Arc<Observed>,
 }
 
 /// Where a request goes.
@@ -53,8 +55,16 @@ pub(crate) struct Route {
 
 impl Registries {
     /// Opens nothing yet; see [`Registries::run`].
-    pub(crate) fn new(peers: Vec<RegistryPeer>, page_size: usize, grace: Duration) -> Arc<Self> {
-        let link = |(index, peer)| Arc::new(Link::new(index, peer, grace));
+    pub(crate) fn new(
+        peers: Vec<RegistryPeer>,
+        page_size: usize,
+        grace: Duration,
+        observed: Arc<Observed>,
+    ) -> Arc<Self> {
+        let link = |(index, peer): (usize, RegistryPeer)| {
+            let up = observed.link(&peer.address);
+            Arc::new(Link::new(index, peer, grace, up))
+        };
         let links = peers.into_iter().enumerate().map(link).collect();
         Arc::new(Self {
             links,
@@ -64,6 +74,7 @@ impl Registries {
             bell: Notify::new(),
             settled: watch::channel(0).0,
             page_size,
+            observed,
         })
     }
 
@@ -104,6 +115,19 @@ impl Registries {
 
     fn one_settled(&self) {
         self.settled.send_modify(|count| *count += 1);
+    }
+
+    /// Where requests to registries are counted.
+    pub(crate) const fn observed(&self) -> &Arc<Observed> {
+        &self.observed
+    }
+
+    /// How many invocations wait to be released, and to be cancelled.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        self.links
+            .iter()
+            .map(|link| link.waiting())
+            .fold((0, 0), |sum, link| (sum.0 + link.0, sum.1 + link.1))
     }
 
     /// What is served at present.

@@ -32,6 +32,8 @@ pub(crate) struct Resident {
     /// Number of commits so far.
     pub(crate) version: u64,
     pub(crate) subscriptions: HashMap<String, Subscription>,
+    /// When it began, or was loaded.
+    pub(crate) begun: Millis,
     /// Loaded from the store, and nothing of it is under way here yet.
     pub(crate) is_restored: bool,
 }
@@ -178,6 +180,27 @@ impl Residents {
             self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).sessions.len()).sum();
         let counts = self.per_principal.lock().unwrap_or_else(PoisonError::into_inner);
         (all, counts.get(principal).copied().unwrap_or(0))
+    }
+
+    /// Number of sessions.
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).sessions.len()).sum()
+    }
+
+    /// Number of sessions, of active ones, and of letters in their queues.
+    pub(crate) fn census(&self) -> (usize, usize, usize) {
+        let (mut all, mut active, mut letters) = (0, 0, 0);
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            all += shard.sessions.len();
+            for entry in shard.sessions.values() {
+                if let Some(Cell::Active { mailbox, .. }) = &entry.cell {
+                    active += 1;
+                    letters += mailbox.max_capacity() - mailbox.capacity();
+                }
+            }
+        }
+        (all, active, letters)
     }
 
     /// Takes a session in. One that is there already stays.
@@ -356,6 +379,7 @@ mod tests {
             machine: Session::new(Settings::default(), 0),
             version: 0,
             subscriptions: HashMap::new(),
+            begun: 0,
             is_restored: false,
         })
     }

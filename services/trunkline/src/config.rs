@@ -22,6 +22,7 @@ pub(crate) struct Config {
     pub(crate) keys: Keys,
     pub(crate) mtls: chassis::tls::Config,
     pub(crate) telemetry: chassis::telemetry::Config,
+    pub(crate) admin: chassis::admin::Config,
     pub(crate) limits: Limits,
     pub(crate) runtime: Runtime,
 }

@@ -7,15 +7,18 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use chassis::admin::{self, Admin};
 use chassis::config::{self, ConfigError, Loaded};
 use chassis::drain::Signals;
 use chassis::entry::{self, Flags};
+use chassis::process::Process;
 use chassis::serve::{Group, Stopped};
 use chassis::telemetry;
 use chassis::workers::Pool;
 use tokio::runtime::Runtime;
 
 use crate::config::Config;
+use crate::role::Role;
 
 /// Why the process does not run, or ran and failed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,7 @@ pub(crate) fn configuration(flags: &Flags, section: &str) -> Result<Option<Loade
         .collect();
     let loaded = flags.load::<Config>(section, &environment)?;
     telemetry::check(&loaded.config.telemetry).map_err(Failure::refused)?;
+    admin::check(&loaded.config.admin).map_err(Failure::refused)?;
     if flags.dump_config {
         let text = config::dump(&loaded.config).map_err(Failure::failed)?;
         entry::print(text.trim_end()).map_err(Failure::failed)?;
@@ -94,16 +98,26 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)
 }
 
+/// What this process is called.
+fn node<'a>(names: &[&'static str], config: &'a Config) -> &'a str {
+    let has_sessions = names.contains(&Role::Session.name());
+    match (config.telemetry.node.as_str(), has_sessions) {
+        ("", true) => &config.session.node,
+        ("", false) => names.first().copied().unwrap_or_default(),
+        (node, _) => node,
+    }
+}
+
 /// Runs until it is told to stop. `start` builds, binds and starts the roles of `names`.
 pub(crate) fn run<F>(
     names: &[&'static str],
     config: Config,
-    start: impl FnOnce(Config) -> F,
+    start: impl FnOnce(Config, Process) -> F,
 ) -> Result<(), Failure>
 where
     F: Future<Output = Result<Group, Failure>>,
 {
-    let process = chassis::process::Process::new(names.first().copied().unwrap_or_default());
+    let process = Process::new(node(names, &config));
     // Flushed last, when the runtime with everything that could still log is gone.
     let _telemetry = telemetry::init(names, &config.telemetry, &process).map_err(Failure::refused)?;
     let grace = Duration::from_secs(config.limits.drain_grace_s);
@@ -111,7 +125,15 @@ where
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().map_err(Failure::failed)?;
-        let group = start(config).await?;
+        let admin = Admin::bind(&config.admin, process.clone()).await.map_err(Failure::refused)?;
+        let mut group = start(config, process.clone()).await?;
+        group.report_to(&process.health);
+        if let Some(admin) = admin {
+            entry::announce("admin", &admin.url()).map_err(Failure::failed)?;
+            // Last, so that a drain can be watched.
+            group.start("admin", |stop| admin.serve(stop));
+        }
+        process.health.started();
         match group.run(&mut signals, grace).await.map_err(Failure::failed)? {
             Stopped::Drained => Ok(()),
             Stopped::CutShort(roles) => {

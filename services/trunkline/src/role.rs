@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use api::KeyRing;
 use chassis::config::Loaded;
 use chassis::entry::{self, Flags};
+use chassis::process::Process;
 use chassis::serve::{self, Group, Incoming};
 use chassis::tls::{self, Dialler, Mesh};
 use tokio::net::TcpListener;
@@ -66,10 +67,12 @@ pub(crate) fn run(role: Role, flags: &Flags) -> Result<(), Failure> {
         if let Ok(address) = role.address(&loaded.config).parse() {
             check_listen(role, &mesh, address)?;
         }
-        process::runtime()?.block_on(build(role, &loaded.config, keys, &mesh))?;
+        process::runtime()?.block_on(build(role, &loaded.config, keys, &mesh, &Process::default()))?;
         return process::accepted();
     }
-    process::run(&[role.name()], loaded.config, |config| start(role, config, keys, mesh))
+    process::run(&[role.name()], loaded.config, |config, process| {
+        start(role, config, keys, mesh, process)
+    })
 }
 
 /// The keys of the roles that sign and seal. They must be configured: made up here, they would not be the others' keys.
@@ -113,7 +116,13 @@ pub(crate) fn to_registries(mesh: &Mesh) -> Result<Dialler, Failure> {
     mesh.dialler(&[tls::Role::Registry, tls::Role::Bridge]).map_err(Failure::refused)
 }
 
-async fn build(role: Role, config: &Config, keys: Option<KeyRing>, mesh: &Mesh) -> Result<Built, Failure> {
+async fn build(
+    role: Role,
+    config: &Config,
+    keys: Option<KeyRing>,
+    mesh: &Mesh,
+    process: &Process,
+) -> Result<Built, Failure> {
     // Only roles that have keys get here without any.
     let keys = || keys.ok_or_else(|| Failure::refused("no keys"));
     match role {
@@ -125,8 +134,9 @@ async fn build(role: Role, config: &Config, keys: Option<KeyRing>, mesh: &Mesh) 
         }
         Role::Session => {
             let dialler = to_registries(mesh)?;
-            let deps =
+            let mut deps =
                 session::Deps::connect(&config.session, keys()?, &dialler).map_err(Failure::refused)?;
+            deps.process = process.clone();
             session::App::build(config.session.clone(), deps).map(Built::Session).map_err(Failure::refused)
         }
         Role::Tools => tools(config).await.map(Built::Tools),
@@ -150,11 +160,17 @@ pub(crate) async fn prompts(config: &Config) -> Result<prompt_registry::App, Fai
     prompt_registry::App::build(&config.prompt_registry, deps).map_err(Failure::refused)
 }
 
-async fn start(role: Role, config: Config, keys: Option<KeyRing>, mesh: Mesh) -> Result<Group, Failure> {
+async fn start(
+    role: Role,
+    config: Config,
+    keys: Option<KeyRing>,
+    mesh: Mesh,
+    process: Process,
+) -> Result<Group, Failure> {
     let listener = bind(role, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     check_listen(role, &mesh, address)?;
-    let built = build(role, &config, keys, &mesh).await?;
+    let built = build(role, &config, keys, &mesh, &process).await?;
     let name = role.name();
     let mut group = Group::new();
     match built {

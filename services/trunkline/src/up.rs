@@ -6,6 +6,7 @@ use std::sync::Arc;
 use api::{KeyRing, Registry};
 use chassis::clock;
 use chassis::entry;
+use chassis::process::Process;
 use chassis::serve::{Group, Incoming};
 use chassis::tls::Dialler;
 use placement::Static;
@@ -42,11 +43,11 @@ pub(crate) fn run(up: &Up) -> Result<(), Failure> {
     let traces = up.trace_ui.as_deref().map(TraceUi::start).transpose()?;
     let elsewhere = std::mem::take(&mut config.telemetry.endpoint);
     config.telemetry.endpoint = traces.as_ref().map_or_else(|| elsewhere.clone(), TraceUi::otlp);
-    process::run(&Role::ALL.map(Role::name), config, async |config| {
+    process::run(&Role::ALL.map(Role::name), config, async |config, process| {
         if traces.is_some() && !elsewhere.is_empty() {
             tracing::warn!(endpoint = elsewhere, "spans go to --trace-ui and not to telemetry.endpoint");
         }
-        start(up, config, traces.as_ref()).await
+        start(up, config, traces.as_ref(), &process).await
     })
 }
 
@@ -57,14 +58,19 @@ async fn check(up: &Up, config: Config) -> Result<(), Failure> {
         true => KeyRing::single("check", clock::random().map_err(Failure::failed)?),
         false => config.keys.ring().map_err(Failure::refused)?,
     };
-    build(&config, keys, more(up, &config)?).await.map(drop)
+    build(&config, keys, more(up, &config)?, &Process::default()).await.map(drop)
 }
 
-async fn start(up: &Up, mut config: Config, traces: Option<&TraceUi>) -> Result<Group, Failure> {
+async fn start(
+    up: &Up,
+    mut config: Config,
+    traces: Option<&TraceUi>,
+    process: &Process,
+) -> Result<Group, Failure> {
     let keys = equip(&mut config, &up.data)?;
     let listener = role::bind(Role::Gateway, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
-    let Mesh { gateway, session, tools, resources, prompts } = build(&config, keys, more(up, &config)?).await?;
+    let Mesh { gateway, session, tools, resources, prompts } = build(&config, keys, more(up, &config)?, process).await?;
     let mut group = Group::new();
     role::gateway_role(&mut group, gateway, listener);
     group.start(Role::Session.name(), |stop| session.serve(Incoming::None, stop));
@@ -101,7 +107,7 @@ fn equip(config: &mut Config, data: &Path) -> Result<KeyRing, Failure> {
     config.keys.ring().map_err(Failure::refused)
 }
 
-async fn build(config: &Config, keys: KeyRing, more: Vec<RegistryPeer>) -> Result<Mesh, Failure> {
+async fn build(config: &Config, keys: KeyRing, more: Vec<RegistryPeer>, process: &Process) -> Result<Mesh, Failure> {
     let tools = role::tools(config).await?;
     let resources = role::resources(config).await?;
     let prompts = role::prompts(config).await?;
@@ -115,6 +121,7 @@ async fn build(config: &Config, keys: KeyRing, more: Vec<RegistryPeer>) -> Resul
     ];
     deps.registries.extend(neighbours.map(|(role, port)| neighbour(role, port)));
     deps.registries.extend(more);
+    deps.process = process.clone();
     let session = session::App::build(config.session.clone(), deps).map_err(Failure::refused)?;
     let deps = gateway::Deps {
         keys,

@@ -68,6 +68,12 @@ pub(super) fn is_current_recorded() -> bool {
     CURRENT.with_borrow(Scope::is_recorded)
 }
 
+/// Whether anything is recorded at all.
+#[must_use]
+pub fn is_exporting() -> bool {
+    Tracer::current().is_some()
+}
+
 /// Whether arguments and results may be recorded.
 #[must_use]
 pub fn records_content() -> bool {
@@ -211,9 +217,9 @@ impl Scope {
     }
 
     /// Marks the span as failed. `kind` is the low-cardinality `error.type`.
-    pub fn fail(&self, kind: &'static str, description: &str) {
+    pub fn fail(&self, kind: impl Into<Cow<'static, str>>, description: &str) {
         if let Some(live) = &self.live {
-            live.span().set_attribute(KeyValue::new("error.type", kind));
+            live.span().set_attribute(KeyValue::new("error.type", kind.into()));
             live.span().set_status(Status::error(description.to_owned()));
         }
     }

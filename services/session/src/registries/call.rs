@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use api::registry::{Context, Frame, FrameBody, Frames, InputRequired, InputResponse, Operation, Start};
 use api::{Code, Detail, Error};
+use chassis::telemetry::Scope;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use machines::CallFrame;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Route;
 use crate::calling::new_invocation;
+use crate::observe::{Asking, Observed};
 
 /// Between two attempts to come back to an invocation.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -39,6 +41,8 @@ pub(crate) struct Call {
     last: AtomicU64,
     /// Endings heard so far, one for each round.
     endings: AtomicU64,
+    asking: Mutex<Asking>,
+    scope: Scope,
 }
 
 /// How to go on when a stream breaks.
@@ -57,9 +61,24 @@ struct State {
 }
 
 impl Call {
-    pub(crate) fn new(route: Route, begin: Start, context: Context) -> Arc<Self> {
+    pub(crate) fn new(observed: &Arc<Observed>, route: Route, begin: Start, context: Context) -> Arc<Self> {
+        let asking = Asking::of_start(observed, &route, &begin, context.revision);
         let state = Mutex::new(State { context, instance: None });
-        Arc::new(Self { route, begin, state, last: AtomicU64::new(0), endings: AtomicU64::new(0) })
+        Arc::new(Self {
+            route,
+            begin,
+            state,
+            last: AtomicU64::new(0),
+            endings: AtomicU64::new(0),
+            scope: asking.scope(),
+            asking: Mutex::new(asking),
+        })
+    }
+
+    /// Takes note of what is passed on.
+    fn note(&self, frame: CallFrame) -> CallFrame {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner).heard(&frame);
+        frame
     }
 
     pub(crate) fn context(&self) -> Context {
@@ -111,7 +130,8 @@ impl Call {
         again: Again,
     ) -> BoxStream<'static, Heard> {
         let before = self.endings.load(Ordering::Relaxed);
-        async_stream::stream! {
+        let scope = self.scope.clone();
+        let frames = async_stream::stream! {
             let mut opened = first.await;
             let mut patience = None;
             loop {
@@ -134,7 +154,7 @@ impl Call {
                         if ending {
                             // Heard before by nobody, though its number was: numbers that do not rise are a defect.
                             if self.endings.load(Ordering::Relaxed) == before {
-                                yield Heard::Frame(FAILED);
+                                yield Heard::Frame(self.note(FAILED));
                             }
                             return;
                         }
@@ -144,13 +164,13 @@ impl Call {
                 match self.come_back(&again, broken, until).await {
                     Ok(frames) => opened = Ok(frames),
                     Err(frame) => {
-                        yield Heard::Frame(frame);
+                        yield Heard::Frame(self.note(frame));
                         return;
                     }
                 }
             }
-        }
-        .boxed()
+        };
+        scope.within(frames).boxed()
     }
 
     /// After a stream that broke, or was not opened: what is kept is come back to, what is safe to repeat is sent again, the
@@ -226,7 +246,7 @@ impl Call {
         if frame.body.is_ending() {
             self.endings.fetch_add(1, Ordering::Relaxed);
         }
-        Some(Heard::Frame(match frame.body {
+        Some(Heard::Frame(self.note(match frame.body {
             FrameBody::Accepted { instance, .. } => {
                 self.state.lock().unwrap_or_else(PoisonError::into_inner).instance = Some(instance.clone());
                 CallFrame::Accepted { instance }
@@ -240,7 +260,7 @@ impl Call {
             FrameBody::Result(_) | FrameBody::Task(_) => FAILED,
             FrameBody::Error(error) => CallFrame::Error(error),
             FrameBody::InputRequired(input) => return Some(Heard::InputRequired(input)),
-        }))
+        })))
     }
 
     /// What to start a handler with that has returned and is called again.

@@ -26,6 +26,8 @@ pub(crate) struct Source {
     pub(crate) namespace: String,
     pub(crate) capabilities: Option<Json>,
     pub(crate) instructions: String,
+    /// Of the content, for people.
+    pub(crate) version: String,
     pub(crate) lists: BTreeMap<Kind, List>,
 }
 
@@ -292,6 +294,7 @@ mod tests {
             key: SourceKey { link, registry: "r".into() },
             namespace: namespace.into(),
             capabilities: None,
+            version: String::new(),
             instructions: String::new(),
             lists: BTreeMap::from([(kind, list)]),
         }

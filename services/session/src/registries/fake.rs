@@ -65,7 +65,7 @@ impl Fake {
     pub(super) fn link(self) -> (Arc<Link>, Arc<Self>) {
         let fake = Arc::new(self);
         let peer = RegistryPeer { address: "fake".into(), namespace: None, port: fake.clone() };
-        (Arc::new(Link::new(0, peer, Duration::ZERO)), fake)
+        (Arc::new(Link::new(0, peer, Duration::ZERO, Default::default())), fake)
     }
 
     fn opened(&self, verb: &'static str, context: Context, after: u64) -> Result<Frames, Error> {

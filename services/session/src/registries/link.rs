@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use api::registry::{CatalogEvent, Context, Kind, Page, Registry, RegistryDescription};
 use api::{Error, Principal};
+use chassis::metrics::Gauge;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use mcp::Revision;
@@ -48,6 +49,8 @@ pub(crate) struct Link {
     cancels: Mutex<Vec<(Context, String)>>,
     /// Rung when there is something to cancel.
     bell: Notify,
+    /// Whether it is connected to.
+    up: Gauge,
     /// Resource subscriptions at this process.
     pub(crate) watches: Watches,
 }
@@ -65,7 +68,7 @@ enum End {
 }
 
 impl Link {
-    pub(crate) fn new(index: usize, peer: RegistryPeer, grace: Duration) -> Self {
+    pub(crate) fn new(index: usize, peer: RegistryPeer, grace: Duration, up: Gauge) -> Self {
         Self {
             index,
             address: peer.address,
@@ -77,7 +80,19 @@ impl Link {
             releases: Mutex::default(),
             cancels: Mutex::default(),
             bell: Notify::new(),
+            up,
         }
+    }
+
+    /// Version of the content of a registry, as it says.
+    pub(crate) fn version_of(&self, registry: &str) -> Option<String> {
+        self.locked().get(registry).map(|source| source.version.clone()).filter(|version| !version.is_empty())
+    }
+
+    /// How many invocations wait to be released, and to be cancelled.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner).len();
+        (releases, self.cancels.lock().unwrap_or_else(PoisonError::into_inner).len())
     }
 
     /// Where it is, as configured.
@@ -120,6 +135,7 @@ impl Link {
                 () = shutdown.cancelled() => End::Shutdown,
                 end = self.follow(&all, &mut reached, &mut settled) => end,
             };
+            self.up.set(0);
             let End::Lost(error) = end else { return };
             if !std::mem::replace(&mut settled, true) {
                 all.one_settled();
@@ -163,6 +179,7 @@ impl Link {
             Err(error) => return error,
         };
         *reached = true;
+        self.up.set(1);
         if !std::mem::replace(settled, true) {
             all.one_settled();
         }
@@ -247,6 +264,7 @@ impl Link {
             namespace,
             capabilities: registry.capabilities.clone(),
             instructions: registry.instructions.clone(),
+            version: registry.version.clone(),
             lists,
         }))
     }

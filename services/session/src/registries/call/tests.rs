@@ -4,6 +4,8 @@ use mcp::Json;
 use super::super::catalogue::{Entry, SourceKey};
 use super::super::fake::{Fake, Manner, Opened};
 use super::super::link::own_context;
+use chassis::metrics::Metrics;
+
 use super::*;
 
 fn accepted(instance: &str) -> FrameBody {
@@ -50,7 +52,7 @@ async fn told(
     context.owner = owned.then_some((Slot::new(1).unwrap(), Epoch(1)));
     context.deadline = Some(std::time::Instant::now() + Duration::from_secs(3600));
     let begin = Start { operation, target: "t".into(), params: Json::empty_object(), continuation: None };
-    let heard = go(Call::new(route, begin, context)).collect().await;
+    let heard = go(Call::new(&Observed::new(&Metrics::default()), route, begin, context)).collect().await;
     let asked = fake.asked.lock().unwrap().clone();
     let invocations = asked.iter().map(|(_, invocation, _)| invocation.clone()).collect();
     Told { heard, asked: asked.into_iter().map(|(verb, _, after)| (verb, after)).collect(), invocations }
