@@ -27,6 +27,7 @@ mod handshake;
 mod hostile;
 mod http_sse;
 mod listen;
+mod mutual;
 mod processes;
 mod proxy;
 mod registries;

@@ -23,6 +23,8 @@ use crate::client::Client;
 
 pub mod mutual;
 
+pub mod mutual;
+
 /// How the roles are put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topology {

@@ -6,5 +6,6 @@ mod process;
 
 mod configuration;
 mod lifecycle;
+mod mtls;
 mod trace;
 mod trace_ui;
