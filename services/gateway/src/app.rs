@@ -1,38 +1,36 @@
 //! Building a gateway and serving connections.
 
 use std::io;
-use std::net::{self, IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::KeyRing;
-use axum::Router;
 use chassis::clock;
 use chassis::drain::Shutdown;
+use chassis::tls::{Acceptor, File, FileError, Protocols};
 use chassis::workers::Workers;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_io_timeout::TimeoutStream;
+use tokio::time::Instant;
 
+use crate::auth::Authenticate;
 use crate::config::Config;
+use crate::connection::{self, Patience, Terms};
 use crate::deps::Deps;
 use crate::forward::Forward;
 use crate::http;
+use crate::http::body;
+use crate::http::caller::Ask;
 use crate::http::origin::{EntryError, Rules};
+use crate::http::sse::Stalls;
+use crate::http::stack::{Around, Sizes};
+use crate::limits::Limits;
 
-/// Also bounds how long an idle connection is kept, so it is longer than the patience of common proxies.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
-/// More than the header limit, so that a request beyond that is answered and not cut off.
-const READ_BUFFER: usize = 64 << 10;
-const HTTP2_STREAMS: u32 = 100;
-const HTTP2_HEADER_LIST: u32 = 16 << 10;
-const HTTP2_PENDING_RESETS: usize = 20;
-const HTTP2_PING: Duration = Duration::from_secs(20);
 /// Before trying again when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Session nodes take messages of 8 MiB with everything around them.
+const MOST_BODY: usize = 7 << 20;
 
 /// A gateway. Cheap to clone: one can be served by several runtimes at a time.
 #[derive(Clone)]
@@ -43,10 +41,20 @@ pub struct App {
 struct Shared {
     keys: KeyRing,
     forward: Forward,
+    auth: Arc<dyn Authenticate>,
     rules: Rules,
-    paths: Paths,
+    paths: Arc<Paths>,
+    tls: Option<Acceptor>,
+    /// Whether anybody may call from other machines.
+    is_open: bool,
+    limits: Arc<Limits>,
+    stalls: Arc<Stalls>,
+    patience: Arc<Patience>,
+    sizes: Sizes,
+    body: body::Bounds,
     keep_alive: Duration,
     write_stall: Duration,
+    stream_max_age: Option<Duration>,
 }
 
 /// Where the endpoints are; no two are the same.
@@ -75,6 +83,21 @@ pub enum BuildError {
          clients use in the URL, for example allowed_hosts = [\"mesh.example.com\"], or listen on 127.0.0.1"
     )]
     Public(String),
+    /// Other machines can reach the gateway, and nobody has to say who they are.
+    #[error(
+        "gateway.listen is {0:?}, which other machines can reach, and [auth] lets nobody in from there: configure \
+         auth.keys or auth.issuers, or listen on 127.0.0.1; gateway.insecure_no_auth = true lets everybody in"
+    )]
+    NoAuth(String),
+    /// One of the two files of TLS is missing.
+    #[error("gateway.{0} is set and gateway.{1} is not: HTTPS needs both, a PEM file each")]
+    HalfTls(&'static str, &'static str),
+    /// A file of TLS cannot be used.
+    #[error("{0}")]
+    Tls(#[from] FileError),
+    /// More than session nodes take.
+    #[error("gateway.max_body_bytes is {0}: session nodes take at most 7340032")]
+    Body(usize),
     /// A path is none.
     #[error("gateway.{key}: {value:?} is not a path: write for example {example:?}")]
     Path {
@@ -107,10 +130,16 @@ pub enum ServeError {
         "other machines can reach {0}, and gateway.allowed_hosts is empty: list the names clients use in the URL"
     )]
     Public(SocketAddr),
+    /// The same, and nobody has to say who they are.
+    #[error(
+        "other machines can reach {0}, and [auth] lets nobody in from there: configure it, or set \
+         gateway.insecure_no_auth = true"
+    )]
+    NoAuth(SocketAddr),
 }
 
 impl App {
-    /// Checks the configuration. Opens nothing, starts nothing.
+    /// Checks the configuration and reads the files of TLS. Starts nothing.
     ///
     /// # Errors
     /// [`BuildError`] naming the setting and what to write.
@@ -121,17 +150,38 @@ impl App {
         let rules = Rules::new(&config.allowed_hosts, &config.allowed_origins)?;
         let loopback = host == "localhost"
             || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback());
+        let is_open = config.insecure_no_auth;
         if !loopback && rules.no_hosts() {
             return Err(BuildError::Public(config.listen.clone()));
         }
-        let paths = Paths::read(config)?;
+        if !loopback && !is_open && !deps.auth.admits_remote() {
+            return Err(BuildError::NoAuth(config.listen.clone()));
+        }
+        if config.max_body_bytes > MOST_BODY {
+            return Err(BuildError::Body(config.max_body_bytes));
+        }
+        let paths = Arc::new(Paths::read(config)?);
         let seed = clock::random::<8>().map_err(|error| BuildError::Random(error.to_string()))?;
         let timeout = Duration::from_secs(config.request_timeout_s.max(1));
-        let forward = Forward::new(deps.locator, deps.peers, timeout, u64::from_le_bytes(seed));
-        let keep_alive = Duration::from_secs(config.keep_alive_s.max(1));
-        let write_stall = Duration::from_secs(config.write_stall_s.max(1));
+        let max_age = Duration::from_secs(config.stream_max_age_s);
         Ok(Self {
-            shared: Arc::new(Shared { keys: deps.keys, forward, rules, paths, keep_alive, write_stall }),
+            shared: Arc::new(Shared {
+                keys: deps.keys,
+                forward: Forward::new(deps.locator, deps.peers, timeout, u64::from_le_bytes(seed)),
+                auth: deps.auth,
+                rules,
+                paths,
+                tls: tls(config)?,
+                is_open,
+                limits: Arc::new(Limits::new(config)),
+                stalls: Stalls::new(),
+                patience: Arc::new(Patience::new(config)),
+                sizes: Sizes::new(config),
+                body: body::Bounds::new(config),
+                keep_alive: Duration::from_secs(config.keep_alive_s.max(1)),
+                write_stall: Duration::from_secs(config.write_stall_s.max(1)),
+                stream_max_age: (!max_age.is_zero()).then_some(max_age),
+            }),
         })
     }
 
@@ -146,18 +196,28 @@ impl App {
         if !loopback && self.shared.rules.no_hosts() {
             return Err(ServeError::Public(address));
         }
-        let guard = Arc::new(self.shared.rules.guard(loopback));
-        let edge = Edge { shared: self.shared.clone(), shutdown: shutdown.clone() };
-        let router = http::routes(&self.shared.paths, edge, guard);
+        if !loopback && !self.shared.is_open && !self.shared.auth.admits_remote() {
+            return Err(ServeError::NoAuth(address));
+        }
+        let stack = self.stack(loopback, &shutdown);
+        let stalls = self.shared.stalls.watch(self.shared.write_stall);
+        tokio::pin!(stalls);
         let mut connections = JoinSet::new();
         let workers = Workers::current();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _peer)) => {
-                        let stall = self.shared.write_stall;
+                    Ok((stream, peer)) => {
+                        // Beyond the limit there is nothing to say, least of all a handshake.
+                        let Some(admission) = self.shared.limits.connection(peer.ip()) else { continue };
                         let Ok(stream) = stream.into_std() else { continue };
-                        let serving = connection(stream, stall, router.clone(), shutdown.clone());
+                        let terms = Terms {
+                            patience: self.shared.patience.clone(),
+                            tls: self.shared.tls.clone(),
+                            stack: stack.clone(),
+                            shutdown: shutdown.clone(),
+                        };
+                        let serving = connection::serve(stream, peer.ip(), admission, terms);
                         connections.spawn_on(serving, &workers.handles()[workers.deal()]);
                     }
                     Err(error) => {
@@ -166,15 +226,47 @@ impl App {
                     }
                 },
                 Some(ended) = connections.join_next(), if !connections.is_empty() => log_panic(ended),
+                () = &mut stalls => {}
                 () = shutdown.requested() => break,
             }
         }
         drop(listener);
         tokio::select! {
             () = async { while let Some(ended) = connections.join_next().await { log_panic(ended) } } => {}
+            () = stalls => {}
             () = shutdown.expired() => {}
         }
         Ok(())
+    }
+
+    /// What every request goes through.
+    fn stack(&self, loopback: bool, shutdown: &Shutdown) -> impl http::Stack {
+        let edge = Edge { shared: self.shared.clone(), shutdown: shutdown.clone() };
+        let is_open = self.shared.is_open;
+        let auth = self.shared.auth.clone();
+        let with = Around {
+            ask: Ask::new(auth, &self.shared.paths, loopback, is_open),
+            guard: Arc::new(self.shared.rules.guard(loopback)),
+            limits: self.shared.limits.clone(),
+            paths: self.shared.paths.clone(),
+            sizes: self.shared.sizes,
+        };
+        http::around(http::routes(&self.shared.paths, edge), with)
+    }
+}
+
+/// HTTPS, if it is configured.
+fn tls(config: &Config) -> Result<Option<Acceptor>, BuildError> {
+    let (certificate, key) = (&config.tls_certificate, &config.tls_key);
+    match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+        (true, true) => Ok(None),
+        (false, true) => Err(BuildError::HalfTls("tls_certificate", "tls_key")),
+        (true, false) => Err(BuildError::HalfTls("tls_key", "tls_certificate")),
+        (false, false) => {
+            let certificate = File::new("gateway.tls_certificate", certificate);
+            let key = File::new("gateway.tls_key", key);
+            Ok(Some(Acceptor::from_files(certificate, key, None, Protocols::Web)?))
+        }
     }
 }
 
@@ -182,7 +274,12 @@ impl Paths {
     fn read(config: &Config) -> Result<Self, BuildError> {
         let plain = |c: u8| c.is_ascii_alphanumeric() || b"/-_.~".contains(&c);
         let path = |key, value: &String, example| {
-            if !value.starts_with('/') || value.len() < 2 || !value.bytes().all(plain) {
+            // What is well known is ours to say.
+            if value.starts_with("/.well-known/")
+                || !value.starts_with('/')
+                || value.len() < 2
+                || !value.bytes().all(plain)
+            {
                 return Err(BuildError::Path { key, value: value.clone(), example });
             }
             Ok(value.clone())
@@ -209,8 +306,28 @@ impl Edge {
         &self.shared.keys
     }
 
+    pub(crate) fn auth(&self) -> &dyn Authenticate {
+        self.shared.auth.as_ref()
+    }
+
     pub(crate) fn forward(&self) -> &Forward {
         &self.shared.forward
+    }
+
+    pub(crate) fn body(&self) -> &body::Bounds {
+        &self.shared.body
+    }
+
+    pub(crate) fn stalls(&self) -> &Stalls {
+        &self.shared.stalls
+    }
+
+    /// When a stream that begins now is ended so that its client comes back, unless that never happens.
+    pub(crate) fn stream_end(&self) -> Option<Instant> {
+        let age = self.shared.stream_max_age?;
+        // Streams that began together should not end together.
+        let draw = u32::from(u16::from_le_bytes(clock::random().unwrap_or_default()));
+        Some(Instant::now() + age - age / 10 * draw / u32::from(u16::MAX))
     }
 
     pub(crate) fn keep_alive(&self) -> Duration {
@@ -227,41 +344,5 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
         && error.is_panic()
     {
         tracing::error!("connection panicked");
-    }
-}
-
-async fn connection(stream: net::TcpStream, stall: Duration, router: Router, shutdown: Shutdown) {
-    // From here on it belongs to this runtime.
-    let stream = match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::debug!(%error, "connection lost at once");
-            return;
-        }
-    };
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HTTP2_PING)
-        .max_concurrent_streams(HTTP2_STREAMS)
-        .max_header_list_size(HTTP2_HEADER_LIST)
-        .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS);
-    // A reader that stops reading must not hold what is meant for it for ever.
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(stall));
-    let io = TokioIo::new(Box::pin(stream));
-    let serving = server.serve_connection(io, TowerToHyperService::new(router));
-    tokio::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = shutdown.requested() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
     }
 }

@@ -6,6 +6,7 @@ use api::KeyRing;
 use chassis::tls::Dialler;
 use placement::{Locator, Static, TableError};
 
+use crate::auth::Authenticate;
 use crate::config::Config;
 use crate::peers::{Dialled, Peers};
 
@@ -18,6 +19,8 @@ pub struct Deps {
     pub locator: Arc<dyn Locator>,
     /// How to reach it.
     pub peers: Arc<dyn Peers>,
+    /// Who asks.
+    pub auth: Arc<dyn Authenticate>,
 }
 
 /// Why a dependency cannot be used.
@@ -36,10 +39,15 @@ impl Deps {
     ///
     /// # Errors
     /// [`ConnectError`] for slots that are not divided and for an address that cannot be one.
-    pub fn connect(config: &Config, keys: KeyRing, dialler: &Dialler) -> Result<Self, ConnectError> {
+    pub fn connect(
+        config: &Config,
+        keys: KeyRing,
+        dialler: &Dialler,
+        auth: Arc<dyn Authenticate>,
+    ) -> Result<Self, ConnectError> {
         let nodes = config.sessions.iter();
         let table = Static::new(nodes.clone().map(|node| (node.address.clone(), node.slots)))?;
         let peers = Dialled::new(nodes.map(|node| node.address.as_str()), dialler)?;
-        Ok(Self { keys, locator: Arc::new(table), peers: Arc::new(peers) })
+        Ok(Self { keys, locator: Arc::new(table), peers: Arc::new(peers), auth })
     }
 }

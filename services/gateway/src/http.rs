@@ -1,49 +1,79 @@
 //! The route table.
 
 pub(crate) mod admit;
+pub(crate) mod body;
+pub(crate) mod caller;
+mod cors;
 mod delete;
+mod gate;
 mod get;
 mod http_sse;
+mod metadata;
 pub(crate) mod origin;
+pub(crate) mod peer;
 mod post;
+mod quota;
 pub(crate) mod reason;
 mod reply;
-mod sse;
-mod stack;
+pub(crate) mod sse;
+pub(crate) mod stack;
 
-use std::sync::Arc;
-
+use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::any;
-use axum::{Extension, Router};
+use axum::routing::{MethodRouter, any};
 
 use self::admit::Verb;
-use self::origin::Guard;
+use self::caller::Policy;
 use self::reason::Reason;
+pub(crate) use self::stack::{Stack, around};
 use crate::app::{Edge, Paths};
 
-/// One endpoint, and the two of 2024-11-05; every other path is unknown.
-pub(crate) fn routes(paths: &Paths, edge: Edge, guard: Arc<Guard>) -> Router {
-    let router = Router::new()
-        .route(&paths.mcp, any(endpoint))
-        .route(&paths.sse, any(http_sse::events))
-        .route(&paths.message, any(http_sse::messages))
-        .fallback(unknown_path);
-    stack::around(router.with_state(edge), guard)
+/// A path and what is there.
+pub(crate) struct Route {
+    pub(crate) path: String,
+    /// Who may ask. There is no route that does not say so.
+    pub(crate) policy: Policy,
+    handler: MethodRouter<Edge>,
+}
+
+/// One endpoint, the two of 2024-11-05, and what clients have to know before they have a token.
+pub(crate) fn table(paths: &Paths) -> Vec<Route> {
+    let route = |path: &str, policy, handler| Route { path: path.to_owned(), policy, handler };
+    let mut table = vec![
+        route(&paths.mcp, Policy::Caller, any(endpoint)),
+        route(&paths.sse, Policy::Caller, any(http_sse::events)),
+        route(&paths.message, Policy::Caller, any(http_sse::messages)),
+    ];
+    table
+        .extend(metadata::paths(paths).iter().map(|path| route(path, Policy::Everybody, any(metadata::get))));
+    table
+}
+
+/// Every path that is not in the table is unknown, to everybody.
+pub(crate) fn routes(paths: &Paths, edge: Edge) -> Router {
+    let add = |router: Router<Edge>, route: Route| router.route(&route.path, route.handler);
+    table(paths).into_iter().fold(Router::new(), add).fallback(async || unknown_path()).with_state(edge)
 }
 
 async fn endpoint(State(edge): State<Edge>, request: Request) -> Response {
-    match admit::head(request.method(), request.headers()) {
-        Err(refusal) => reply::refusal(refusal),
-        Ok(Verb::Post) => post::post(&edge, request).await,
-        Ok(Verb::Get) => get::get(&edge, request.headers()).await,
-        Ok(Verb::Delete) => delete::delete(&edge, request.headers()).await,
+    let verb = match admit::head(request.method(), request.headers()) {
+        Ok(verb) => verb,
+        Err(refusal) => return reply::refusal(refusal),
+    };
+    match verb {
+        Verb::Post => post::post(&edge, request).await,
+        Verb::Get => get::get(&edge, &request.into_parts().0).await,
+        Verb::Delete => delete::delete(&edge, &request.into_parts().0).await,
     }
 }
 
 /// Without a body: a JSON-RPC error in a 404 would say that there is an endpoint.
-async fn unknown_path() -> (StatusCode, Extension<Reason>) {
-    (StatusCode::NOT_FOUND, Extension(Reason::PATH))
+fn unknown_path() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.extensions_mut().insert(Reason::PATH);
+    response
 }

@@ -5,10 +5,13 @@
 //! serves any client, request by request. Start reading at [`App`], then `http.rs` (the routes) and `http/admit.rs`.
 
 mod app;
+pub mod auth;
 mod config;
+mod connection;
 mod deps;
 mod forward;
 mod http;
+mod limits;
 mod peers;
 
 pub use self::app::{App, BuildError, ServeError};

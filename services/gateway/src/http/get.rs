@@ -1,28 +1,40 @@
 //! An older client opens its session's stream, or continues one.
 
-use api::Principal;
 use api::session::Attach;
-use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use axum::response::Response;
 
-use super::admit;
 use super::reply::{self, Asked, Lost};
+use super::{admit, caller, quota};
 use crate::app::Edge;
 use crate::forward::Call;
 
-pub(super) async fn get(edge: &Edge, headers: &HeaderMap) -> Response {
-    let visit = match admit::get(edge.keys(), headers) {
+pub(super) async fn get(edge: &Edge, parts: &Parts) -> Response {
+    let visit = match admit::get(edge.keys(), &parts.headers) {
         Ok(visit) => visit,
         Err(refusal) => return reply::refusal(refusal),
+    };
+    let caller = match caller::of(&parts.extensions) {
+        Ok(caller) => caller,
+        Err(refusal) => return *refusal,
+    };
+    let place = match quota::stream(&parts.extensions, None) {
+        Ok(place) => Some(place),
+        Err(refusal) => return *refusal,
     };
     let slot = visit.session.slot();
     let call = Call::Attach(Attach {
         session: visit.session.as_str().to_owned(),
         revision: visit.revision,
-        principal: Principal::default(),
+        principal: caller.principal.clone(),
         last_event_id: visit.last_event_id,
         begin: false,
     });
     let taken = edge.forward().send(&call, Some(slot)).await;
-    reply::taken(edge, Asked { id: None, lost: Lost::Again, waits: true, begins: false }, taken).await
+    reply::taken(
+        edge,
+        Asked { id: None, lost: Lost::Again, waits: true, begins: false, place, caller: caller.clone() },
+        taken,
+    )
+    .await
 }

@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 
 use super::admit::http_sse as admit;
-use super::{post, reply};
+use super::{body, caller, post, quota, reply};
 use crate::app::Edge;
 use crate::forward::Call;
 
@@ -15,23 +15,30 @@ pub(super) async fn events(State(edge): State<Edge>, request: Request) -> Respon
     if let Err(refusal) = admit::events(request.method(), request.headers()) {
         return reply::refusal(refusal);
     }
+    let caller = match caller::of(request.extensions()) {
+        Ok(caller) => caller,
+        Err(refusal) => return *refusal,
+    };
+    let place = match quota::stream(request.extensions(), None) {
+        Ok(place) => place,
+        Err(refusal) => return *refusal,
+    };
     let call = Call::Attach(Attach {
         session: String::new(),
         revision: None,
-        principal: Principal::default(),
+        principal: caller.principal.clone(),
         last_event_id: None,
         begin: true,
     });
     let taken = edge.forward().send(&call, None).await;
     let endpoint = |session: &str| format!("{}?{}={session}", edge.message_path(), admit::SESSION);
-    reply::begun(&edge, taken, endpoint).await
+    reply::begun(&edge, caller, taken, place, endpoint).await
 }
 
 /// Once this gateway drains, asks the session's node to end it with its last call.
-pub(super) async fn leave(edge: Edge, session: String) {
+pub(super) async fn leave(edge: Edge, session: String, principal: Principal) {
     edge.shutdown().requested().await;
     let Some(slot) = SessionId::parse(edge.keys(), &session).map(|id| id.slot()) else { return };
-    let principal = Principal::default();
     let call = Call::Close(Close { session, revision: None, principal, when_idle: true });
     if let Err(error) = edge.forward().send(&call, Some(slot)).await {
         tracing::debug!(error = %error.message, "a session was not told that its gateway drains");
@@ -45,11 +52,11 @@ pub(super) async fn messages(State(edge): State<Edge>, request: Request) -> Resp
         Ok(session) => session,
         Err(refusal) => return reply::refusal(refusal),
     };
-    match post::read(body).await {
+    match body::read(body, edge.body()).await {
         Ok(body) => {
             let admitted = admit::message(session, &parts.headers, &body);
-            post::pass_on(&edge, admitted, Transport::HttpSse).await
+            post::pass_on(&edge, &parts, admitted, Transport::HttpSse).await
         }
-        Err(unread) => post::refuse_body(unread),
+        Err(unread) => body::refuse(unread),
     }
 }

@@ -75,12 +75,30 @@ impl Rules {
 
 impl Guard {
     /// Checks a request by its head alone.
-    pub(crate) fn check(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), NotAllowed> {
+    pub(crate) fn check(
+        &self,
+        version: Version,
+        uri: &Uri,
+        headers: &HeaderMap,
+        is_secure: bool,
+    ) -> Result<(), NotAllowed> {
+        scheme(uri, is_secure)?;
         self.host(version, uri, headers)?;
         match single(headers, &header::ORIGIN)? {
             None => Ok(()),
             Some(text) => self.origin(&Origin::parse(text).ok_or(NotAllowed)?),
         }
+    }
+
+    /// Whether pages of other origins may call at all.
+    pub(crate) fn lists_origins(&self) -> bool {
+        !self.rules.origins.is_empty()
+    }
+
+    /// Whether the page that calls is in the list. On a request that passed [`Guard::check`].
+    pub(crate) fn is_listed(&self, headers: &HeaderMap) -> bool {
+        let origin = single(headers, &header::ORIGIN).ok().flatten().and_then(Origin::parse);
+        origin.is_some_and(|origin| self.rules.origins.contains(&origin))
     }
 
     fn host(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), NotAllowed> {
@@ -104,6 +122,15 @@ impl Guard {
         let web = matches!(origin.scheme.as_str(), "http" | "https");
         let own = self.loopback && web && LOOPBACK.contains(&origin.name.as_str());
         if own || self.rules.origins.contains(origin) { Ok(()) } else { Err(NotAllowed) }
+    }
+}
+
+/// A target that names a scheme names the one that is spoken. Behind a proxy that speaks HTTPS for us, that is either.
+fn scheme(uri: &Uri, is_secure: bool) -> Result<(), NotAllowed> {
+    match uri.scheme_str() {
+        None | Some("https") => Ok(()),
+        Some("http") if !is_secure => Ok(()),
+        Some(_) => Err(NotAllowed),
     }
 }
 
@@ -169,7 +196,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        guard.check(version, &target.parse().unwrap(), &map).is_ok()
+        guard.check(version, &target.parse().unwrap(), &map, false).is_ok()
     }
 
     fn guard(loopback: bool, hosts: &[&str], origins: &[&str]) -> Guard {

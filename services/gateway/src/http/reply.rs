@@ -16,7 +16,9 @@ use super::http_sse;
 use super::reason::Reason;
 use super::sse::{self, Stream};
 use crate::app::Edge;
+use crate::auth::Caller;
 use crate::forward::Taken;
+use crate::limits::Inside;
 
 /// What an answer needs to know about its request.
 pub(super) struct Asked {
@@ -28,6 +30,10 @@ pub(super) struct Asked {
     pub(super) waits: bool,
     /// Whether the answer may hand out a session.
     pub(super) begins: bool,
+    /// The place of a stream that waits for news.
+    pub(super) place: Option<Inside>,
+    /// Who asks: a stream lasts no longer than what they showed is good.
+    pub(super) caller: Caller,
 }
 
 /// See [`Asked::lost`].
@@ -43,7 +49,9 @@ pub(super) enum Lost {
 /// The response to a client that begins a session of HTTP+SSE. `endpoint` says where to post for a session.
 pub(super) async fn begun(
     edge: &Edge,
+    caller: &Caller,
     taken: Result<Taken, Error>,
+    place: Inside,
     endpoint: impl FnOnce(&str) -> String,
 ) -> Response {
     let (session, mut frames) = match taken {
@@ -54,8 +62,9 @@ pub(super) async fn begun(
     match (session, frames.next().await) {
         (Some(session), Some(Ok(Frame::Open))) => {
             let endpoint = endpoint(&session);
-            let leaving = http_sse::leave(edge.clone(), session);
-            sse::response(Stream::of_session(frames, edge.keep_alive(), &endpoint, leaving))
+            let leaving = http_sse::leave(edge.clone(), session, caller.principal.clone());
+            let stream = Stream::of_session(edge.stalls(), frames, edge.keep_alive(), &endpoint, leaving);
+            sse::response(stream.holding(Some(place)).lent(caller))
         }
         (_, _) => {
             tracing::warn!("a session was lost before it began");
@@ -65,7 +74,7 @@ pub(super) async fn begun(
 }
 
 /// The response for what a node said, or for the reason why none said anything.
-pub(super) async fn taken(edge: &Edge, asked: Asked, taken: Result<Taken, Error>) -> Response {
+pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Error>) -> Response {
     let (session, mut frames) = match taken {
         Ok(Taken::Accepted { session, frames }) => (session.filter(|_| asked.begins), frames),
         Ok(Taken::Refused(refused)) => return answer(refused),
@@ -77,7 +86,10 @@ pub(super) async fn taken(edge: &Edge, asked: Asked, taken: Result<Taken, Error>
             let listen = asked.id.clone().filter(|_| asked.waits);
             let shutdown = asked.waits.then(|| edge.shutdown());
             let owed = asked.id.clone().filter(|_| !asked.waits);
-            sse::response(Stream::new(frames, edge.keep_alive(), shutdown, listen).owing(owed))
+            // An older client's own stream is opened anew now and then, so that clients spread over new gateways.
+            let until = (asked.waits && asked.id.is_none()).then(|| edge.stream_end()).flatten();
+            let stream = Stream::new(edge.stalls(), frames, edge.keep_alive(), shutdown, listen);
+            sse::response(stream.owing(owed).holding(asked.place.take()).until(until).lent(&asked.caller))
         }
         Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_))) => {
             tracing::error!("a session node broke the order of frames");
@@ -99,7 +111,12 @@ pub(super) async fn taken(edge: &Edge, asked: Asked, taken: Result<Taken, Error>
 }
 
 /// The response to a batch. `members` are the ids of its requests; each of them is answered, come what may.
-pub(super) async fn batch(edge: &Edge, members: Vec<Id>, taken: Result<Taken, Error>) -> Response {
+pub(super) async fn batch(
+    edge: &Edge,
+    caller: &Caller,
+    members: Vec<Id>,
+    taken: Result<Taken, Error>,
+) -> Response {
     let mut frames = match taken {
         Ok(Taken::Accepted { frames, .. }) => frames,
         Ok(Taken::Refused(refused)) => return answer(refused),
@@ -109,7 +126,8 @@ pub(super) async fn batch(edge: &Edge, members: Vec<Id>, taken: Result<Taken, Er
     match frames.next().await {
         Some(Ok(Frame::Answer(whole))) => answer(whole),
         Some(Ok(Frame::Open)) => {
-            sse::response(Stream::new(frames, edge.keep_alive(), None, None).owing_all(members))
+            let stream = Stream::new(edge.stalls(), frames, edge.keep_alive(), None, None);
+            sse::response(stream.owing_all(members).lent(caller))
         }
         Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_)) | Err(_)) | None => {
             tracing::warn!("a batch was lost after it had been accepted");
@@ -239,7 +257,7 @@ fn not_taken(id: Option<&Id>, error: &Error) -> Response {
 }
 
 /// Not now. Clients that were refused together should not come back together.
-fn later(status: StatusCode, id: Option<&Id>, reason: &str, after: u32) -> Response {
+pub(super) fn later(status: StatusCode, id: Option<&Id>, reason: &str, after: u32) -> Response {
     let message = match status {
         StatusCode::TOO_MANY_REQUESTS => "too many requests, try again later",
         _ => "temporarily unavailable, try again",

@@ -1,8 +1,11 @@
 //! Frames as server-sent events.
 
+mod slot;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,25 +16,34 @@ use axum::response::Response;
 use bytes::Bytes;
 use chassis::clock;
 use chassis::drain::Shutdown;
-use futures::StreamExt as _;
 use mcp::rpc::Id;
 use mcp::{Json, meta, scan};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Span;
 
+use self::slot::Slot;
+pub(crate) use self::slot::{Open, Stalls};
 use super::reply;
+use crate::auth::{Caller, Lent};
+use crate::limits::Inside;
 
 /// Says nothing, and shows that somebody is there.
 const COMMENT: Bytes = Bytes::from_static(b": \n\n");
+/// What is handed out at a time: so much must be read before more is, however large an event is.
+const PIECE: usize = 32 << 10;
 
 /// The body of an event stream. Dropping it drops the frames, which tells the session node that the client has gone.
 pub(super) struct Stream {
-    frames: Frames,
-    /// What is said first.
-    greeting: Option<Bytes>,
+    slot: Arc<Slot>,
+    /// What is being said.
+    rest: Bytes,
     /// Whether events say that they are messages, as 2024-11-05 has it.
     named: bool,
     keep_alive: Duration,
+    /// Since when nothing was said.
+    quiet: Instant,
+    /// When the stream ends, whatever is said.
+    until: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     /// Ends a stream that waits for news.
     closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -45,6 +57,10 @@ pub(super) struct Stream {
     last: Option<Json>,
     /// The requests of a batch that have not been answered; the same holds for them.
     members: Vec<Id>,
+    /// What the client showed is good as long as this does not end.
+    lent: Option<Lent>,
+    /// Whether the client may continue elsewhere what it has seen of this stream.
+    is_resumable: bool,
     /// Open as long as the stream.
     span: Span,
 }
@@ -53,60 +69,100 @@ impl Stream {
     /// Events out of `frames`; with `shutdown`, until the gateway drains. `listen` is then answered, so that a modern client
     /// knows that its listen is over.
     pub(super) fn new(
+        stalls: &Stalls,
         frames: Frames,
         keep_alive: Duration,
         shutdown: Option<Shutdown>,
         listen: Option<Id>,
     ) -> Self {
-        let closing = shutdown.map(|shutdown| {
-            let closing: Pin<Box<dyn Future<Output = ()> + Send>> =
-                Box::pin(async move { shutdown.requested().await });
-            closing
-        });
-        let timer = Box::pin(sleep(keep_alive));
-        let (greeting, span) = (Some(COMMENT), Span::current());
+        let mut stream = Self::over(stalls.open(frames, shutdown.is_some()), keep_alive);
+        if let Some(shutdown) = shutdown {
+            stream.closing = Some(Box::pin(async move { shutdown.requested().await }));
+        }
+        stream.listen = listen;
+        stream
+    }
+
+    fn over(slot: Arc<Slot>, keep_alive: Duration) -> Self {
+        let quiet = Instant::now();
         Self {
-            frames,
-            greeting,
+            slot,
+            rest: COMMENT,
             named: false,
             keep_alive,
-            timer,
-            closing,
+            quiet,
+            until: None,
+            timer: Box::pin(sleep_until(quiet + keep_alive)),
+            closing: None,
             leaving: None,
-            listen,
+            listen: None,
             owed: None,
             last: None,
             members: Vec::new(),
-            span,
+            lent: None,
+            is_resumable: false,
+            span: Span::current(),
         }
     }
 
+    /// A place that is taken as long as the stream is open.
+    pub(super) fn holding(self, place: Option<Inside>) -> Self {
+        if let Some(place) = place {
+            self.slot.keep(place);
+        }
+        self
+    }
+
+    /// Ends the stream at a moment, unless it has ended before. A client that may come back is asked to.
+    pub(super) fn until(mut self, end: Option<Instant>) -> Self {
+        self.until = self.until.into_iter().chain(end).min();
+        if let Some(end) = self.until
+            && end < self.timer.deadline()
+        {
+            self.timer.as_mut().reset(end);
+        }
+        self
+    }
+
+    /// The stream ends when what the caller showed is no longer good.
+    pub(super) fn lent(mut self, caller: &Caller) -> Self {
+        let end = caller.expires_in(clock::unix_millis()).map(|left| Instant::now() + left);
+        self.lent = Some(caller.lent());
+        self.until(end)
+    }
+
     /// The stream answers this request, once.
-    pub(super) fn owing(self, request: Option<Id>) -> Self {
-        Self { owed: request, ..self }
+    pub(super) fn owing(mut self, request: Option<Id>) -> Self {
+        self.owed = request;
+        self
     }
 
     /// The stream answers these requests, in any order.
-    pub(super) fn owing_all(self, members: Vec<Id>) -> Self {
-        Self { members, ..self }
+    pub(super) fn owing_all(mut self, members: Vec<Id>) -> Self {
+        self.members = members;
+        self
     }
 
     /// Everything that is said in a session of HTTP+SSE. It begins with where to post. When the gateway drains, `leaving` asks
     /// the session node to end it: the answers to all calls under way come on it.
     pub(super) fn of_session(
+        stalls: &Stalls,
         frames: Frames,
         keep_alive: Duration,
         endpoint: &str,
         leaving: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        let greeting = Some(Bytes::from(format!("event: endpoint\ndata: {endpoint}\n\n")));
-        let leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = Some(Box::pin(leaving));
-        Self { greeting, named: true, leaving, ..Self::new(frames, keep_alive, None, None) }
+        let mut stream = Self::over(stalls.open(frames, true), keep_alive);
+        stream.rest = Bytes::from(format!("event: endpoint\ndata: {endpoint}\n\n"));
+        stream.leaving = Some(Box::pin(leaving));
+        stream.named = true;
+        stream
     }
 
     fn end(&mut self) {
-        self.frames = futures::stream::empty().boxed();
+        self.slot.let_go();
         self.closing = None;
+        self.until = None;
     }
 
     /// What is said when the session node is lost: that the outcome is not known, unless the answer has been given.
@@ -123,6 +179,15 @@ impl Stream {
         (!text.is_empty()).then(|| Bytes::from(text))
     }
 
+    /// What is said when the stream ends before its time. What cannot be continued has an unknown outcome.
+    fn part(&mut self) -> Option<Bytes> {
+        if !self.is_resumable && (self.owed.is_some() || !self.members.is_empty()) {
+            return self.lost();
+        }
+        self.end();
+        (!self.named).then(|| farewell(self.listen.as_ref()))
+    }
+
     /// Notes which member of a batch has been answered.
     fn settle(&mut self, event: &Event) {
         let Some(message) = event.message.as_ref().filter(|_| !self.members.is_empty()) else { return };
@@ -134,15 +199,82 @@ impl Stream {
         }
     }
 
-    fn rearm(&mut self) {
-        let next = Instant::now() + self.keep_alive;
-        self.timer.as_mut().reset(next);
+    /// What is said next, apart from what has been begun.
+    fn say(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.until.is_some_and(|end| end <= self.quiet) {
+            return Poll::Ready(self.part());
+        }
+        if self.lent.as_mut().is_some_and(|lent| lent.poll_ended(cx).is_ready()) {
+            self.lent = None;
+            return Poll::Ready(self.part());
+        }
+        match self.slot.poll(cx) {
+            Poll::Ready(Some(Ok(Frame::Event(event)))) => {
+                self.quiet = Instant::now();
+                let text = encode(&event, self.named);
+                self.is_resumable |= event.id.is_some();
+                self.settle(&event);
+                self.last = event.message.or(self.last.take());
+                return Poll::Ready(Some(text));
+            }
+            Poll::Ready(Some(Ok(
+                Frame::Accepted { .. } | Frame::Refused(_) | Frame::Answer(_) | Frame::Open,
+            ))) => {
+                tracing::error!("a session node broke the order of frames");
+                return Poll::Ready(self.lost());
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::warn!(code = ?error.code, error = %error.message, "an event stream was lost");
+                return Poll::Ready(self.lost());
+            }
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => {}
+        }
+        if let Some(closing) = &mut self.closing
+            && closing.as_mut().poll(cx).is_ready()
+        {
+            self.end();
+            return Poll::Ready(Some(farewell(self.listen.as_ref())));
+        }
+        if self.leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
+            self.leaving = None;
+        }
+        self.time(cx)
+    }
+
+    /// The timer is moved when it fires, not with every event.
+    fn time(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let is_over = self.until.is_some_and(|end| end <= now);
+            let is_quiet = self.quiet + self.keep_alive <= now;
+            if is_over || is_quiet {
+                self.quiet = now;
+            }
+            let next = self.quiet + self.keep_alive;
+            self.timer.as_mut().reset(self.until.map_or(next, |end| next.min(end)));
+            if is_over {
+                return Poll::Ready(self.part());
+            }
+            if is_quiet {
+                return Poll::Ready(Some(COMMENT));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.slot.let_go();
     }
 }
 
 /// The response to a request whose answer is a stream.
 pub(super) fn response(stream: Stream) -> Response {
+    let open = Open(stream.slot.clone());
     let mut response = Response::new(Body::from_stream(stream));
+    response.extensions_mut().insert(open);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -156,46 +288,20 @@ impl futures::Stream for Stream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let span = this.span.clone();
-        let _entered = span.enter();
-        if let Some(greeting) = this.greeting.take() {
-            return Poll::Ready(Some(Ok(greeting)));
-        }
-        match this.frames.poll_next_unpin(cx) {
-            Poll::Ready(Some(Ok(Frame::Event(event)))) => {
-                this.rearm();
-                let text = encode(&event, this.named);
-                this.settle(&event);
-                this.last = event.message.or(this.last.take());
-                return Poll::Ready(Some(Ok(text)));
+        // Whoever asks has written what was handed out before.
+        this.slot.wait();
+        if this.rest.is_empty() {
+            let span = this.span.clone();
+            let _entered = span.enter();
+            match this.say(cx) {
+                Poll::Ready(Some(text)) => this.rest = text,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
             }
-            Poll::Ready(Some(Ok(
-                Frame::Accepted { .. } | Frame::Refused(_) | Frame::Answer(_) | Frame::Open,
-            ))) => {
-                tracing::error!("a session node broke the order of frames");
-                return Poll::Ready(this.lost().map(Ok));
-            }
-            Poll::Ready(Some(Err(error))) => {
-                tracing::warn!(code = ?error.code, error = %error.message, "an event stream was lost");
-                return Poll::Ready(this.lost().map(Ok));
-            }
-            Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Pending => {}
         }
-        if let Some(closing) = &mut this.closing
-            && closing.as_mut().poll(cx).is_ready()
-        {
-            this.end();
-            return Poll::Ready(Some(Ok(farewell(this.listen.as_ref()))));
-        }
-        if this.leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
-            this.leaving = None;
-        }
-        if this.timer.as_mut().poll(cx).is_ready() {
-            this.rearm();
-            return Poll::Ready(Some(Ok(COMMENT)));
-        }
-        Poll::Pending
+        this.slot.hand_out();
+        let piece = this.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(this.rest.split_to(piece))))
     }
 }
 
@@ -250,8 +356,9 @@ fn encode(event: &Event, named: bool) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
+    use futures::{StreamExt as _, stream};
     use mcp::Json;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -282,7 +389,7 @@ mod tests {
             sleep(Duration::from_secs(pause)).await;
             Ok(Frame::Event(event(None, None, Some("{}"))))
         });
-        let mut body = Stream::new(slow.boxed(), Duration::from_secs(15), None, None);
+        let mut body = Stream::new(&Stalls::new(), slow.boxed(), Duration::from_secs(15), None, None);
         let start = Instant::now();
         let mut seen = Vec::new();
         while let Some(Ok(part)) = body.next().await {
@@ -311,7 +418,8 @@ mod tests {
             let events = messages.into_iter().map(|text| Ok(Frame::Event(event(None, None, Some(text)))));
             let lost = api::Error::new(api::Code::Unavailable, "node lost");
             let frames = stream::iter(events.chain([Err(lost)]).collect::<Vec<_>>());
-            let body = Stream::new(frames.boxed(), Duration::from_secs(15), None, None).owing(owed);
+            let body =
+                Stream::new(&Stalls::new(), frames.boxed(), Duration::from_secs(15), None, None).owing(owed);
             let parts: Vec<_> = body.map(Result::unwrap).skip(1).collect().await;
             let expected: Vec<_> = expected.into_iter().map(|text| format!("data: {text}\n\n")).collect();
             assert_eq!(parts, expected);
@@ -321,7 +429,13 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_waits_for_news_ends_when_the_gateway_drains() {
         let (trigger, shutdown) = chassis::drain::pair();
-        let mut body = Stream::new(stream::pending().boxed(), Duration::from_secs(15), Some(shutdown), None);
+        let mut body = Stream::new(
+            &Stalls::new(),
+            stream::pending().boxed(),
+            Duration::from_secs(15),
+            Some(shutdown),
+            None,
+        );
         assert_eq!(body.next().await, Some(Ok(COMMENT)));
         trigger.drain();
         let farewell = body.next().await.unwrap().unwrap();
@@ -329,6 +443,66 @@ mod tests {
         let wait: u32 =
             text.strip_prefix("retry: ").and_then(|t| t.strip_suffix("\n\n")).unwrap().parse().unwrap();
         assert!((1000..=5000).contains(&wait));
+        assert_eq!(body.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_old_asks_its_client_to_come_back() {
+        let events = stream::iter(0..).then(|_| async {
+            sleep(Duration::from_secs(40)).await;
+            Ok(Frame::Event(event(None, None, Some("{}"))))
+        });
+        for (frames, said) in [(stream::pending().boxed(), 1 + 6), (events.boxed(), 1 + 2 + 5)] {
+            let start = Instant::now();
+            let body = Stream::new(&Stalls::new(), frames, Duration::from_secs(15), None, None)
+                .until(Some(start + Duration::from_secs(100)));
+            let parts: Vec<_> = body.map(Result::unwrap).collect().await;
+            assert_eq!(start.elapsed().as_secs(), 100);
+            assert_eq!(parts.len(), said + 1, "{parts:?}");
+            assert!(parts[said].starts_with(b"retry: "), "{parts:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_event_is_handed_out_in_pieces() {
+        let text: &'static str = format!("\"{}\"", "x".repeat(100 << 10)).leak();
+        let frames = stream::iter([Ok(Frame::Event(event(None, None, Some(text))))]);
+        let body = Stream::new(&Stalls::new(), frames.boxed(), Duration::from_secs(15), None, None);
+        let parts: Vec<_> = body.map(Result::unwrap).skip(1).collect().await;
+        assert_eq!(parts.iter().map(Bytes::len).collect::<Vec<_>>()[..3], [PIECE, PIECE, PIECE]);
+        assert_eq!(parts.concat(), format!("data: {text}\n\n").into_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_nobody_reads_is_let_go() {
+        let stalls = Stalls::new();
+        let gauge = crate::limits::Limits::new(&crate::Config { max_requests: 1, ..Default::default() });
+        let frames = stream::iter([Ok(Frame::Event(event(None, None, Some("{}"))))]).chain(stream::pending());
+        let mut body = Stream::new(&stalls, frames.boxed(), Duration::from_secs(900), None, None)
+            .holding(gauge.request());
+        assert!(gauge.request().is_none());
+        let watch = stalls.watch(Duration::from_secs(20));
+        tokio::pin!(watch);
+        let mut pass = async |seconds| {
+            let _still_watching =
+                tokio::time::timeout(Duration::from_secs(seconds), watch.as_mut()).await.is_err();
+        };
+        // It waits for news: that may take as long as it likes.
+        assert!(body.next().await.is_some() && body.next().await.is_some());
+        assert!(futures::poll!(body.next()).is_pending());
+        pass(300).await;
+        assert!(gauge.request().is_none(), "still open");
+        drop(body);
+        assert!(gauge.request().is_some());
+        // It handed something out that nobody takes.
+        let frames = stream::iter([Ok(Frame::Event(event(None, None, Some("{}"))))]).chain(stream::pending());
+        let mut body = Stream::new(&stalls, frames.boxed(), Duration::from_secs(900), None, None)
+            .holding(gauge.request());
+        assert!(body.next().await.is_some());
+        pass(19).await;
+        assert!(gauge.request().is_none());
+        pass(7).await;
+        assert!(gauge.request().is_some(), "let go");
         assert_eq!(body.next().await, None);
     }
 }

@@ -1,66 +1,109 @@
 //! What stands around every route, outermost first.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Router};
-use chassis::telemetry::{self, Side};
+use chassis::telemetry::{Origin, Scope, Side, propagate};
 use mcp::rpc::Message;
 use mcp::{Era, Method};
-use tower::ServiceBuilder;
-use tower_http::catch_panic::CatchPanicLayer;
-use tracing::{Instrument as _, Span};
+use tower::{Service, ServiceBuilder};
 
 use super::admit::{Letter, Refusal};
+use super::caller::Ask;
+use super::cors::Cors;
+use super::gate::{Gate, Hold, Rescue};
 use super::origin::Guard;
+use super::peer::Peer;
 use super::reason::Reason;
-use super::reply;
+use super::{quota, reply};
+use crate::app::Paths;
+use crate::config::Config;
+use crate::limits::Limits;
 
-/// Bytes of all header names and values of a request.
-const MAX_HEADERS: usize = 16 << 10;
-/// Bytes of a request target.
-const MAX_TARGET: usize = 8 << 10;
+/// What the layers work with.
+pub(crate) struct Around {
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) ask: Ask,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) paths: Arc<Paths>,
+    pub(crate) sizes: Sizes,
+}
 
-/// The one stack. The body has its own bounds, in `post.rs`, where it is read.
-pub(super) fn around(routes: Router, guard: Arc<Guard>) -> Router {
-    routes.layer(
-        ServiceBuilder::new()
-            // one span for each request, refused ones too
-            .layer(from_fn(span))
-            // a defect costs one answer, not the connection
-            .layer(CatchPanicLayer::custom(panicked))
-            // before anything reads a header: 414, 431
-            .layer(from_fn(bounds))
-            // before anything else, the body above all: who may call at all, 403
-            .layer(from_fn_with_state(guard, rebinding)),
-    )
+/// How large the head of a request may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    target: usize,
+    headers: usize,
+    header_bytes: usize,
+}
+
+impl Sizes {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            target: config.max_target_bytes,
+            headers: config.max_headers,
+            header_bytes: config.max_header_bytes,
+        }
+    }
+}
+
+/// What every request goes through.
+pub(crate) trait Stack:
+    Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Stack for S where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// The one stack. The body has its own bounds, in `body.rs`, where it is read; those of connections are in `connection.rs`.
+pub(crate) fn around(routes: Router, with: Around) -> impl Stack {
+    let Around { guard, ask, limits, paths, sizes } = with;
+    let (rules, all, each) = (guard.clone(), limits.clone(), limits);
+    ServiceBuilder::new()
+        // one span for each request, refused ones too
+        .layer(from_fn(span))
+        // a defect costs one answer, not the connection
+        .layer(Rescue(panicked))
+        // before anything reads a header: 414, 431
+        .layer(Gate(move |request: &Request| bounds(sizes, request)))
+        // before anything else, the body above all: who may call at all, 403
+        .layer(Gate(move |request: &Request| rebinding(&rules, request)))
+        // answers preflights, which have no credentials, and lets listed pages read refusals of all below
+        .layer(Cors { guard, paths })
+        // before anything that costs time: one address does not keep out the others, 429
+        .layer(Gate(quota::address))
+        // nothing is begun that could not be ended: more than this process bears is shed, 503
+        .layer(Hold(move |_: &mut Request| quota::room(&all)))
+        // behind what every request must pass, before the body and what anybody in particular may do: who asks, 401, 403
+        .layer(ask)
+        // behind authentication, which tells who asks: one caller does not keep out the others, 429
+        .layer(Hold(move |request: &mut Request| quota::caller(&each, request)))
+        .service(routes)
 }
 
 async fn span(request: Request, next: Next) -> Response {
-    let span = telemetry::hop("gateway", Side::Server, request.method().as_str());
-    async move {
-        let response = next.run(request).await;
-        telemetry::attribute(
-            &Span::current(),
-            "http.response.status_code",
-            i64::from(response.status().as_u16()),
-        );
-        response
-    }
-    .instrument(span)
-    .await
+    let parent = propagate::extract(request.headers());
+    let origin = Origin { parent, link: None };
+    let scope = Scope::of_origin("gateway", Side::Server, origin, || request.method().to_string().into());
+    scope.within(next.run(request)).await
 }
 
 /// Names the span of a request after its message.
 pub(super) fn describe(letter: &Letter) {
-    let span = Span::current();
-    if span.is_disabled() {
-        return;
-    }
+    let scope = Scope::current();
     // Names that clients make up stay out of traces.
     let method = match &letter.message {
         Message::Request(_) => letter.method.map_or("_OTHER", Method::as_str),
@@ -71,48 +114,53 @@ pub(super) fn describe(letter: &Letter) {
         Era::Older => "older",
         Era::Modern => "modern",
     };
-    telemetry::rename(&span, method);
-    telemetry::attribute(&span, "mcp.method.name", method);
-    telemetry::attribute(&span, "trunkline.era.client", era);
-    if let Some(revision) = &letter.revision {
-        telemetry::attribute(&span, "mcp.protocol.version", revision.clone());
-    }
+    scope.rename(|| method.into());
+    scope.describe(|to| {
+        to.set("mcp.method.name", method).set("trunkline.era.client", era);
+        if let Some(revision) = &letter.revision {
+            to.set("mcp.protocol.version", revision.clone());
+        }
+    });
 }
 
 /// Names the span of a batch.
 pub(super) fn describe_batch() {
-    telemetry::rename(&Span::current(), "batch");
+    Scope::current().rename(|| "batch".into());
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "the layer hands the payload over")]
-fn panicked(payload: Box<dyn Any + Send>) -> Response {
+fn panicked(payload: &(dyn Any + Send)) -> Response {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
     tracing::error!(panic = text, "a handler panicked");
     reply::internal(None)
 }
 
-async fn bounds(request: Request, next: Next) -> Response {
-    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > MAX_TARGET {
-        return (StatusCode::URI_TOO_LONG, Extension(Reason::TARGET_SIZE)).into_response();
+fn bounds(most: Sizes, request: &Request) -> Option<Response> {
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > most.target {
+        return Some((StatusCode::URI_TOO_LONG, Extension(Reason::TARGET_SIZE)).into_response());
     }
-    if size(request.headers()) > MAX_HEADERS {
-        let text = "the header fields exceed 16 KiB";
-        return reply::refusal(Refusal::invalid(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None, text));
+    let headers = request.headers();
+    if headers.len() > most.headers || size(headers) > most.header_bytes {
+        let text =
+            format!("the header fields are more than {} or exceed {} bytes", most.headers, most.header_bytes);
+        return Some(reply::refusal(Refusal::invalid(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            None,
+            &text,
+        )));
     }
-    next.run(request).await
+    None
 }
 
 fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
-async fn rebinding(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    match guard.check(request.version(), request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(_not_allowed) => {
-            let text = "this host or origin is not allowed";
-            reply::refusal_for(Reason::ORIGIN, Refusal::invalid(StatusCode::FORBIDDEN, None, text))
-        }
+fn rebinding(guard: &Guard, request: &Request) -> Option<Response> {
+    let is_secure = request.extensions().get::<Peer>().is_some_and(Peer::is_secure);
+    if guard.check(request.version(), request.uri(), request.headers(), is_secure).is_ok() {
+        return None;
     }
+    let text = "this host or origin is not allowed";
+    Some(reply::refusal_for(Reason::ORIGIN, Refusal::invalid(StatusCode::FORBIDDEN, None, text)))
 }

@@ -33,10 +33,28 @@ async fn the_authority_is_the_host() {
     let target = format!("http://{}/mcp", gateway.address);
     assert_eq!(ask(&target, &[]).await, (StatusCode::OK, "{}".to_owned()));
     assert_eq!(ask(&target, &[("origin", "http://localhost:6274")]).await.0, StatusCode::OK);
-    assert!(node.seen().len() == 2);
-    for headers in [[("host", "evil.example")], [("origin", "http://evil.example")], [("origin", "null")]] {
-        assert_eq!(ask(&target, &headers).await.0, StatusCode::FORBIDDEN, "{headers:?}");
+    let port = gateway.address.port();
+    let same = gateway.address.to_string();
+    assert_eq!(ask(&target, &[("host", &same)]).await.0, StatusCode::OK);
+    assert!(node.seen().len() == 3);
+    let other = format!("localhost:{port}");
+    for header in [
+        ("host", "evil.example"),
+        ("host", "localhost"),
+        ("host", other.as_str()),
+        ("host", ""),
+        ("host", "127.0.0.1."),
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("origin", "http://localhost."),
+        ("origin", "http://user@localhost"),
+        ("origin", "http://[::1%25lo]"),
+    ] {
+        let (status, body) = ask(&target, &[header]).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{header:?}");
+        assert!(body.contains("-32600"), "{body}");
     }
-    assert!(node.seen().len() == 2);
+    assert_eq!(ask(&target, &[("host", &same), ("host", &same)]).await.0, StatusCode::FORBIDDEN);
+    assert!(node.seen().len() == 3);
     assert_eq!(ask(&target.replace("/mcp", "/other"), &[]).await, (StatusCode::NOT_FOUND, String::new()));
 }

@@ -1,7 +1,10 @@
 //! 2024-11-05's two endpoints, and batches: what a session node gets to see of them, and what it does not.
 
+use std::sync::Arc;
+
 use api::session::{Attach, Event, Frame, Transport};
 use api::{Code, Error, Principal};
+use gateway::auth::Anonymous;
 use gateway::{App, BuildError, Config, Deps};
 
 use crate::kit::{Act, Gateway, Node, Request, Seen, accepted, answered, event, keys, refused, session};
@@ -243,7 +246,9 @@ async fn paths_are_checked_and_may_be_moved() {
     assert_eq!(gateway.ask(&open()).await.status, 404);
     let build = |sse: &str, message: &str| {
         let config = Config { sse_path: sse.into(), message_path: message.into(), ..Config::default() };
-        let deps = Deps::connect(&Config::default(), keys(), &chassis::tls::Dialler::default()).unwrap();
+        let deps =
+            Deps::connect(&Config::default(), keys(), &chassis::tls::Dialler::default(), Arc::new(Anonymous))
+                .unwrap();
         App::build(&config, deps).err()
     };
     assert!(matches!(build("sse", "/m"), Some(BuildError::Path { key: "sse_path", .. })));

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use chassis::drain::{self, Trigger};
 use chassis::task::{self, Handle, Kind};
 use futures::{Stream, StreamExt as _, stream};
+use gateway::auth::{Anonymous, Authenticate};
 use gateway::{App, Config, Deps, Peers, ServeError};
 use mcp::{Json, scan};
 use placement::{Locator, Peer};
@@ -194,12 +195,34 @@ impl Gateway {
 
     /// In front of several nodes, of which the first `ready` are in the table.
     pub(crate) async fn start(config: Config, nodes: &[(&str, &Arc<Node>)], ready: usize) -> Self {
+        Self::asking(Arc::new(Anonymous), config, nodes, ready).await
+    }
+
+    /// The same, with another way to tell who asks.
+    pub(crate) async fn asking(
+        auth: Arc<dyn Authenticate>,
+        config: Config,
+        nodes: &[(&str, &Arc<Node>)],
+        ready: usize,
+    ) -> Self {
+        Self::listening("127.0.0.1:0", auth, config, nodes, ready).await
+    }
+
+    /// The same, at another address of this machine.
+    pub(crate) async fn listening(
+        at: &str,
+        auth: Arc<dyn Authenticate>,
+        config: Config,
+        nodes: &[(&str, &Arc<Node>)],
+        ready: usize,
+    ) -> Self {
         let peers = nodes.iter().take(ready).map(|(name, _)| Peer { address: (*name).into() }).collect();
         let by_name = nodes.iter().map(|(name, node)| ((*name).to_owned(), Arc::clone(node))).collect();
         let names = Arc::new(Names(by_name, peers));
-        let app = App::build(&config, Deps { keys: keys(), locator: names.clone(), peers: names }).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let deps = Deps { keys: keys(), locator: names.clone(), peers: names, auth };
+        let app = App::build(&config, deps).unwrap();
+        let listener = TcpListener::bind(at).await.unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
         let (trigger, shutdown) = drain::pair();
         let serving = task::spawn(Kind::Role, "gateway", async move { app.serve(listener, shutdown).await });
         Self { address, trigger, serving }
@@ -232,6 +255,39 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// Whether it could be written.
+    pub(crate) async fn try_write(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
+    /// Says that nothing more will come.
+    pub(crate) async fn finish(&mut self) {
+        self.stream.shutdown().await.ok();
+    }
+
+    /// Reads until the other side closes, whatever it says.
+    pub(crate) async fn all(&mut self, into: &mut Vec<u8>) {
+        soon(async { while self.more().await > 0 {} }).await;
+        into.append(&mut self.read);
+    }
+
+    /// The first byte, unless the other side closes.
+    pub(crate) async fn first(&mut self) -> Option<u8> {
+        if self.read.is_empty() {
+            soon(self.more()).await;
+        }
+        self.read.first().copied()
+    }
+
+    /// Exactly so many bytes.
+    pub(crate) async fn bytes(&mut self, length: usize) -> Vec<u8> {
+        while self.read.len() < length {
+            assert!(soon(self.more()).await > 0, "ended early");
+        }
+        let rest = self.read.split_off(length);
+        std::mem::replace(&mut self.read, rest)
     }
 
     /// Reads until this text has come; gives everything up to its end and forgets it.

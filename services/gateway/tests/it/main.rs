@@ -2,15 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod auth;
 mod bodies;
+mod cors;
+mod flood;
 mod http2;
 mod http_sse;
 mod kit;
 mod ladder;
+mod limits;
+mod malformed;
 mod media;
 mod mismatch;
 mod negotiation;
+mod patience;
 mod rebinding;
 mod routing;
 mod sessions;
+mod smuggling;
 mod streams;
+mod tls;

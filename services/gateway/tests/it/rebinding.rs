@@ -1,5 +1,6 @@
 //! Pages and names that may not call.
 
+use gateway::auth::Anonymous;
 use gateway::{App, BuildError, Config, Deps, Local};
 use placement::Static;
 use std::sync::Arc;
@@ -72,13 +73,16 @@ async fn strange_hosts_and_origins_are_refused() {
         named("two origins", list().with("Origin", "http://localhost").with("Origin", "http://evil.example")),
         named("another target", list().at("http://evil.example/mcp")),
         named("a target with another port", list().at("http://localhost:1/mcp").set("Host", "localhost:2")),
+        named("a target of another scheme", list().at("ftp://localhost/mcp")),
+        named("a target with a user", list().at("http://user@localhost/mcp")),
         named("every method", Request::new("GET").set("Host", "evil.example")),
         named("every path", Request::new("GET").at("/other").set("Host", "evil.example")),
         named("before everything else", Request::post("{").without("Accept").set("Host", "evil.example")),
     ]);
     let count =
         refused(table.into_iter().map(|(name, request)| (name, request, 403, Some(-32600), None))).await;
-    assert!(count >= 50, "{count}");
+    println!("{count} hosts and origins that are refused");
+    assert_eq!(count, 22 + 20 + 11);
 }
 
 #[tokio::test]
@@ -103,7 +107,9 @@ async fn this_machine_may_call_itself_by_its_names() {
         hosts.iter().map(|host| (format!("host {host}"), list().set("Host", host))).collect();
     table.extend(origins.iter().map(|origin| (format!("origin {origin}"), list().with("Origin", origin))));
     table.push(("absolute target".to_owned(), list().at("http://localhost/mcp")));
-    admitted(table).await;
+    // A proxy that speaks HTTPS for us says so.
+    table.push(("absolute target behind TLS".to_owned(), list().at("https://localhost/mcp")));
+    assert_eq!(admitted(table).await, 14);
 }
 
 #[tokio::test]
@@ -144,6 +150,7 @@ async fn a_public_listener_needs_names() {
         keys: keys(),
         locator: Arc::new(Static::embedded("a")),
         peers: Arc::new(Local(Node::new([]))),
+        auth: Arc::new(Anonymous),
     };
     let config = |listen: &str| Config { listen: listen.into(), ..Config::default() };
     for public in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:80", "mesh.example.com:80"] {
@@ -151,7 +158,16 @@ async fn a_public_listener_needs_names() {
         assert!(matches!(&error, BuildError::Public(listen) if listen == public), "{error}");
         assert!(error.to_string().contains("allowed_hosts = [\"mesh.example.com\"]"), "{error}");
         let named = Config { allowed_hosts: vec!["mesh".into()], ..config(public) };
-        assert!(App::build(&named, deps()).is_ok());
+        let error = App::build(&named, deps()).err().expect(public);
+        assert!(matches!(&error, BuildError::NoAuth(listen) if listen == public), "{error}");
+        assert!(error.to_string().contains("gateway.insecure_no_auth = true"), "{error}");
+        let open = Config { insecure_no_auth: true, ..named };
+        assert!(App::build(&open, deps()).is_ok());
+        let open = Config { insecure_no_auth: true, ..config(public) };
+        assert!(
+            matches!(App::build(&open, deps()), Err(BuildError::Public(_))),
+            "names are needed all the same"
+        );
     }
     for near in ["127.0.0.1:0", "[::1]:0", "localhost:0", "127.0.0.9:1"] {
         assert!(App::build(&config(near), deps()).is_ok(), "{near}");

@@ -1,0 +1,188 @@
+//! One connection: how long it may take for what, and which protocol it speaks.
+//!
+//! Owns: the TLS handshake, the bounds of HTTP/1.1 and HTTP/2 as protocols, and the watch over a client that dribbles or
+//! says nothing. Must not know: what is asked.
+
+mod io;
+mod pulse;
+
+use std::convert::Infallible;
+use std::net::{self, IpAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use chassis::drain::Shutdown;
+use chassis::tls::Acceptor;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_io_timeout::TimeoutStream;
+use tower::ServiceExt as _;
+
+use self::io::Heard;
+use self::pulse::{Pulse, Tracked, Verdict, Watch};
+use crate::config::Config;
+use crate::http::Stack;
+use crate::http::peer::Peer;
+use crate::limits::Admission;
+
+/// More than the header limit, so that a request beyond that is answered and not cut off.
+const READ_BUFFER: usize = 64 << 10;
+/// Bytes of a response that wait for a reader of HTTP/2, beyond the event or answer being written.
+const SEND_BUFFER: usize = 64 << 10;
+/// What hyper has room for without asking the allocator.
+const HEADERS_ON_STACK: usize = 100;
+
+/// How long a connection may take for what, and how much of it there may be.
+#[derive(Debug, Clone)]
+pub(crate) struct Patience {
+    header: Duration,
+    idle: Duration,
+    write_stall: Duration,
+    max_header_bytes: usize,
+    max_headers: usize,
+    read_buffer: usize,
+    streams: u32,
+    pending_resets: usize,
+    ping: Duration,
+}
+
+impl Patience {
+    pub(crate) fn new(config: &Config) -> Self {
+        let seconds = |count: u64| Duration::from_secs(count.max(1));
+        Self {
+            header: seconds(config.header_timeout_s),
+            idle: seconds(config.idle_timeout_s),
+            write_stall: seconds(config.write_stall_s),
+            max_header_bytes: config.max_header_bytes,
+            max_headers: config.max_headers,
+            read_buffer: READ_BUFFER.max(2 * (config.max_header_bytes + config.max_target_bytes)),
+            streams: config.http2_max_streams.max(1),
+            pending_resets: config.http2_max_pending_resets,
+            ping: seconds(config.http2_ping_s),
+        }
+    }
+
+    fn server(&self) -> auto::Builder<TokioExecutor> {
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        // Idle connections and dribbled heads are watched here: hyper has one time-out for both.
+        server.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(self.read_buffer);
+        if self.max_headers > HEADERS_ON_STACK {
+            server.http1().max_headers(self.max_headers);
+        }
+        server
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(self.ping)
+            .max_concurrent_streams(self.streams)
+            .max_header_list_size(u32::try_from(self.max_header_bytes).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(self.pending_resets)
+            .max_send_buf_size(SEND_BUFFER);
+        server
+    }
+}
+
+/// What a connection needs.
+pub(crate) struct Terms<S> {
+    pub(crate) patience: Arc<Patience>,
+    pub(crate) tls: Option<Acceptor>,
+    pub(crate) stack: S,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Serves one connection until it ends, on the runtime this is called in.
+pub(crate) async fn serve<S>(stream: net::TcpStream, ip: IpAddr, admission: Admission, terms: Terms<S>)
+where
+    S: Stack,
+{
+    // From here on it belongs to this runtime.
+    let stream = match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "connection lost at once");
+            return;
+        }
+    };
+    let peer = Peer::new(ip, terms.tls.is_some(), admission);
+    match &terms.tls {
+        None => speak(stream, peer, &terms).await,
+        Some(acceptor) => match acceptor.accept(stream).await {
+            Ok(stream) => speak(stream, peer, &terms).await,
+            Err(error) => tracing::debug!(%error, "no TLS was agreed on"),
+        },
+    }
+}
+
+async fn speak<I, S>(stream: I, peer: Peer, terms: &Terms<S>)
+where
+    I: AsyncRead + AsyncWrite + Send + 'static,
+    S: Stack,
+{
+    let patience = &terms.patience;
+    let pulse = Arc::new(Pulse::new());
+    // A reader that stops reading must not hold what is meant for it for ever.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(patience.write_stall));
+    let io = TokioIo::new(Heard::new(Box::pin(stream), pulse.clone()));
+    let requests = Requests { stack: terms.stack.clone(), peer, pulse: pulse.clone() };
+    let server = patience.server();
+    let mut serving = pin!(server.serve_connection(io, requests));
+    let mut watch = pin!(Watch::new(pulse, patience.header, patience.idle));
+    let mut leaving = pin!(terms.shutdown.requested());
+    let mut asked = false;
+    let ended = std::future::poll_fn(|cx| {
+        if !asked && leaving.as_mut().poll(cx).is_ready() {
+            asked = true;
+            serving.as_mut().graceful_shutdown();
+        }
+        if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        // Behind what has just happened on the connection.
+        while let Poll::Ready(verdict) = watch.as_mut().poll(cx) {
+            match verdict {
+                Verdict::Close => return Poll::Ready(Ok(())),
+                Verdict::Finish => {
+                    serving.as_mut().graceful_shutdown();
+                    if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+                        return Poll::Ready(ended);
+                    }
+                }
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// The requests of one connection.
+struct Requests<S> {
+    stack: S,
+    peer: Peer,
+    pulse: Arc<Pulse>,
+}
+
+impl<S> hyper::service::Service<hyper::Request<Incoming>> for Requests<S>
+where
+    S: Stack,
+{
+    type Response = hyper::Response<Tracked<Body>>;
+    type Error = Infallible;
+    type Future = pulse::Answering<tower::util::Oneshot<S, Request>>;
+
+    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.peer.clone());
+        let under_way = self.pulse.begin();
+        pulse::Answering::new(self.stack.clone().oneshot(request), under_way)
+    }
+}

@@ -1,0 +1,61 @@
+//! A count with an upper bound.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts what is inside. Cheap to clone; all clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct Gauge(Arc<Counter>);
+
+#[derive(Debug)]
+struct Counter {
+    inside: AtomicUsize,
+    most: usize,
+}
+
+/// One that is inside. Leaves when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Inside(Arc<Counter>);
+
+impl Gauge {
+    /// At most so many; 0 = no limit.
+    pub(crate) fn new(most: usize) -> Self {
+        let most = if most == 0 { usize::MAX } else { most };
+        Self(Arc::new(Counter { inside: AtomicUsize::new(0), most }))
+    }
+
+    /// Lets one more in, if there is room.
+    pub(crate) fn enter(&self) -> Option<Inside> {
+        if self.0.inside.fetch_add(1, Ordering::Relaxed) >= self.0.most {
+            self.0.inside.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Inside(self.0.clone()))
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_leaves_makes_room() {
+        let gauge = Gauge::new(2);
+        let (first, second) = (gauge.enter().unwrap(), gauge.enter().unwrap());
+        assert!(gauge.enter().is_none());
+        drop(first);
+        let third = gauge.clone().enter().unwrap();
+        assert!(gauge.enter().is_none());
+        drop((second, third));
+        assert_eq!(gauge.0.inside.load(Ordering::Relaxed), 0);
+        let open = Gauge::new(0);
+        let all: Vec<_> = (0..1000).map(|_| open.enter().unwrap()).collect();
+        assert_eq!(all.len(), 1000);
+    }
+}
