@@ -1,5 +1,6 @@
 //! HTTP as far as the protocol needs it: one address, three verbs, bodies within bounds. Redirects are not followed.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,7 +116,8 @@ impl Wire {
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
         }
         let response = self.client.request(request).await.map_err(|error| {
-            let text = causes(&error);
+            // hyper's own words only say that it was hyper.
+            let text = causes(error.source().unwrap_or(&error));
             if error.is_connect() { Error::Unreachable(text) } else { Error::Lost(text) }
         })?;
         let (head, inner) = Response::into_parts(response);

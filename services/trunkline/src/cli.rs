@@ -1,9 +1,15 @@
 //! The command line, written to be learned from.
 
+pub(crate) mod requests;
+
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use chassis::entry::Flags;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use self::requests::{Call, Get, List, Read};
 
 use crate::certificates::{self, Certificates};
 use crate::trace_ui;
@@ -83,6 +89,13 @@ const PROMPTS: &str = "\
 Example:
   trunkline prompt-registry --listen 127.0.0.1:7203 --set prompt-registry.directory=./prompts";
 
+const COMPLETIONS: &str = "\
+Examples:
+  source <(trunkline completions bash)
+      For this shell; the same line in ~/.bashrc is for every one
+  trunkline completions zsh > \"${fpath[1]}/_trunkline\"
+  trunkline completions fish > ~/.config/fish/completions/trunkline.fish";
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(name = "trunkline", version, about = ABOUT, after_help = CONFIGURATION)]
@@ -114,6 +127,24 @@ pub(crate) enum Command {
     /// Makes certificates for a first mesh, in which each role proves what it is to the others.
     #[command(after_help = certificates::EXAMPLES)]
     Certificates(Certificates),
+    /// Calls a tool of any MCP server.
+    #[command(after_help = requests::call_help())]
+    Call(Call),
+    /// Lists what an MCP server offers: tools, resources, resource templates, prompts.
+    #[command(after_help = requests::list_help())]
+    List(List),
+    /// Reads a resource of any MCP server.
+    #[command(after_help = requests::read_help())]
+    Read(Read),
+    /// Gets a prompt of any MCP server.
+    #[command(after_help = requests::get_help())]
+    Get(Get),
+    /// Prints a script that completes this command line in a shell.
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// The shell it is for.
+        shell: Shell,
+    },
 }
 
 /// Arguments of `up`.
@@ -133,10 +164,15 @@ pub(crate) struct Up {
     pub(crate) trace_ui: Option<String>,
 }
 
+/// Prints the completions of a shell.
+pub(crate) fn completions(shell: Shell) -> io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "trunkline", &mut script);
+    io::stdout().write_all(&script)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

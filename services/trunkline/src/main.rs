@@ -1,10 +1,12 @@
 //! The one binary: `up` is the whole mesh in one process, every other subcommand one role of it.
 //!
 //! Owns: the command line, the one configuration, and how roles are put together ([`up`] in one process, [`role`] each in its
-//! own). Must not know: what a role does. Every role is built by the same `App::build` in both cases; only its `Deps` differ.
+//! own), and the commands that ask an MCP server ([`client`]). Must not know: what a role does. Every role is built by the same
+//! `App::build` in both cases; only its `Deps` differ.
 
 mod certificates;
 mod cli;
+mod client;
 mod config;
 mod data;
 mod process;
@@ -17,6 +19,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use self::cli::{Cli, Command};
+use self::process::Failure;
 use self::role::Role;
 
 fn main() -> ExitCode {
@@ -28,6 +31,11 @@ fn main() -> ExitCode {
         Command::ResourceRegistry(flags) => role::run(Role::Resources, &flags),
         Command::PromptRegistry(flags) => role::run(Role::Prompts, &flags),
         Command::Certificates(arguments) => certificates::run(&arguments),
+        Command::Call(call) => return client::run(&client::Command::Call(call)),
+        Command::List(list) => return client::run(&client::Command::List(list)),
+        Command::Read(read) => return client::run(&client::Command::Read(read)),
+        Command::Get(get) => return client::run(&client::Command::Get(get)),
+        Command::Completions { shell } => cli::completions(shell).map_err(Failure::failed),
     };
     process::exit_code(outcome)
 }
