@@ -132,6 +132,8 @@ pub enum StopReason {
     Closed,
     /// It was idle for too long.
     Idle,
+    /// It has lasted as long as any may.
+    Expired,
     /// The handshake was not finished in time.
     InitTimeout,
     /// The handshake failed.

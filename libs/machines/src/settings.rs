@@ -19,6 +19,8 @@ pub struct Settings {
     pub init_timeout_ms: Millis,
     /// A session without readers, calls and messages for this long ends.
     pub idle_timeout_ms: Millis,
+    /// A session ends this long after its handshake, whatever is under way.
+    pub max_life_ms: Millis,
     /// A call has to end within this; it does not run while the client is being asked.
     pub call_timeout_ms: Millis,
     /// The client has to answer a request of ours within this.
@@ -54,6 +56,7 @@ impl Default for Settings {
             open_after_ms: 500,
             init_timeout_ms: 30_000,
             idle_timeout_ms: 1_800_000,
+            max_life_ms: 86_400_000,
             call_timeout_ms: 300_000,
             ask_timeout_ms: 600_000,
             max_inflight: 64,

@@ -54,6 +54,8 @@ pub struct Handshake {
     pub client_info: Json,
     /// Whether the client has shown that it has the answer.
     pub ready: bool,
+    /// When it was: a session does not live longer because its owner changes.
+    pub at: Millis,
 }
 
 /// The events of one stream that are kept.

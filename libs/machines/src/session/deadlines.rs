@@ -19,6 +19,9 @@ pub(super) fn next_wake(settings: &Settings, saved: &Snapshot, live: &Live) -> O
         Phase::Initialised if live.readers.is_empty() => at(after(live.active, settings.idle_timeout_ms)),
         Phase::Initialised | Phase::Processing => {}
     }
+    if let Some(handshake) = &saved.handshake {
+        at(after(handshake.at, settings.max_life_ms));
+    }
     for (call, under_way) in &live.calls {
         let round = saved.journal.get(call).and_then(|entry| entry.round.as_ref());
         at(round.map_or(under_way.deadline, |round| round.deadline));
@@ -58,6 +61,9 @@ impl Turn<'_> {
                 }
             }
             Phase::Initialised | Phase::Processing => {
+                if self.is_expired() {
+                    return self.end_session(StopReason::Expired);
+                }
                 if self.is_idle() {
                     return self.end_session(StopReason::Idle);
                 }
@@ -74,6 +80,12 @@ impl Turn<'_> {
     pub(super) fn is_idle(&self) -> bool {
         let quiet = self.live.phase == Phase::Initialised && self.live.readers.is_empty();
         quiet && self.live.active.saturating_add(self.settings.idle_timeout_ms) <= self.now
+    }
+
+    /// Lasted as long as any session may.
+    pub(super) fn is_expired(&self) -> bool {
+        let life = self.settings.max_life_ms;
+        self.saved.handshake.as_ref().is_some_and(|handshake| handshake.at.saturating_add(life) <= self.now)
     }
 
     fn calls_due(&mut self) {

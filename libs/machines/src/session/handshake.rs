@@ -9,14 +9,14 @@ use mcp::{Json, Revision, code, scan};
 use super::phase::Trigger;
 use super::turn::Turn;
 use crate::effect::{Effect, StopReason};
-use crate::input::StreamId;
+use crate::input::{Millis, StreamId};
 use crate::snapshot::{Change, Handshake};
 
 impl Turn<'_> {
     /// Answers `initialize` in a session where nothing has been settled.
     pub(super) fn initialize(&mut self, stream: StreamId, request: &Request) {
         self.advance(Trigger::InitializeReceived);
-        match read(request.params.as_ref()) {
+        match read(request.params.as_ref(), self.now) {
             Ok(handshake) => {
                 let result = self.greeting(handshake.revision);
                 self.change(Change::Greeted(Box::new(handshake)));
@@ -58,7 +58,7 @@ impl Turn<'_> {
     }
 }
 
-fn read(params: Option<&Json>) -> Result<Handshake, Cow<'static, str>> {
+fn read(params: Option<&Json>, now: Millis) -> Result<Handshake, Cow<'static, str>> {
     let params = params.ok_or("`initialize` needs params")?;
     let requested = params.text("protocolVersion").ok_or("`protocolVersion` must be a string")?;
     let object = |key: &str| {
@@ -70,6 +70,7 @@ fn read(params: Option<&Json>) -> Result<Handshake, Cow<'static, str>> {
         capabilities: object("capabilities")?,
         client_info: object("clientInfo")?,
         ready: false,
+        at: now,
     })
 }
 

@@ -205,6 +205,9 @@ impl Turn<'_> {
         let init = self.live.began.saturating_add(self.settings.init_timeout_ms) <= self.now;
         match self.live.phase {
             Phase::Uninitialised | Phase::Initialising if init => self.stop_unsaved(StopReason::InitTimeout),
+            Phase::Initialised | Phase::Processing if self.is_expired() => {
+                self.stop_unsaved(StopReason::Expired);
+            }
             Phase::Initialised if self.is_idle() => self.stop_unsaved(StopReason::Idle),
             Phase::Initialised | Phase::Processing => {
                 let asking = |call: &CallId| self.saved.journal.get(call).is_some_and(|e| e.round.is_some());

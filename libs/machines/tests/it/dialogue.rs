@@ -117,6 +117,7 @@ impl Player {
         match key {
             "open_after_ms" => settings.open_after_ms = ms(),
             "idle_timeout_ms" => settings.idle_timeout_ms = ms(),
+            "max_life_ms" => settings.max_life_ms = ms(),
             "call_timeout_ms" => settings.call_timeout_ms = ms(),
             "ask_timeout_ms" => settings.ask_timeout_ms = ms(),
             "kept_ms" => settings.kept_ms = ms(),
