@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
 
 import report  # noqa: E402
-from contestants import Bench, Running  # noqa: E402
+from contestants import UNBOUND, Bench, Running  # noqa: E402
 from mesh import Mesh, exit_on_signals  # noqa: E402
 from rows import GROUPS, Group, Row  # noqa: E402
 
@@ -148,7 +148,7 @@ class Run:
             self.memory()
         with tempfile.TemporaryDirectory() as work:
             effective = self.bench(Mesh(self.binaries, Path(work))).effective()
-        settings = dict(setting.split("=", 1) for setting in self.wanted.set)
+        settings = dict(setting.split("=", 1) for setting in [*UNBOUND, *self.wanted.set])
         if "runtime" in effective:
             settings.setdefault("runtime.threads", effective["runtime"]["threads"])
         shares = [figures.get("elsewhere", 0.0) for rounds in self.results.rounds.values() for figures in rounds]

@@ -14,6 +14,13 @@ import wire
 from mesh import Died, Mesh
 
 READY_S = 30
+# Whoever measures is one caller from one address; what is measured is the work, not the bounds on what one caller may do.
+UNBOUND = (
+    "gateway.requests_per_s_per_principal=0",
+    "gateway.max_streams_per_principal=0",
+    "session.max_sessions_per_principal=0",
+    "session.max_listens_per_principal=0",
+)
 PEER = Path(__file__).resolve().parent / "peer" / "Cargo.toml"
 
 
@@ -41,7 +48,7 @@ class Bench:
         return process, process.address(said)
 
     def _role(self, role: str, settings: list[str]):
-        flags = [arg for setting in [*settings, *self.settings] for arg in ("--set", setting)]
+        flags = [arg for setting in [*UNBOUND, *settings, *self.settings] for arg in ("--set", setting)]
         said = "gateway" if role == "up" else role
         more = ["--data", str(self.mesh.work / f"data-{self._number}")] if role == "up" else []
         return self._start(self.trunkline, role, "--listen", "127.0.0.1:0", *more, *flags, said=said)
@@ -95,9 +102,9 @@ class Bench:
         process, url = self._start(str(target / "release" / "peer"), "serve", said="peer")
         return Running(url, [process.pid])
 
-    def catalogues(self, count: int, tools: int) -> list[str]:
+    def catalogues(self, count: int, tools: int, *more: str) -> list[str]:
         """Registries with so many tools each."""
-        flags = [("--namespace", f"team-{number}", "--tools", str(tools)) for number in range(count)]
+        flags = [("--namespace", f"team-{number}", "--tools", str(tools), *more) for number in range(count)]
         return [self._start("catalogue", *flag, said="catalogue")[1] for flag in flags]
 
     def collector(self):

@@ -194,13 +194,27 @@ pub async fn create(
 ) -> Result<HeaderValue> {
     let answer = connection.send(initialize(target, headers)).await?;
     let session = created(&answer)?;
+    initialized(connection, target, headers, &session).await?;
+    Ok(session)
+}
+
+/// Finishes the handshake of a session.
+///
+/// # Errors
+/// When that is refused.
+pub async fn initialized(
+    connection: &mut Connection,
+    target: &Target,
+    headers: &HeaderMap,
+    session: &HeaderValue,
+) -> Result<()> {
     let mut headers = headers.clone();
     headers.insert(SESSION, session.clone());
     headers.insert(VERSION, HeaderValue::from_static(OLDER));
     let body = Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
     let answer = connection.send(target.request(Method::POST, &headers, body)).await?;
     ensure!(answer.status() == StatusCode::ACCEPTED, "initialized: {}", answer.status());
-    Ok(session)
+    Ok(())
 }
 
 /// The request that a session begins with.

@@ -5,8 +5,10 @@
 //! histogram of a measurement ([`measure`]), and what whole processes cost ([`processes`]). Must not know: anything of the
 //! mesh but its wire. A measurement in which one answer was wrong has failed.
 
+pub mod attack;
 pub mod connection;
 pub mod dialogue;
+pub mod flood;
 pub mod floor;
 pub mod measure;
 pub mod processes;

@@ -21,7 +21,13 @@ struct Cli {
     /// How many.
     #[arg(long)]
     tools: usize,
+    /// Adds the tool `blob`, whose result has so many bytes and comes late, so that it is an event of a stream.
+    #[arg(long)]
+    blob: Option<usize>,
 }
+
+/// Longer than an answer is waited for before it becomes a stream.
+const LATE: Duration = Duration::from_millis(700);
 
 fn name(number: usize) -> String {
     format!("tool-{number:04}")
@@ -48,6 +54,15 @@ async fn main() -> Result<()> {
         let (tool, name) = (tool(number), name(number));
         registry.define(tool).set_handler(&name, |_: Json, _: Call| async { Ok(Output::text("nothing")) })
     });
+    let registry = match cli.blob {
+        None => registry,
+        Some(bytes) => {
+            registry.define(Tool::new("blob")).set_handler("blob", move |_: Json, _: Call| async move {
+                tokio::time::sleep(LATE).await;
+                Ok(Output::text("x".repeat(bytes)))
+            })
+        }
+    };
     let host = registry.build(Runtime::tokio())?;
     let mut signals = Signals::install()?;
     let listener = bind("--listen", &cli.listen).await?;
