@@ -71,6 +71,14 @@ pub struct Principal {
     pub client: String,
 }
 
+impl Principal {
+    /// Whether nobody in particular asks.
+    #[must_use]
+    pub const fn is_anonymous(&self) -> bool {
+        self.subject.is_empty()
+    }
+}
+
 /// The revision a request context names, or the newest where it names none this build knows.
 pub(crate) fn revision_or_latest(text: &str) -> Revision {
     Revision::parse(text).unwrap_or(Revision::LATEST)

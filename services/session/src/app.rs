@@ -16,6 +16,7 @@ use machines::ListKind;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::deps::Deps;
 use crate::facts::Facts;
@@ -70,6 +71,7 @@ impl App {
         let shared = Arc::new_cyclic(|this| Shared {
             this: this.clone(),
             facts: Facts::new(&config),
+            budget: Budget::new(&config),
             config,
             keys: deps.keys,
             epoch: deps.epoch,

@@ -34,10 +34,23 @@ pub struct Config {
     pub call_timeout_s: u64,
     /// How long an answer of the user is awaited, in seconds.
     pub ask_timeout_s: u64,
-    /// Sessions on this node; further ones are refused with 429.
+    /// A session is ended this long after its handshake, whatever is under way, in seconds. 0 = never.
+    pub max_life_s: u64,
+    /// Sessions on this node; further ones are refused with 429. 0 = no limit.
     pub max_sessions: usize,
-    /// Sessions of one principal on this node.
+    /// Sessions of one principal on this node. Callers without credentials on this machine are one principal together. 0 = no
+    /// limit.
     pub max_sessions_per_principal: usize,
+    /// Sessions on this node of all callers without credentials together, where other machines can call. 0 = no limit.
+    pub max_sessions_anonymous: usize,
+    /// Sessions that one principal may begin per second, in the long run. 0 = no limit.
+    pub creations_per_s: u32,
+    /// The same for callers without credentials on this machine. 0 = no limit.
+    pub creations_per_s_local: u32,
+    /// Sessions that may be begun at once after a rest.
+    pub creation_burst: u32,
+    /// `subscriptions/listen` streams of one principal that are open on this node (2026-07-28). 0 = no limit.
+    pub max_listens_per_principal: usize,
 }
 
 /// One registry process.
@@ -67,8 +80,14 @@ impl Default for Config {
             init_timeout_s: 30,
             call_timeout_s: 300,
             ask_timeout_s: 600,
+            max_life_s: 86_400,
             max_sessions: 1_000_000,
-            max_sessions_per_principal: 1_000_000,
+            max_sessions_per_principal: 1_000,
+            max_sessions_anonymous: 100,
+            creations_per_s: 10,
+            creations_per_s_local: 0,
+            creation_burst: 50,
+            max_listens_per_principal: 16,
         }
     }
 }

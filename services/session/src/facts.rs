@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use machines::Settings;
+use machines::{Millis, Settings};
 use mcp::edit::{self, ObjectEditor};
 use mcp::{Json, scan};
 
@@ -33,6 +33,11 @@ impl Facts {
             server_info: Json::trusted(info),
             init_timeout_ms: config.init_timeout_s * 1000,
             idle_timeout_ms: config.idle_timeout_s * 1000,
+            max_life_ms: if config.max_life_s == 0 {
+                Millis::MAX
+            } else {
+                config.max_life_s.saturating_mul(1000)
+            },
             call_timeout_ms: config.call_timeout_s * 1000,
             ask_timeout_ms: config.ask_timeout_s * 1000,
             ..Settings::default()

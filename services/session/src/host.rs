@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::actor::Actor;
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::observe::Observed;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) observed: Arc<Observed>,
     pub(crate) facts: Facts,
     pub(crate) residents: Residents,
+    pub(crate) budget: Budget,
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) draining: AtomicBool,
     /// Ends listen streams when the node drains.
@@ -234,10 +236,11 @@ impl Host {
         transport: Transport,
     ) -> Result<Result<SessionId, Frames>, Error> {
         let shared = &self.0;
-        let (all, own) = shared.residents.count(&principal);
-        if all >= shared.config.max_sessions || own >= shared.config.max_sessions_per_principal {
-            return Ok(Err(refuse::rate_limited(request, "too many sessions")));
-        }
+        // Held until the session is counted.
+        let _place = match shared.budget.begin(&shared.residents, &principal) {
+            Ok(place) => place,
+            Err(wait) => return Ok(Err(refuse::rate_limited_for(request, "too many sessions", wait))),
+        };
         let random = |_| Error::new(Code::Internal, "no random bytes");
         let pick = u64::from_le_bytes(chassis::clock::random().map_err(random)?);
         let slot = shared.config.slots.pick(pick).ok_or_else(|| Error::new(Code::Internal, "no slot"))?;

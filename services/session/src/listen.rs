@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use api::Principal;
 use api::session::{Answer, Event, Frame, Frames};
 use chassis::telemetry::Scope;
 use futures::StreamExt as _;
@@ -12,6 +13,7 @@ use mcp::Json;
 use mcp::rpc::{Id, RpcError};
 use tokio::sync::{broadcast, mpsc};
 
+use crate::budget::Inside;
 use crate::host::Shared;
 use crate::refuse;
 use crate::registries::watches::{self, Listener, Subscription, Watches};
@@ -26,6 +28,7 @@ const ACCEPT_WITHIN_MS: Millis = 500;
 
 /// What was asked for.
 pub(crate) struct Wanted {
+    pub(crate) principal: Principal,
     pub(crate) id: Id,
     pub(crate) params: Json,
 }
@@ -33,6 +36,7 @@ pub(crate) struct Wanted {
 type Outcome = (CallId, String, Result<Subscription, RpcError>);
 
 struct Serving {
+    _place: Inside,
     shared: Arc<Shared>,
     listen: Listen,
     subscriptions: HashMap<String, Subscription>,
@@ -51,6 +55,10 @@ pub(crate) fn serve(shared: &Arc<Shared>, wanted: Wanted, scope: Scope) -> Frame
         Ok(filter) => filter,
         Err(error) => return refuse::refused(400, Some(&wanted.id), &error),
     };
+    let place = match shared.budget.listen(&wanted.principal) {
+        Ok(place) => place,
+        Err(wait) => return refuse::rate_limited_for(Some(&wanted.id), "too many listen streams", wait),
+    };
     let settings = shared.facts.settings(&shared.registries.catalogue());
     let listen = Listen::new(
         ListenSettings {
@@ -65,6 +73,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, wanted: Wanted, scope: Scope) -> Frame
     );
     let (updated, updates) = mpsc::channel(UPDATES);
     let mut serving = Serving {
+        _place: place,
         shared: shared.clone(),
         listen,
         subscriptions: HashMap::new(),

@@ -59,7 +59,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, delivery: Delivery, message: Message) 
 
 impl Admitted {
     fn into_listen(self) -> crate::listen::Wanted {
-        crate::listen::Wanted { id: self.request.id, params: self.params }
+        crate::listen::Wanted { principal: self.caller.principal, id: self.request.id, params: self.params }
     }
 }
 

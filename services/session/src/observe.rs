@@ -94,7 +94,7 @@ impl Observed {
             REVISIONS.iter().position(|known| *known == revision.as_str()).unwrap_or_default()
         });
         let ending = match reason {
-            StopReason::Closed | StopReason::Idle | StopReason::Done => 0,
+            StopReason::Closed | StopReason::Idle | StopReason::Expired | StopReason::Done => 0,
             StopReason::InitTimeout => 1,
             StopReason::Failed => 2,
             StopReason::Lost => 3,

@@ -1,5 +1,7 @@
 //! Answers of the session role that carry an error, each with its HTTP status.
 
+use std::time::Duration;
+
 use api::session::{Answer, Frame, Frames};
 use futures::StreamExt as _;
 use futures::stream;
@@ -21,10 +23,16 @@ pub(crate) fn session_not_found() -> Frames {
     refused(404, None, &RpcError::new(code::INVALID_REQUEST, "Session not found"))
 }
 
-/// Too much of something; try again later.
+/// Too much of something; try again soon.
 pub(crate) fn rate_limited(id: Option<&Id>, message: &str) -> Frames {
+    rate_limited_for(id, message, Duration::ZERO)
+}
+
+/// Too much of something; try again after this time.
+pub(crate) fn rate_limited_for(id: Option<&Id>, message: &str, wait: Duration) -> Frames {
     let body = rpc::error(id, &RpcError::reason(message, "rate_limited"));
-    only(Frame::Refused(Answer { status: 429, body: Some(body), retry_after_s: Some(1) }))
+    let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+    only(Frame::Refused(Answer { status: 429, body: Some(body), retry_after_s: Some(seconds) }))
 }
 
 /// Not now: the store is down, the node drains, a queue is full.
