@@ -28,6 +28,7 @@ mod hostile;
 mod http_sse;
 mod listen;
 mod mutual;
+mod params;
 mod processes;
 mod proxy;
 mod registries;

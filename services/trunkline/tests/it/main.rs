@@ -5,6 +5,7 @@
 mod process;
 
 mod configuration;
+mod defaults;
 mod lifecycle;
 mod mtls;
 mod trace;
