@@ -11,6 +11,7 @@ use chassis::drain::{self, Trigger};
 use chassis::serve::Incoming;
 use chassis::task::{self, Handle, Kind};
 use chassis::tls::Dialler;
+use gateway::auth::{Anonymous, Authenticate};
 use placement::Static;
 use session::RegistryPeer;
 use tempfile::TempDir;
@@ -20,8 +21,6 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::runtime::Runtime;
 
 use crate::client::Client;
-
-pub mod mutual;
 
 pub mod mutual;
 
@@ -40,6 +39,8 @@ pub enum Topology {
 pub struct Mesh {
     /// Where clients connect; each is as good as the others.
     pub gateways: Vec<SocketAddr>,
+    /// Who asks its gateways.
+    auth: Arc<dyn Authenticate>,
     triggers: Vec<Trigger>,
     _tasks: Vec<Handle<()>>,
     /// Each gateway, by its place in `gateways`.
@@ -75,7 +76,16 @@ const KEY: [u8; 32] = *b"0123456789abcdefghijklmnopqrstuv";
 impl Mesh {
     /// Starts one in front of these registries.
     pub async fn start(topology: Topology, registries: Vec<Arc<dyn Registry>>) -> Result<Self> {
-        let mut mesh = Self::empty();
+        Self::asking(topology, Arc::new(Anonymous), registries).await
+    }
+
+    /// Starts one whose gateways ask this who calls; separate processes have a way of their own.
+    pub async fn asking(
+        topology: Topology,
+        auth: Arc<dyn Authenticate>,
+        registries: Vec<Arc<dyn Registry>>,
+    ) -> Result<Self> {
+        let mut mesh = Self { auth, ..Self::empty() };
         match topology {
             Topology::Embedded => mesh.start_embedded(session::Config::default(), registries).await?,
             Topology::Split => mesh.start_split(registries).await?,
@@ -103,8 +113,9 @@ impl Mesh {
         Ok(mesh)
     }
 
-    const fn empty() -> Self {
+    fn empty() -> Self {
         Self {
+            auth: Arc::new(Anonymous),
             gateways: Vec::new(),
             triggers: Vec::new(),
             _tasks: Vec::new(),
@@ -163,7 +174,7 @@ impl Mesh {
         let locator = Arc::new(Static::embedded("session"));
         let peers = Arc::new(gateway::Local(app.handle()));
         self.run("session", |shutdown| app.serve(Incoming::None, shutdown));
-        self.gateway(gateway::Deps { keys: keys(), locator, peers }).await
+        self.gateway(gateway::Deps { keys: keys(), locator, peers, auth: self.auth.clone(), process: Default::default() }).await
     }
 
     async fn gateway(&mut self, deps: gateway::Deps) -> Result<()> {
@@ -238,7 +249,8 @@ impl Mesh {
         }
         for _ in 0..2 {
             let config = gateway::Config { sessions: nodes.clone(), ..gateway::Config::default() };
-            self.gateway(gateway::Deps::connect(&config, keys(), &Dialler::default())?).await?;
+            let auth = self.auth.clone();
+            self.gateway(gateway::Deps::connect(&config, keys(), &Dialler::default(), auth)?).await?;
         }
         Ok(())
     }

@@ -252,24 +252,6 @@ where
     others.and_then(tracer)
 }
 
-/// The id of the trace that the work under way belongs to, for people who report an error.
-#[must_use]
-pub fn trace_id(_: &tracing::Span) -> Option<String> {
-    Scope::current().trace().map(Trace::id)
-}
-
-/// Superseded by [`Scope`].
-#[must_use]
-pub fn hop(_: &'static str, _: Side, _: &str) -> tracing::Span {
-    tracing::Span::none()
-}
-
-/// Superseded by [`Scope::describe`].
-pub fn attribute(_: &tracing::Span, _: &'static str, _: impl Into<opentelemetry::Value>) {}
-
-/// Superseded by [`Scope::rename`].
-pub fn rename(_: &tracing::Span, _: &str) {}
-
 /// On which side of an exchange a span stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {

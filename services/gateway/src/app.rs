@@ -8,6 +8,7 @@ use std::time::Duration;
 use api::KeyRing;
 use chassis::clock;
 use chassis::drain::Shutdown;
+use chassis::process::Health;
 use chassis::tls::{Acceptor, File, FileError, Protocols};
 use chassis::workers::Workers;
 use tokio::net::TcpListener;
@@ -26,6 +27,7 @@ use crate::http::origin::{EntryError, Rules};
 use crate::http::sse::Stalls;
 use crate::http::stack::{Around, Sizes};
 use crate::limits::Limits;
+use crate::observe::Observed;
 
 /// Before trying again when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -55,6 +57,8 @@ struct Shared {
     keep_alive: Duration,
     write_stall: Duration,
     stream_max_age: Option<Duration>,
+    observed: Arc<Observed>,
+    health: Health,
 }
 
 /// Where the endpoints are; no two are the same.
@@ -181,6 +185,8 @@ impl App {
                 keep_alive: Duration::from_secs(config.keep_alive_s.max(1)),
                 write_stall: Duration::from_secs(config.write_stall_s.max(1)),
                 stream_max_age: (!max_age.is_zero()).then_some(max_age),
+                observed: Observed::new(&deps.process.metrics),
+                health: deps.process.health,
             }),
         })
     }
@@ -250,6 +256,7 @@ impl App {
             limits: self.shared.limits.clone(),
             paths: self.shared.paths.clone(),
             sizes: self.shared.sizes,
+            observed: self.shared.observed.clone(),
         };
         http::around(http::routes(&self.shared.paths, edge), with)
     }
@@ -275,7 +282,8 @@ impl Paths {
         let plain = |c: u8| c.is_ascii_alphanumeric() || b"/-_.~".contains(&c);
         let path = |key, value: &String, example| {
             // What is well known is ours to say.
-            if value.starts_with("/.well-known/")
+            if value == http::HEALTH
+                || value.starts_with("/.well-known/")
                 || !value.starts_with('/')
                 || value.len() < 2
                 || !value.bytes().all(plain)
@@ -312,6 +320,14 @@ impl Edge {
 
     pub(crate) fn forward(&self) -> &Forward {
         &self.shared.forward
+    }
+
+    pub(crate) fn observed(&self) -> &Arc<Observed> {
+        &self.shared.observed
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.shared.health
     }
 
     pub(crate) fn body(&self) -> &body::Bounds {

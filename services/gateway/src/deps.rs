@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::KeyRing;
+use chassis::process::Process;
 use chassis::tls::Dialler;
 use placement::{Locator, Static, TableError};
 
@@ -21,6 +22,8 @@ pub struct Deps {
     pub peers: Arc<dyn Peers>,
     /// Who asks.
     pub auth: Arc<dyn Authenticate>,
+    /// Where this role counts, and says how it is.
+    pub process: Process,
 }
 
 /// Why a dependency cannot be used.
@@ -48,6 +51,6 @@ impl Deps {
         let nodes = config.sessions.iter();
         let table = Static::new(nodes.clone().map(|node| (node.address.clone(), node.slots)))?;
         let peers = Dialled::new(nodes.map(|node| node.address.as_str()), dialler)?;
-        Ok(Self { keys, locator: Arc::new(table), peers: Arc::new(peers), auth })
+        Ok(Self { keys, locator: Arc::new(table), peers: Arc::new(peers), auth, process: Process::default() })
     }
 }

@@ -21,15 +21,18 @@ pub(crate) mod stack;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::response::Response;
-use axum::routing::{MethodRouter, any};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodRouter, any, get};
 
 use self::admit::Verb;
 use self::caller::Policy;
 use self::reason::Reason;
 pub(crate) use self::stack::{Stack, around};
 use crate::app::{Edge, Paths};
+
+/// Where load balancers ask how this process is.
+pub(crate) const HEALTH: &str = "/health";
 
 /// A path and what is there.
 pub(crate) struct Route {
@@ -43,6 +46,7 @@ pub(crate) struct Route {
 pub(crate) fn table(paths: &Paths) -> Vec<Route> {
     let route = |path: &str, policy, handler| Route { path: path.to_owned(), policy, handler };
     let mut table = vec![
+        route(HEALTH, Policy::Everybody, get(health)),
         route(&paths.mcp, Policy::Caller, any(endpoint)),
         route(&paths.sse, Policy::Caller, any(http_sse::events)),
         route(&paths.message, Policy::Caller, any(http_sse::messages)),
@@ -56,6 +60,14 @@ pub(crate) fn table(paths: &Paths) -> Vec<Route> {
 pub(crate) fn routes(paths: &Paths, edge: Edge) -> Router {
     let add = |router: Router<Edge>, route: Route| router.route(&route.path, route.handler);
     table(paths).into_iter().fold(Router::new(), add).fallback(async || unknown_path()).with_state(edge)
+}
+
+/// Whether clients may be sent here, for load balancers. It names nothing but the node.
+async fn health(State(edge): State<Edge>) -> Response {
+    let health = edge.health();
+    let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (status, headers, health.json()).into_response()
 }
 
 async fn endpoint(State(edge): State<Edge>, request: Request) -> Response {

@@ -12,6 +12,7 @@ mod deps;
 mod forward;
 mod http;
 mod limits;
+mod observe;
 mod peers;
 
 pub use self::app::{App, BuildError, ServeError};

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) gateway: gateway::Config,
+    pub(crate) auth: gateway::auth::Config,
     pub(crate) session: session::Config,
     #[serde(rename = "tool-registry")]
     pub(crate) tool_registry: tool_registry::Config,

@@ -1,6 +1,7 @@
 //! One role as a process of its own: its dependencies are elsewhere and are reached over gRPC.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use api::KeyRing;
 use chassis::config::Loaded;
@@ -8,6 +9,7 @@ use chassis::entry::{self, Flags};
 use chassis::process::Process;
 use chassis::serve::{self, Group, Incoming};
 use chassis::tls::{self, Dialler, Mesh};
+use gateway::auth::Gate;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -70,9 +72,7 @@ pub(crate) fn run(role: Role, flags: &Flags) -> Result<(), Failure> {
         process::runtime()?.block_on(build(role, &loaded.config, keys, &mesh, &Process::default()))?;
         return process::accepted();
     }
-    process::run(&[role.name()], loaded.config, |config, process| {
-        start(role, config, keys, mesh, process)
-    })
+    process::run(&[role.name()], loaded.config, |config, process| start(role, config, keys, mesh, process))
 }
 
 /// The keys of the roles that sign and seal. They must be configured: made up here, they would not be the others' keys.
@@ -116,20 +116,15 @@ pub(crate) fn to_registries(mesh: &Mesh) -> Result<Dialler, Failure> {
     mesh.dialler(&[tls::Role::Registry, tls::Role::Bridge]).map_err(Failure::refused)
 }
 
-async fn build(
-    role: Role,
-    config: &Config,
-    keys: Option<KeyRing>,
-    mesh: &Mesh,
-    process: &Process,
-) -> Result<Built, Failure> {
+async fn build(role: Role, config: &Config, keys: Option<KeyRing>, mesh: &Mesh, process: &Process) -> Result<Built, Failure> {
     // Only roles that have keys get here without any.
     let keys = || keys.ok_or_else(|| Failure::refused("no keys"));
     match role {
         Role::Gateway => {
             let dialler = mesh.dialler(&[tls::Role::Session]).map_err(Failure::refused)?;
-            let deps =
-                gateway::Deps::connect(&config.gateway, keys()?, &dialler).map_err(Failure::refused)?;
+            let mut deps = gateway::Deps::connect(&config.gateway, keys()?, &dialler, gate(config)?)
+                .map_err(Failure::refused)?;
+            deps.process = process.clone();
             gateway::App::build(&config.gateway, deps).map(Built::Gateway).map_err(Failure::refused)
         }
         Role::Session => {
@@ -160,13 +155,7 @@ pub(crate) async fn prompts(config: &Config) -> Result<prompt_registry::App, Fai
     prompt_registry::App::build(&config.prompt_registry, deps).map_err(Failure::refused)
 }
 
-async fn start(
-    role: Role,
-    config: Config,
-    keys: Option<KeyRing>,
-    mesh: Mesh,
-    process: Process,
-) -> Result<Group, Failure> {
+async fn start(role: Role, config: Config, keys: Option<KeyRing>, mesh: Mesh, process: Process) -> Result<Group, Failure> {
     let listener = bind(role, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     check_listen(role, &mesh, address)?;
@@ -201,6 +190,11 @@ pub(crate) async fn bind(role: Role, config: &Config) -> Result<TcpListener, Fai
     serve::bind(&format!("{}.listen", role.name()), role.address(config)).await.map_err(Failure::failed)
 }
 
+/// Who may call the gateway. It can be told of another configuration while it is used.
+pub(crate) fn gate(config: &Config) -> Result<Arc<Gate>, Failure> {
+    Gate::new(&config.auth).map(Arc::new).map_err(Failure::refused)
+}
+
 pub(crate) fn gateway_role(group: &mut Group, app: gateway::App, listener: TcpListener) {
     group.start(Role::Gateway.name(), |stop| async move { Ok(app.serve(listener, stop).await?) });
 }
@@ -212,5 +206,6 @@ pub(crate) fn url(config: &Config, address: SocketAddr) -> String {
         Some(name) if address.ip().is_unspecified() => format!("{name}:{}", address.port()),
         Some(_) | None => address.to_string(),
     };
-    format!("http://{host}{}", config.gateway.mcp_path)
+    let scheme = if config.gateway.is_https() { "https" } else { "http" };
+    format!("{scheme}://{host}{}", config.gateway.mcp_path)
 }

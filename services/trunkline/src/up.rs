@@ -61,16 +61,12 @@ async fn check(up: &Up, config: Config) -> Result<(), Failure> {
     build(&config, keys, more(up, &config)?, &Process::default()).await.map(drop)
 }
 
-async fn start(
-    up: &Up,
-    mut config: Config,
-    traces: Option<&TraceUi>,
-    process: &Process,
-) -> Result<Group, Failure> {
+async fn start(up: &Up, mut config: Config, traces: Option<&TraceUi>, process: &Process) -> Result<Group, Failure> {
     let keys = equip(&mut config, &up.data)?;
     let listener = role::bind(Role::Gateway, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
-    let Mesh { gateway, session, tools, resources, prompts } = build(&config, keys, more(up, &config)?, process).await?;
+    let Mesh { gateway, session, tools, resources, prompts } =
+        build(&config, keys, more(up, &config)?, process).await?;
     let mut group = Group::new();
     role::gateway_role(&mut group, gateway, listener);
     group.start(Role::Session.name(), |stop| session.serve(Incoming::None, stop));
@@ -112,8 +108,8 @@ async fn build(config: &Config, keys: KeyRing, more: Vec<RegistryPeer>, process:
     let resources = role::resources(config).await?;
     let prompts = role::prompts(config).await?;
     let to_registries = dialler(config)?;
-    let mut deps = session::Deps::connect(&config.session, keys.clone(), &to_registries)
-        .map_err(Failure::refused)?;
+    let mut deps =
+        session::Deps::connect(&config.session, keys.clone(), &to_registries).map_err(Failure::refused)?;
     let neighbours = [
         (Role::Tools, tools.handle()),
         (Role::Resources, resources.handle()),
@@ -127,6 +123,8 @@ async fn build(config: &Config, keys: KeyRing, more: Vec<RegistryPeer>, process:
         keys,
         locator: Arc::new(Static::embedded(Role::Session.name())),
         peers: Arc::new(gateway::Local(session.handle())),
+        auth: role::gate(config)?,
+        process: process.clone(),
     };
     let gateway = gateway::App::build(&config.gateway, deps).map_err(Failure::refused)?;
     Ok(Mesh { gateway, session, tools, resources, prompts })

@@ -29,6 +29,7 @@ pub(super) async fn delete(edge: &Edge, parts: &Parts) -> Response {
     reply::taken(
         edge,
         Asked {
+            operation: None,
             id: None,
             lost: Lost::Again,
             waits: false,

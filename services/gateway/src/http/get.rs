@@ -33,7 +33,15 @@ pub(super) async fn get(edge: &Edge, parts: &Parts) -> Response {
     let taken = edge.forward().send(&call, Some(slot)).await;
     reply::taken(
         edge,
-        Asked { id: None, lost: Lost::Again, waits: true, begins: false, place, caller: caller.clone() },
+        Asked {
+            operation: None,
+            id: None,
+            lost: Lost::Again,
+            waits: true,
+            begins: false,
+            place,
+            caller: caller.clone(),
+        },
         taken,
     )
     .await

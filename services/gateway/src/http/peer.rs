@@ -25,6 +25,11 @@ impl Peer {
         Self(Arc::new(Inner { ip, is_secure, admission, last: Mutex::new(None) }))
     }
 
+    /// Its address.
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.0.ip
+    }
+
     /// Whether TLS is spoken with it.
     pub(crate) fn is_secure(&self) -> bool {
         self.0.is_secure

@@ -5,19 +5,24 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
+use chassis::telemetry::Scope;
 use mcp::{Era, Method};
 
 use super::admit::{self, Admitted, Batch, Letter, Refusal};
 use super::reply::{self, Asked, Lost};
-use super::{body, caller, quota, stack};
+use super::{body, caller, quota};
 use crate::app::Edge;
 use crate::auth::Caller;
 use crate::forward::Call;
+use crate::observe::{self, Operation};
 
 pub(super) async fn post(edge: &Edge, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let admitted = match body::read(body, edge.body()).await {
-        Ok(body) => admit::post(edge.keys(), &parts.headers, &body),
+        Ok(body) => {
+            edge.observed().received(body.len());
+            admit::post(edge.keys(), &parts.headers, &body)
+        }
         Err(unread) => return body::refuse(unread),
     };
     pass_on(edge, &parts, admitted, Transport::Streamable).await
@@ -36,9 +41,12 @@ pub(super) async fn pass_on(
     };
     match admitted {
         Ok(Admitted::Message(letter)) => deliver(edge, parts, caller, *letter, transport).await,
-        Ok(Admitted::Batch(batch)) => deliver_batch(edge, caller, *batch, transport).await,
+        Ok(Admitted::Batch(batch)) => deliver_batch(edge, parts, caller, *batch, transport).await,
         Ok(Admitted::Noted) => StatusCode::ACCEPTED.into_response(),
-        Err(refusal) => reply::refusal(refusal),
+        Err(refusal) => {
+            Operation::refused(edge.observed(), parts, &refusal);
+            reply::refusal(refusal)
+        }
     }
 }
 
@@ -49,7 +57,8 @@ async fn deliver(
     letter: Letter,
     transport: Transport,
 ) -> Response {
-    stack::describe(&letter);
+    let operation = Operation::begin(edge.observed(), edge.keys(), &letter, parts);
+    let scope = operation.as_ref().map_or_else(Scope::current, Operation::scope);
     let waits = letter.method == Some(Method::Listen);
     let place = match waits.then(|| quota::stream(&parts.extensions, letter.id())).transpose() {
         Ok(place) => place,
@@ -67,6 +76,7 @@ async fn deliver(
         begins: letter.method == Some(Method::Initialize),
         place,
         caller: caller.clone(),
+        operation,
     };
     let slot = letter.slot();
     let call = Call::Deliver(Box::new(Delivery {
@@ -80,12 +90,21 @@ async fn deliver(
         request_key: edge.forward().request_key(),
         transport,
     }));
-    let taken = edge.forward().send(&call, slot).await;
-    reply::taken(edge, asked, taken).await
+    let answering = async {
+        let taken = edge.forward().send(&call, slot).await;
+        reply::taken(edge, asked, taken).await
+    };
+    scope.within(answering).await
 }
 
-async fn deliver_batch(edge: &Edge, caller: &Caller, batch: Batch, transport: Transport) -> Response {
-    stack::describe_batch();
+async fn deliver_batch(
+    edge: &Edge,
+    parts: &Parts,
+    caller: &Caller,
+    batch: Batch,
+    transport: Transport,
+) -> Response {
+    let scope = observe::batch(parts);
     let slot = batch.session.slot();
     let call = Call::Deliver(Box::new(Delivery {
         message: batch.raw,
@@ -98,11 +117,14 @@ async fn deliver_batch(edge: &Edge, caller: &Caller, batch: Batch, transport: Tr
         request_key: edge.forward().request_key(),
         transport,
     }));
-    let taken = edge.forward().send(&call, Some(slot)).await;
     let members = match transport {
         Transport::Streamable => batch.requests,
         // Their answers do not come here.
         Transport::HttpSse => Vec::new(),
     };
-    reply::batch(edge, caller, members, taken).await
+    let answering = async {
+        let taken = edge.forward().send(&call, Some(slot)).await;
+        reply::batch(edge, caller, members, taken).await
+    };
+    scope.within(answering).await
 }

@@ -64,7 +64,6 @@ impl Reason {
     pub(crate) const OTHER: Self = Self("other");
 
     /// All words there are.
-    #[cfg(test)]
     pub(crate) const ALL: [Self; 26] = [
         Self::ORIGIN,
         Self::PREFLIGHT,

@@ -5,11 +5,11 @@ use api::{Code, Detail, Error};
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use chassis::{clock, telemetry};
+use chassis::clock;
+use chassis::telemetry::{Scope, Trace};
 use futures::StreamExt as _;
 use mcp::rpc::{self, Id, RpcError};
 use mcp::{Json, code, edit, header as names, scan};
-use tracing::Span;
 
 use super::admit::Refusal;
 use super::http_sse;
@@ -19,6 +19,7 @@ use crate::app::Edge;
 use crate::auth::Caller;
 use crate::forward::Taken;
 use crate::limits::Inside;
+use crate::observe::{self, Operation};
 
 /// What an answer needs to know about its request.
 pub(super) struct Asked {
@@ -34,6 +35,8 @@ pub(super) struct Asked {
     pub(super) place: Option<Inside>,
     /// Who asks: a stream lasts no longer than what they showed is good.
     pub(super) caller: Caller,
+    /// What is told of it to operators.
+    pub(super) operation: Option<Operation>,
 }
 
 /// See [`Asked::lost`].
@@ -77,11 +80,20 @@ pub(super) async fn begun(
 pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Error>) -> Response {
     let (session, mut frames) = match taken {
         Ok(Taken::Accepted { session, frames }) => (session.filter(|_| asked.begins), frames),
-        Ok(Taken::Refused(refused)) => return answer(refused),
-        Err(error) => return not_taken(asked.id.as_ref(), &error),
+        Ok(Taken::Refused(refused)) => {
+            observe::answered(asked.operation, &refused);
+            return answer(refused);
+        }
+        Err(error) => {
+            observe::failed(asked.operation, error.code);
+            return not_taken(asked.id.as_ref(), &error);
+        }
     };
     let mut response = match frames.next().await {
-        Some(Ok(Frame::Answer(whole))) => answer(whole),
+        Some(Ok(Frame::Answer(whole))) => {
+            observe::answered(asked.operation.take(), &whole);
+            answer(whole)
+        }
         Some(Ok(Frame::Open)) => {
             let listen = asked.id.clone().filter(|_| asked.waits);
             let shutdown = asked.waits.then(|| edge.shutdown());
@@ -89,18 +101,22 @@ pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Er
             // An older client's own stream is opened anew now and then, so that clients spread over new gateways.
             let until = (asked.waits && asked.id.is_none()).then(|| edge.stream_end()).flatten();
             let stream = Stream::new(edge.stalls(), frames, edge.keep_alive(), shutdown, listen);
-            sse::response(stream.owing(owed).holding(asked.place.take()).until(until).lent(&asked.caller))
+            let stream = stream.owing(owed).holding(asked.place.take()).until(until);
+            sse::response(stream.lent(&asked.caller).observed(asked.operation.take()))
         }
         Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_))) => {
             tracing::error!("a session node broke the order of frames");
+            observe::failed(asked.operation.take(), Code::Internal);
             lost(&asked, "unavailable")
         }
         Some(Err(error)) => {
+            observe::failed(asked.operation.take(), error.code);
             tracing::warn!(code = ?error.code, error = %error.message, "a request was lost after it had been accepted");
             lost(&asked, if error.code == Code::Deadline { "timeout" } else { "unavailable" })
         }
         None => {
             tracing::warn!("a session node ended without an answer");
+            observe::failed(asked.operation.take(), Code::Unavailable);
             lost(&asked, "unavailable")
         }
     };
@@ -164,7 +180,7 @@ pub(super) fn refusal_for(reason: Reason, refused: Refusal) -> Response {
 /// A defect of ours. What it was stays in the log.
 pub(super) fn internal(id: Option<&Id>) -> Response {
     let mut error = RpcError::new(code::INTERNAL_ERROR, "internal error");
-    if let Some(trace) = telemetry::trace_id(&Span::current()) {
+    if let Some(trace) = Scope::current().trace().map(Trace::id) {
         error = error.with_data(Json::trusted(format!("{{\"traceId\":{}}}", edit::quote(&trace))));
     }
     json(StatusCode::INTERNAL_SERVER_ERROR, Some(rpc::error(id, &error)))

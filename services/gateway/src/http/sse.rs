@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use api::Code;
 use api::session::{Event, Frame, Frames};
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, header};
@@ -16,16 +17,17 @@ use axum::response::Response;
 use bytes::Bytes;
 use chassis::clock;
 use chassis::drain::Shutdown;
+use chassis::telemetry::Scope;
 use mcp::rpc::Id;
 use mcp::{Json, meta, scan};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tracing::Span;
 
 use self::slot::Slot;
 pub(crate) use self::slot::{Open, Stalls};
 use super::reply;
 use crate::auth::{Caller, Lent};
 use crate::limits::Inside;
+use crate::observe::{self, Operation};
 
 /// Says nothing, and shows that somebody is there.
 const COMMENT: Bytes = Bytes::from_static(b": \n\n");
@@ -62,7 +64,9 @@ pub(super) struct Stream {
     /// Whether the client may continue elsewhere what it has seen of this stream.
     is_resumable: bool,
     /// Open as long as the stream.
-    span: Span,
+    scope: Scope,
+    /// What is told of the request to operators.
+    operation: Option<Operation>,
 }
 
 impl Stream {
@@ -101,7 +105,8 @@ impl Stream {
             members: Vec::new(),
             lent: None,
             is_resumable: false,
-            span: Span::current(),
+            scope: Scope::current(),
+            operation: None,
         }
     }
 
@@ -129,6 +134,12 @@ impl Stream {
         let end = caller.expires_in(clock::unix_millis()).map(|left| Instant::now() + left);
         self.lent = Some(caller.lent());
         self.until(end)
+    }
+
+    /// What this stream is the answer to, for operators.
+    pub(super) fn observed(mut self, operation: Option<Operation>) -> Self {
+        self.operation = operation;
+        self
     }
 
     /// The stream answers this request, once.
@@ -168,8 +179,9 @@ impl Stream {
     /// What is said when the session node is lost: that the outcome is not known, unless the answer has been given.
     fn lost(&mut self) -> Option<Bytes> {
         self.end();
-        let is_answer = |message: Json| scan::member(message.as_str(), "method").is_none();
-        let answered = self.last.take().is_some_and(is_answer);
+        let last = self.last.take().filter(is_answer);
+        let answered = last.is_some();
+        observe::streamed(self.operation.take(), last.as_ref(), Some(Code::Unavailable));
         let request = self.owed.take().filter(|_| !answered);
         let mut text = Vec::new();
         for request in request.into_iter().chain(std::mem::take(&mut self.members)) {
@@ -264,8 +276,16 @@ impl Stream {
     }
 }
 
+/// What a message is that is neither a request nor a notification.
+fn is_answer(message: &Json) -> bool {
+    scan::member(message.as_str(), "method").is_none()
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
+        if self.operation.is_some() {
+            observe::streamed(self.operation.take(), self.last.take().filter(is_answer).as_ref(), None);
+        }
         self.slot.let_go();
     }
 }
@@ -291,8 +311,7 @@ impl futures::Stream for Stream {
         // Whoever asks has written what was handed out before.
         this.slot.wait();
         if this.rest.is_empty() {
-            let span = this.span.clone();
-            let _entered = span.enter();
+            let _inside = this.scope.clone().enter();
             match this.say(cx) {
                 Poll::Ready(Some(text)) => this.rest = text,
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -416,7 +435,7 @@ mod tests {
         ];
         for (messages, owed, expected) in table {
             let events = messages.into_iter().map(|text| Ok(Frame::Event(event(None, None, Some(text)))));
-            let lost = api::Error::new(api::Code::Unavailable, "node lost");
+            let lost = api::Error::new(Code::Unavailable, "node lost");
             let frames = stream::iter(events.chain([Err(lost)]).collect::<Vec<_>>());
             let body =
                 Stream::new(&Stalls::new(), frames.boxed(), Duration::from_secs(15), None, None).owing(owed);

@@ -6,15 +6,12 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Router};
-use chassis::telemetry::{Origin, Scope, Side, propagate};
-use mcp::rpc::Message;
-use mcp::{Era, Method};
 use tower::{Service, ServiceBuilder};
 
-use super::admit::{Letter, Refusal};
+use super::admit::Refusal;
 use super::caller::Ask;
 use super::cors::Cors;
 use super::gate::{Gate, Hold, Rescue};
@@ -25,6 +22,7 @@ use super::{quota, reply};
 use crate::app::Paths;
 use crate::config::Config;
 use crate::limits::Limits;
+use crate::observe::{self, Observed};
 
 /// What the layers work with.
 pub(crate) struct Around {
@@ -33,6 +31,7 @@ pub(crate) struct Around {
     pub(crate) limits: Arc<Limits>,
     pub(crate) paths: Arc<Paths>,
     pub(crate) sizes: Sizes,
+    pub(crate) observed: Arc<Observed>,
 }
 
 /// How large the head of a request may be.
@@ -70,11 +69,11 @@ impl<S> Stack for S where
 
 /// The one stack. The body has its own bounds, in `body.rs`, where it is read; those of connections are in `connection.rs`.
 pub(crate) fn around(routes: Router, with: Around) -> impl Stack {
-    let Around { guard, ask, limits, paths, sizes } = with;
+    let Around { guard, ask, limits, paths, sizes, observed } = with;
     let (rules, all, each) = (guard.clone(), limits.clone(), limits);
     ServiceBuilder::new()
-        // one span for each request, refused ones too
-        .layer(from_fn(span))
+        // role and trace for whatever is logged inside; counts what goes out, refusals too
+        .layer(from_fn(move |request, next| observe::around(observed.clone(), request, next)))
         // a defect costs one answer, not the connection
         .layer(Rescue(panicked))
         // before anything reads a header: 414, 431
@@ -94,44 +93,9 @@ pub(crate) fn around(routes: Router, with: Around) -> impl Stack {
         .service(routes)
 }
 
-async fn span(request: Request, next: Next) -> Response {
-    let parent = propagate::extract(request.headers());
-    let origin = Origin { parent, link: None };
-    let scope = Scope::of_origin("gateway", Side::Server, origin, || request.method().to_string().into());
-    scope.within(next.run(request)).await
-}
-
-/// Names the span of a request after its message.
-pub(super) fn describe(letter: &Letter) {
-    let scope = Scope::current();
-    // Names that clients make up stay out of traces.
-    let method = match &letter.message {
-        Message::Request(_) => letter.method.map_or("_OTHER", Method::as_str),
-        Message::Notification(_) => "notification",
-        Message::Response(_) => "response",
-    };
-    let era = match letter.era {
-        Era::Older => "older",
-        Era::Modern => "modern",
-    };
-    scope.rename(|| method.into());
-    scope.describe(|to| {
-        to.set("mcp.method.name", method).set("trunkline.era.client", era);
-        if let Some(revision) = &letter.revision {
-            to.set("mcp.protocol.version", revision.clone());
-        }
-    });
-}
-
-/// Names the span of a batch.
-pub(super) fn describe_batch() {
-    Scope::current().rename(|| "batch".into());
-}
-
-fn panicked(payload: &(dyn Any + Send)) -> Response {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
-    tracing::error!(panic = text, "a handler panicked");
+fn panicked(_: &(dyn Any + Send)) -> Response {
+    // The hook that logs panics has said where; the text may quote what it was about.
+    tracing::error!("a handler panicked");
     reply::internal(None)
 }
 

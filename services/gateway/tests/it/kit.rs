@@ -219,7 +219,8 @@ impl Gateway {
         let peers = nodes.iter().take(ready).map(|(name, _)| Peer { address: (*name).into() }).collect();
         let by_name = nodes.iter().map(|(name, node)| ((*name).to_owned(), Arc::clone(node))).collect();
         let names = Arc::new(Names(by_name, peers));
-        let deps = Deps { keys: keys(), locator: names.clone(), peers: names, auth };
+        let deps =
+            Deps { keys: keys(), locator: names.clone(), peers: names, auth, process: Default::default() };
         let app = App::build(&config, deps).unwrap();
         let listener = TcpListener::bind(at).await.unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));

@@ -151,6 +151,7 @@ async fn a_public_listener_needs_names() {
         locator: Arc::new(Static::embedded("a")),
         peers: Arc::new(Local(Node::new([]))),
         auth: Arc::new(Anonymous),
+        process: Default::default(),
     };
     let config = |listen: &str| Config { listen: listen.into(), ..Config::default() };
     for public in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:80", "mesh.example.com:80"] {

@@ -210,6 +210,7 @@ async fn files_that_cannot_be_used_are_refused_by_name() {
         locator: Arc::new(Static::embedded("a")),
         peers: Arc::new(Local(Node::new([]))),
         auth: Arc::new(Anonymous),
+        process: Default::default(),
     };
     let build = |certificate: &Path, key: &Path| {
         let config = Config { tls_certificate: certificate.into(), tls_key: key.into(), ..Config::default() };

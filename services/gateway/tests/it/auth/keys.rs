@@ -85,6 +85,7 @@ async fn whoever_comes_from_elsewhere_has_to_be_known() {
             locator: Arc::new(Static::embedded("a")),
             peers: Arc::new(Local(Node::new([]))),
             auth: Arc::new(Gate::new(&auth).unwrap()),
+            process: Default::default(),
         };
         App::build(&config, deps)
     };
@@ -181,6 +182,7 @@ async fn a_path_of_ours_cannot_be_taken() {
         locator: Arc::new(Static::embedded("a")),
         peers: Arc::new(Local(Node::new([]))),
         auth: Arc::new(gateway::auth::Anonymous),
+        process: Default::default(),
     };
     assert!(matches!(App::build(&config, deps), Err(BuildError::Path { key: "mcp_path", .. })));
 }

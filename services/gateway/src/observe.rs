@@ -1,0 +1,538 @@
+//! What the edge tells operators: a span and a duration for each MCP request, refusals, streams, bytes.
+//!
+//! Exactly one `mcp.server` span for each message that is a request or a notification; what is refused before it can be read
+//! has one too, without a method. Handles are taken once; counting a request looks nothing up but the name of its tool.
+
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use api::session::Answer;
+use api::{Code, KeyRing};
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Version};
+use axum::middleware::Next;
+use axum::response::Response;
+use chassis::metrics::{Counter, Gauge, Grid, Metrics, Names, SECONDS};
+use chassis::telemetry::{Attributes, Origin, Scope, Side, Trace, is_exporting, propagate, records_content};
+use hyper::body::Body as _;
+use mcp::method::{Target, notification};
+use mcp::rpc::Message;
+use mcp::telemetry::{Failure, OTHER, Outcome, attribute, bare_uri, metric};
+use mcp::{Era, Json, Method, Revision, meta, scan};
+use pin_project_lite::pin_project;
+
+use crate::http::admit::{Letter, Refusal};
+use crate::http::peer::Peer;
+use crate::http::reason::Reason;
+
+/// The role that spans, metrics and log lines are shown under.
+pub(crate) const ROLE: &str = "gateway";
+/// Tools that have series of their own. Only those that exist are counted by name, so only a huge catalogue has more.
+const MOST_TOOLS: usize = 256;
+/// Longest name that becomes part of a span's name.
+const MOST_NAME: usize = 128;
+
+const ERAS: &[&str] = &["older", "modern"];
+const OUTCOMES: &[&str] = &["ok", "tool_error", "refused", "error", "lost", "cancelled"];
+/// In the order of [`Method`], then notifications, then everything else.
+const METHODS: &[&str] = &[
+    "initialize",
+    "ping",
+    "server/discover",
+    "tools/list",
+    "tools/call",
+    "resources/list",
+    "resources/templates/list",
+    "resources/read",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "subscriptions/listen",
+    "prompts/list",
+    "prompts/get",
+    "completion/complete",
+    "logging/setLevel",
+    notification::INITIALIZED,
+    notification::CANCELLED,
+    notification::PROGRESS,
+    notification::ROOTS_CHANGED,
+    OTHER,
+];
+/// In the order of [`Failure`], behind none.
+const ERRORS: &[&str] = &[
+    "",
+    "tool_error",
+    "-32700",
+    "-32600",
+    "-32601",
+    "-32602",
+    "-32603",
+    "-32002",
+    "-32020",
+    "-32021",
+    "-32022",
+    OTHER,
+    "timeout",
+    "cancelled",
+    "unavailable",
+];
+const SERVER_HELP: &str = "Duration of MCP requests and notifications as served to clients";
+
+type ByTool = Grid<3>;
+
+/// Everything the edge counts.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    metrics: Metrics,
+    operations: Grid<4>,
+    tools: Names<ByTool>,
+    /// Calls of tools that nobody has vouched for.
+    unknown: ByTool,
+    refusals: Vec<(Reason, Counter)>,
+    received: Counter,
+    sent: Counter,
+    streams: Gauge,
+}
+
+impl Observed {
+    pub(crate) fn new(metrics: &Metrics) -> Arc<Self> {
+        let metrics = metrics.of_role(ROLE);
+        let refused = |reason: Reason| {
+            let help = "Requests that were answered with a refusal, by reason";
+            (reason, metrics.counter("trunkline_refusals", help, &[("reason", reason.word())]))
+        };
+        let axes = [
+            (metric::METHOD, METHODS),
+            (metric::ERA, ERAS),
+            (metric::OUTCOME, OUTCOMES),
+            (metric::ERROR_TYPE, ERRORS),
+        ];
+        Arc::new(Self {
+            operations: Grid::new(&metrics, (metric::SERVER_OPERATION, SERVER_HELP), SECONDS, &[], axes),
+            tools: Names::new(MOST_TOOLS),
+            unknown: by_tool(&metrics, OTHER),
+            refusals: Reason::ALL.into_iter().map(refused).collect(),
+            received: metrics.counter("trunkline_received_bytes", "Bytes of messages from clients", &[]),
+            sent: metrics.counter("trunkline_sent_bytes", "Bytes of messages to clients", &[]),
+            streams: metrics.gauge("trunkline_streams", "Event streams that are open", &[]),
+            metrics,
+        })
+    }
+
+    /// A request was refused.
+    pub(crate) fn refused(&self, reason: Reason) {
+        if let Some((_, counter)) = self.refusals.iter().find(|(known, _)| *known == reason) {
+            counter.inc();
+        }
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.received.inc_by(bytes as u64);
+    }
+
+    fn count(&self, place: usize, era: usize, tool: Option<&Tool>, outcome: Outcome, took: f64) {
+        let error = outcome.failure.map_or(0, |failure| failure as usize + 1);
+        let word = Failure::outcome(outcome.failure);
+        let at = OUTCOMES.iter().position(|known| *known == word).unwrap_or(OUTCOMES.len());
+        let Some(tool) = tool else {
+            return self.operations.observe([place, era, at, error], took);
+        };
+        // Who was answered with a result has named something that exists.
+        let vouched = matches!(outcome.failure, None | Some(Failure::Tool));
+        let series = match tool {
+            Tool::Known(series) => Some(series.clone()),
+            Tool::Named(name) if vouched => self.tools.admit(name, || by_tool(&self.metrics, name)),
+            Tool::Named(_) => None,
+        };
+        series.as_deref().unwrap_or(&self.unknown).observe([era, at, error], took);
+    }
+}
+
+fn by_tool(metrics: &Metrics, name: &str) -> ByTool {
+    let fixed = [(metric::METHOD, Method::ToolsCall.as_str()), (metric::TOOL, name)];
+    let axes = [(metric::ERA, ERAS), (metric::OUTCOME, OUTCOMES), (metric::ERROR_TYPE, ERRORS)];
+    Grid::new(metrics, (metric::SERVER_OPERATION, SERVER_HELP), SECONDS, &fixed, axes)
+}
+
+#[derive(Debug)]
+enum Tool {
+    Known(Arc<ByTool>),
+    Named(Box<str>),
+}
+
+/// One request under way. Dropped without an outcome, it was given up.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    observed: Arc<Observed>,
+    scope: Scope,
+    begun: Instant,
+    method: Option<Method>,
+    place: usize,
+    era: usize,
+    tool: Option<Tool>,
+    /// Whether giving it up is the ordinary end.
+    open_ended: bool,
+    is_over: bool,
+}
+
+impl Operation {
+    /// `None` for a response, which belongs to a request of the server's.
+    pub(crate) fn begin(
+        observed: &Arc<Observed>,
+        keys: &KeyRing,
+        letter: &Letter,
+        parts: &Parts,
+    ) -> Option<Self> {
+        let name = letter.message.method()?;
+        let place = match letter.method {
+            Some(method) => method as usize,
+            None => METHODS.iter().position(|known| *known == name).unwrap_or(METHODS.len() - 1),
+        };
+        let target = target(letter);
+        let tool = target.as_ref().filter(|_| letter.method == Some(Method::ToolsCall)).map(|name| {
+            observed.tools.get(name).map_or_else(|| Tool::Named(name.as_ref().into()), Tool::Known)
+        });
+        let scope = Scope::of_origin(ROLE, Side::Server, origin(letter, &parts.headers), || {
+            let method = METHODS.get(place).copied().unwrap_or(OTHER);
+            match target.as_deref().filter(|name| is_plain(name)) {
+                Some(target) => format!("{method} {target}").into(),
+                None => method.into(),
+            }
+        });
+        scope.describe(|to| describe(to, keys, letter, parts, place, target.as_deref()));
+        Some(Self {
+            observed: observed.clone(),
+            scope,
+            begun: Instant::now(),
+            method: letter.method,
+            place,
+            era: era(letter.era),
+            tool,
+            open_ended: letter.method == Some(Method::Listen),
+            is_over: false,
+        })
+    }
+
+    /// A message that was refused before anybody could say what it asked for.
+    pub(crate) fn refused(observed: &Arc<Observed>, parts: &Parts, refusal: &Refusal) {
+        let Some(body) = &refusal.body else { return };
+        let origin = Origin { parent: propagate::extract(&parts.headers), link: None };
+        let scope = Scope::of_origin(ROLE, Side::Server, origin, || OTHER.into());
+        scope.describe(|to| {
+            to.set(attribute::METHOD, OTHER);
+            network(to, parts);
+        });
+        let modern = parts.headers.get(mcp::header::METHOD).is_some();
+        Self {
+            observed: observed.clone(),
+            scope,
+            begun: Instant::now(),
+            method: None,
+            place: METHODS.len() - 1,
+            era: era(if modern { Era::Modern } else { Era::Older }),
+            tool: None,
+            open_ended: false,
+            is_over: false,
+        }
+        .answered(Some(body));
+    }
+
+    /// On whose behalf the work for it is done.
+    pub(crate) fn scope(&self) -> Scope {
+        self.scope.clone()
+    }
+
+    /// It was answered. A notification is answered without a message.
+    pub(crate) fn answered(self, response: Option<&Json>) {
+        let outcome = response.map_or(Outcome::OK, |response| Outcome::of_response(self.method, response));
+        if records_content()
+            && self.method == Some(Method::ToolsCall)
+            && let Some(result) = response.and_then(|response| scan::member(response.as_str(), "result"))
+        {
+            self.scope.describe(|to| _ = to.set(attribute::TOOL_RESULT, result.to_owned()));
+        }
+        self.finish(outcome);
+    }
+
+    /// It is over.
+    pub(crate) fn finish(mut self, outcome: Outcome) {
+        self.close(outcome);
+    }
+
+    fn close(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        let took = self.begun.elapsed().as_secs_f64();
+        self.observed.count(self.place, self.era, self.tool.as_ref(), outcome, took);
+        if let Some(code) = outcome.code {
+            self.scope.describe(|to| _ = to.set(attribute::RESPONSE_STATUS, code.to_string()));
+        }
+        // Whoever serves a caller's mistake has not failed.
+        if let Some(failure) = outcome.failure.filter(|failure| !failure.is_the_callers()) {
+            let kind = match (failure, outcome.code) {
+                (Failure::OtherCode, Some(code)) => Cow::Owned(code.to_string()),
+                (failure, _) => failure.as_str().into(),
+            };
+            self.scope.fail(kind, failure.description());
+        }
+        self.scope.end();
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        let outcome = if self.open_ended { Outcome::OK } else { Outcome::of(Failure::Cancelled) };
+        self.close(outcome);
+    }
+}
+
+/// Everything that is done for an HTTP request, in the trace it came with until it is known what it is.
+pub(crate) async fn around(observed: Arc<Observed>, request: Request, next: Next) -> Response {
+    let trace = propagate::extract(request.headers()).map(Trace::unsampled);
+    let response = Scope::of_caller(ROLE, trace).within(next.run(request)).await;
+    if let Some(reason) = response.extensions().get::<Reason>() {
+        observed.refused(*reason);
+    }
+    if let Some(bytes) = response.body().size_hint().exact() {
+        observed.sent.inc_by(bytes);
+        return response;
+    }
+    observed.streams.inc();
+    response.map(|body| Body::new(Counted { body, observed }))
+}
+
+pin_project! {
+    /// An event stream that is open.
+    struct Counted {
+        #[pin]
+        body: Body,
+        observed: Arc<Observed>,
+    }
+
+    impl PinnedDrop for Counted {
+        fn drop(this: Pin<&mut Self>) {
+            this.observed.streams.dec();
+        }
+    }
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+        let this = self.project();
+        let frame = this.body.poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            this.observed.sent.inc_by(frame.data_ref().map_or(0, |data| data.len() as u64));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Several messages at once, in one span: none of its members is a request of its own on the wire.
+pub(crate) fn batch(parts: &Parts) -> Scope {
+    let origin = Origin { parent: propagate::extract(&parts.headers), link: None };
+    let scope = Scope::of_origin(ROLE, Side::Server, origin, || "trunkline.gateway batch".into());
+    scope.describe(|to| network(to, parts));
+    scope
+}
+
+/// A session node gave a whole answer.
+pub(crate) fn answered(operation: Option<Operation>, answer: &Answer) {
+    if let Some(operation) = operation {
+        operation.answered(answer.body.as_ref());
+    }
+}
+
+/// No session node answered.
+pub(crate) fn failed(operation: Option<Operation>, code: Code) {
+    if let Some(operation) = operation {
+        operation.finish(unanswered(code));
+    }
+}
+
+/// An event stream is over; `answer` is the response it gave, and `lost` why it gave none if the client did not go away.
+pub(crate) fn streamed(operation: Option<Operation>, answer: Option<&Json>, lost: Option<Code>) {
+    let Some(operation) = operation else { return };
+    match (answer, lost) {
+        (Some(answer), _) => operation.answered(Some(answer)),
+        (None, Some(code)) => operation.finish(unanswered(code)),
+        (None, None) => drop(operation),
+    }
+}
+
+const fn unanswered(code: Code) -> Outcome {
+    Outcome::of(match code {
+        Code::Deadline => Failure::Timeout,
+        Code::Cancelled => Failure::Cancelled,
+        Code::InvalidRequest | Code::NotFound | Code::Unauthenticated | Code::Denied => {
+            Failure::InvalidRequest
+        }
+        Code::Internal | Code::Unimplemented => Failure::Internal,
+        Code::Unavailable | Code::Overloaded | Code::Precondition | Code::OutcomeUnknown => {
+            Failure::Unavailable
+        }
+    })
+}
+
+const fn era(era: Era) -> usize {
+    match era {
+        Era::Older => 0,
+        Era::Modern => 1,
+    }
+}
+
+fn params(letter: &Letter) -> Option<&Json> {
+    match &letter.message {
+        Message::Request(request) => request.params.as_ref(),
+        Message::Notification(notification) => notification.params.as_ref(),
+        Message::Response(_) => None,
+    }
+}
+
+/// The tool or prompt it names.
+fn target(letter: &Letter) -> Option<Cow<'_, str>> {
+    match letter.method?.target() {
+        Target::Name => scan::member(params(letter)?.as_str(), "name").and_then(scan::string),
+        Target::Uri | Target::None => None,
+    }
+}
+
+/// Names that clients make up stay out of the names of spans, unless they could be ours.
+fn is_plain(name: &str) -> bool {
+    name.len() <= MOST_NAME && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-./".contains(&c))
+}
+
+/// What `_meta` says is the parent, and then the context of the HTTP request a link; without it that is the parent.
+fn origin(letter: &Letter, headers: &HeaderMap) -> Origin {
+    let header = propagate::extract(headers);
+    let inside = if is_exporting() { params(letter).and_then(in_meta) } else { None };
+    match inside {
+        Some(parent) => {
+            let link = header.filter(|header| header.parent() != parent.parent());
+            Origin { parent: Some(parent), link }
+        }
+        None => Origin { parent: header, link: None },
+    }
+}
+
+fn in_meta(params: &Json) -> Option<Trace> {
+    let meta = scan::member(params.as_str(), meta::META)?;
+    let text = |key| scan::member(meta, key).and_then(scan::string);
+    Trace::read(&text("traceparent")?, &text("tracestate").unwrap_or_default())
+}
+
+fn describe(
+    to: &mut Attributes,
+    keys: &KeyRing,
+    letter: &Letter,
+    parts: &Parts,
+    place: usize,
+    target: Option<&str>,
+) {
+    to.set(attribute::METHOD, METHODS.get(place).copied().unwrap_or(OTHER));
+    to.set(attribute::ERA_CLIENT, ERAS[era(letter.era)]);
+    let revision = match letter.era {
+        Era::Modern => Some(Revision::V2026_07_28),
+        Era::Older => letter.revision.as_deref().and_then(Revision::parse),
+    };
+    if let Some(revision) = revision {
+        to.set(attribute::PROTOCOL_VERSION, revision.as_str());
+    }
+    if let Message::Request(request) = &letter.message {
+        let raw = request.id.raw();
+        to.set(attribute::REQUEST_ID, scan::string(raw).unwrap_or(Cow::Borrowed(raw)).into_owned());
+    }
+    // Revisions without sessions have none to name.
+    if let Some(session) = &letter.session
+        && let Some(hash) = keys.mac(keys.current(), "telemetry", session.as_str().as_bytes())
+    {
+        to.set(attribute::SESSION, format!("{hash:016x}"));
+        to.set(attribute::SLOT, i64::from(session.slot().number()));
+    }
+    let name = |name: &str| name.chars().take(MOST_NAME).collect::<String>();
+    match (letter.method, target) {
+        (Some(Method::ToolsCall), target) => {
+            to.set(attribute::OPERATION, attribute::EXECUTE_TOOL);
+            if let Some(target) = target {
+                to.set(attribute::TOOL, name(target));
+            }
+            if records_content()
+                && let Some(arguments) = params(letter).and_then(|params| params.member("arguments"))
+            {
+                to.set(attribute::TOOL_ARGUMENTS, arguments.as_str().to_owned());
+            }
+        }
+        (_, Some(target)) => _ = to.set(attribute::PROMPT, name(target)),
+        (Some(Method::ResourcesRead | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe), None) => {
+            if let Some(uri) = params(letter).and_then(|params| params.text("uri")) {
+                to.set(attribute::RESOURCE_URI, bare_uri(&uri));
+            }
+        }
+        (_, None) => {}
+    }
+    network(to, parts);
+}
+
+fn network(to: &mut Attributes, parts: &Parts) {
+    to.set(attribute::TRANSPORT, "tcp").set(attribute::NETWORK_PROTOCOL, "http");
+    to.set(attribute::NETWORK_VERSION, if parts.version == Version::HTTP_2 { "2" } else { "1.1" });
+    if let Some(peer) = parts.extensions.get::<Peer>() {
+        to.set(attribute::CLIENT_ADDRESS, peer.ip().to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_labels_are_the_protocols_words_in_their_order() {
+        assert!(Method::ALL.iter().all(|method| METHODS[*method as usize] == method.as_str()));
+        assert!(Failure::ALL.iter().all(|failure| ERRORS[*failure as usize + 1] == failure.as_str()));
+        for failure in Failure::ALL.into_iter().map(Some).chain([None]) {
+            assert!(OUTCOMES.contains(&Failure::outcome(failure)), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn label_sets_stay_closed_however_many_names_are_tried() {
+        let metrics = Metrics::default();
+        let observed = Observed::new(&metrics);
+        for number in 0..10_000 {
+            let tool = Tool::Named(format!("made-up-{number}").into());
+            let unknown = Outcome { failure: Some(Failure::InvalidParams), code: Some(-32602) };
+            observed.count(Method::ToolsCall as usize, 1, Some(&tool), unknown, 0.1);
+        }
+        let text = metrics.text();
+        assert!(!text.contains("made-up"), "{text}");
+        assert_eq!(text.matches("mcp_server_operation_duration_seconds_count{").count(), 1, "{text}");
+        // Tools that exist are named, up to a bound.
+        for number in 0..10_000 {
+            let tool = Tool::Named(format!("real-{number}").into());
+            observed.count(Method::ToolsCall as usize, 1, Some(&tool), Outcome::OK, 0.1);
+        }
+        let named = metrics
+            .text()
+            .matches("_count{role=\"gateway\",mcp_method_name=\"tools/call\",gen_ai_tool_name=\"real-")
+            .count();
+        assert_eq!(named, MOST_TOOLS);
+    }
+}
