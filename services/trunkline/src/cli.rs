@@ -12,6 +12,7 @@ use clap_complete::Shell;
 use self::requests::{Call, Get, List, Read};
 
 use crate::certificates::{self, Certificates};
+use crate::key::{self, Key};
 use crate::trace_ui;
 
 const ABOUT: &str = "\
@@ -127,6 +128,9 @@ pub(crate) enum Command {
     /// Makes certificates for a first mesh, in which each role proves what it is to the others.
     #[command(after_help = certificates::EXAMPLES)]
     Certificates(Certificates),
+    /// Makes API keys that callers of the gateway show.
+    #[command(after_help = key::EXAMPLES)]
+    Key(Key),
     /// Calls a tool of any MCP server.
     #[command(after_help = requests::call_help())]
     Call(Call),

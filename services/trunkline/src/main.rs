@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod config;
 mod data;
+mod key;
 mod process;
 mod role;
 mod trace_ui;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::ResourceRegistry(flags) => role::run(Role::Resources, &flags),
         Command::PromptRegistry(flags) => role::run(Role::Prompts, &flags),
         Command::Certificates(arguments) => certificates::run(&arguments),
+        Command::Key(arguments) => key::run(&arguments),
         Command::Call(call) => return client::run(&client::Command::Call(call)),
         Command::List(list) => return client::run(&client::Command::List(list)),
         Command::Read(read) => return client::run(&client::Command::Read(read)),

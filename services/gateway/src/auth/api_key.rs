@@ -22,7 +22,9 @@ const ISSUER: &str = "api-key";
 pub struct NewKey {
     /// What its owner sends.
     pub key: String,
-    /// The line for `auth.keys`.
+    /// What is kept of it, for `auth.keys`.
+    pub entry: ApiKey,
+    /// The same as text.
     pub line: String,
 }
 
@@ -50,7 +52,9 @@ pub fn new_key(name: &str, tenant: &str, expires: &str, random: [u8; 32]) -> New
         }
     }
     line.push_str(" }");
-    NewKey { key, line }
+    let hash = format!("sha256:{}", hex(&hash(&key)));
+    let entry = ApiKey { name: name.into(), hash, tenant: tenant.into(), expires: expires.into() };
+    NewKey { key, entry, line }
 }
 
 impl ApiKeys {

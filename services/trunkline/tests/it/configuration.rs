@@ -124,3 +124,28 @@ fn help_shows_an_example_of_each_subcommand() {
         assert!(stdout.contains(&format!("trunkline {role} ")), "{stdout}");
     }
 }
+
+#[test]
+fn a_made_key_has_a_line_that_the_gateway_accepts() {
+    let make = ["key", "new", "--name", "team \"a\"", "--expires", "2099-01-31T00:00:00Z"];
+    let (code, made, _hint) = finished(&mut command(&make));
+    let (key, line) = made.trim_end().split_once('\n').unwrap();
+    assert!(key.starts_with("tlk_") && key.len() == 47 && !line.contains(key), "{made}");
+    let check = format!("auth.keys=[{line}]");
+    let (checked, _, said) = finished(&mut command(&["up", "--check", "--set", &check]));
+    assert_eq!((code, checked), (Some(0), Some(0)), "{said}");
+    let said = refused(&["up", "--check", "--set", "auth.keys=[{name=\"a\",hash=\"sha256:1\"}]"], &[]);
+    assert!(said.contains("auth.keys[0].hash"), "{said}");
+    let said = refused(&["key", "new", "--name", "a", "--expires", "tomorrow"], &[]);
+    assert!(said.contains("expires"), "{said}");
+}
+
+#[test]
+fn other_machines_are_let_in_only_when_somebody_may_call() {
+    let public = ["up", "--check", "--listen", "0.0.0.0:0", "--set", "gateway.allowed_hosts=[\"mesh.example\"]"];
+    assert!(refused(&public, &[]).contains("auth.keys"));
+    for set in ["gateway.insecure_no_auth=true", "auth.anonymous=true"] {
+        let (code, _, said) = finished(&mut command(&[&public[..], &["--set", set]].concat()));
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
