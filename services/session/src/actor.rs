@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use crate::calling::Caller;
 use crate::carry::{self, Carried};
 use crate::host::Shared;
+use crate::reader::Reader;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Subscription;
-use crate::residents::{Letter, READER_QUEUE, Reader, Removed, Resident};
+use crate::residents::{Letter, Removed, Resident};
 use crate::wake;
 
 /// How long a session waits for a reader that is behind to take half of what waits for it.
@@ -156,12 +157,11 @@ impl Actor {
     /// meanwhile is let go; the log has its events. Whether one was.
     async fn keep_pace(&mut self) -> bool {
         let mut readers = self.readers.iter();
-        let behind = readers.find(|(_, reading)| reading.reader.capacity() < READER_QUEUE / 4);
+        let behind = readers.find(|(_, reading)| reading.reader.is_behind());
         let Some((stream, reader)) = behind.map(|(stream, reading)| (*stream, reading.reader.clone())) else {
             return false;
         };
-        let room = reader.reserve_many(READER_QUEUE / 2);
-        let stalled = tokio::time::timeout(PACE, room).await.is_err();
+        let stalled = tokio::time::timeout(PACE, reader.catches_up()).await.is_err();
         if stalled {
             self.readers.remove(&stream);
             self.pending.push_back(Input::ReaderGone(stream));
@@ -290,7 +290,7 @@ impl Actor {
     pub(crate) fn send(&mut self, stream: StreamId, frame: Frame) {
         let Some(reading) = self.readers.get_mut(&stream) else { return };
         reading.begun = true;
-        if reading.reader.try_send(Ok(frame)).is_err() {
+        if !reading.reader.send(frame) {
             self.readers.remove(&stream);
             self.pending.push_back(Input::ReaderGone(stream));
         }
@@ -315,7 +315,7 @@ impl Actor {
             let error = RpcError::new(code::INVALID_REQUEST, "the stream of Last-Event-ID is no longer kept");
             let refused = api::session::Answer::new(400, Some(rpc::error(None, &error)));
             // A reader that is gone does not want to know.
-            let _gone = reply.try_send(Ok(Frame::Refused(refused))).is_err();
+            let _heard = reply.say(Ok(Frame::Refused(refused)));
             return;
         };
         self.add_reader(stream, reply);
@@ -369,7 +369,7 @@ impl Actor {
         if reason == StopReason::Lost {
             for reading in self.readers.values() {
                 let lost = Error::new(Code::Unavailable, "the session was lost to another owner");
-                let _gone = reading.reader.try_send(Err(lost)).is_err();
+                let _heard = reading.reader.say(Err(lost));
             }
         } else if let Err(refusal) = self.shared.store.remove(&self.resident.id, self.resident.epoch).await {
             tracing::warn!(?refusal, "an ended session could not be removed from the store");

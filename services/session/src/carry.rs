@@ -11,7 +11,7 @@ use mcp::rpc::{self, Malformed, Message, RpcError};
 use mcp::{Json, Revision, scan};
 
 use crate::actor::Actor;
-use crate::residents::Reader;
+use crate::reader::Reader;
 
 /// What is carried for whom.
 #[derive(Default)]
@@ -163,7 +163,7 @@ impl Actor {
             let error = rpc::error(None, &RpcError::new(bare.code, bare.message));
             let refused = Frame::Refused(Answer::new(400, Some(error)));
             // A reader that is gone does not want to know.
-            let _gone = reply.try_send(Ok(refused)).is_err();
+            let _heard = reply.say(Ok(refused));
             return;
         }
         let mut members: Vec<(StreamId, Result<Message, Malformed>)> = Vec::with_capacity(messages.len());
@@ -186,7 +186,7 @@ impl Actor {
     /// Says whose reader gets the answers.
     fn begin_batch(&mut self, members: &[(StreamId, Result<Message, Malformed>)], reply: Reader) -> StreamId {
         if self.carried.is_http_sse() {
-            let _gone = reply.try_send(Ok(Frame::Accepted { session: None })).is_err();
+            let _heard = reply.say(Ok(Frame::Accepted { session: None }));
             acknowledge(&reply);
             return StreamId::OWN;
         }
@@ -250,7 +250,7 @@ impl Actor {
 /// The whole answer to a POST of HTTP+SSE.
 pub(crate) fn acknowledge(reply: &Reader) {
     // A client that does not wait for it misses nothing.
-    let _gone = reply.try_send(Ok(Frame::Answer(Answer::new(202, None)))).is_err();
+    let _heard = reply.say(Ok(Frame::Answer(Answer::new(202, None))));
 }
 
 /// The response to a request. A complaint about a message that wants no answer is none.

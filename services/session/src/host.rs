@@ -15,16 +15,16 @@ use mcp::rpc::{self, Body, Malformed, Message, RpcError};
 use mcp::{Era, Json, Method, code, scan};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::actor::Actor;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::observe::Observed;
+use crate::reader::{Queue, Reader, queue};
 use crate::refuse;
 use crate::registries::Registries;
-use crate::residents::{Letter, READER_QUEUE, Reader, Resident, Residents, Undelivered, Visitor};
+use crate::residents::{Letter, Resident, Residents, Undelivered, Visitor};
 use crate::store::SessionStore;
 
 /// The role that spans and log lines are shown under.
@@ -180,14 +180,14 @@ impl Host {
         id: &SessionId,
         visitor: Visitor<'_>,
         letter: impl Fn(Reader) -> Letter,
-    ) -> Result<Result<mpsc::Receiver<Result<Frame, Error>>, Undelivered>, Error> {
-        let (reply, frames) = mpsc::channel(READER_QUEUE);
+    ) -> Result<Result<Queue, Undelivered>, Error> {
+        let (reply, frames) = queue();
         match self.0.post(id, Some(visitor), letter(reply)) {
             Err(Undelivered::Unknown) => {}
             other => return Ok(other.map(|()| frames)),
         }
         self.0.activate(id).await?;
-        let (reply, frames) = mpsc::channel(READER_QUEUE);
+        let (reply, frames) = queue();
         Ok(self.0.post(id, Some(visitor), letter(reply)).map(|()| frames))
     }
 
@@ -222,7 +222,7 @@ impl Host {
         let letter = |reply| Letter::Batch { messages: messages.clone(), reply, scope: scope.clone() };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
         Ok(match self.hand_over(&id, visitor, letter).await? {
-            Ok(frames) => ReceiverStream::new(frames).boxed(),
+            Ok(frames) => frames.boxed(),
             Err(Undelivered::Unknown) => refuse::session_not_found(),
             Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
         })
@@ -271,7 +271,7 @@ impl Host {
             Ok(id) => id,
             Err(refused) => return Ok(refused),
         };
-        let (reply, frames) = mpsc::channel(READER_QUEUE);
+        let (reply, frames) = queue();
         // The queue of a session that nobody knows yet has room.
         let _known = self.0.post(&id, None, Letter::Begin { reply }).is_ok();
         Ok(accepted(Some(id.as_str().to_owned()), frames))
@@ -295,7 +295,7 @@ impl Host {
             Ok(id) => id,
             Err(refused) => return Ok(refused),
         };
-        let (reply, mut frames) = mpsc::channel(READER_QUEUE);
+        let (reply, mut frames) = queue();
         let scope = hop(&message);
         // The queue of a session that nobody knows yet has room.
         let _known = shared.post(&id, None, Letter::Message { message, reply, scope }).is_ok();
@@ -303,7 +303,7 @@ impl Host {
         // A refused handshake leaves no session behind, so no id is handed out.
         let session = Some(id.as_str().to_owned()).filter(|_| first.as_ref().is_some_and(is_success));
         let head = stream::iter([Ok(Frame::Accepted { session })]).chain(stream::iter(first));
-        Ok(head.chain(ReceiverStream::new(frames)).boxed())
+        Ok(head.chain(frames).boxed())
     }
 }
 
@@ -339,7 +339,7 @@ impl SessionHost for Host {
         };
         let letter = |reply| Letter::Attach { cursor, reply };
         Ok(match self.hand_over(&id, streamable(&attach.principal), letter).await? {
-            Ok(frames) => ReceiverStream::new(frames).boxed(),
+            Ok(frames) => frames.boxed(),
             Err(Undelivered::Unknown) => refuse::session_not_found(),
             Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
         })
@@ -380,8 +380,8 @@ const fn streamable(principal: &Principal) -> Visitor<'_> {
     Visitor { principal, transport: Transport::Streamable }
 }
 
-fn accepted(session: Option<String>, frames: mpsc::Receiver<Result<Frame, Error>>) -> Frames {
-    stream::iter([Ok(Frame::Accepted { session })]).chain(ReceiverStream::new(frames)).boxed()
+fn accepted(session: Option<String>, frames: Queue) -> Frames {
+    stream::iter([Ok(Frame::Accepted { session })]).chain(frames).boxed()
 }
 
 fn is_success(frame: &Result<Frame, Error>) -> bool {

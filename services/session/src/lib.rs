@@ -17,6 +17,7 @@ mod listen;
 mod modern;
 mod observe;
 mod perform;
+mod reader;
 mod refuse;
 mod registries;
 mod residents;

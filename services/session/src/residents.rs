@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::session::{Frame, Transport};
-use api::{Epoch, Error, EventId, Principal, SessionId};
+use api::session::Transport;
+use api::{Epoch, EventId, Principal, SessionId};
 use chassis::task::Handle;
 use chassis::telemetry::Scope;
 use machines::{ListKind, Millis, Session};
@@ -12,15 +12,11 @@ use mcp::Json;
 use mcp::rpc::{Malformed, Message};
 use tokio::sync::mpsc;
 
+use crate::reader::Reader;
 use crate::registries::watches::Subscription;
 
 /// Letters that may wait for a busy session. One more is refused if somebody waits for its answer, else kept beside.
 pub(crate) const MAILBOX: usize = 64;
-/// Frames that may wait for a reader; a reader that falls further behind is let go.
-pub(crate) const READER_QUEUE: usize = 1024;
-
-/// Where the frames of an answer go.
-pub(crate) type Reader = mpsc::Sender<Result<Frame, Error>>;
 
 /// A session while nothing is in flight.
 pub(crate) struct Resident {
@@ -409,7 +405,7 @@ mod tests {
         for _ in 0..MAILBOX {
             post(Letter::Wake).unwrap();
         }
-        let (reply, _frames) = mpsc::channel(1);
+        let (reply, _frames) = crate::reader::queue();
         assert_eq!(post(Letter::Close { reply }), Err(Undelivered::Full));
         for text in ["1", "2"] {
             post(Letter::Changed(ListKind::Tools)).unwrap();

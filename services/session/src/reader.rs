@@ -1,0 +1,161 @@
+//! The queue between a session and whoever reads one of its streams: bounded in frames and in bytes.
+//!
+//! A reader that falls further behind is let go: what it has missed is in the session's log, not in memory. Small frames are
+//! bounded by their number alone, so that they cost nothing to weigh.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use api::Error;
+use api::session::Frame;
+use futures::Stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// Frames that may wait.
+const FRAMES: usize = 1024;
+/// Bytes of frames that are not light; of one alone, there may be more.
+const BYTES: usize = 16 << 20;
+/// A frame up to here is light.
+const LIGHT: usize = 4 << 10;
+
+/// Where the frames of an answer go.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    frames: mpsc::Sender<Waiting>,
+    /// Room for bytes, once there was a frame that is not light.
+    room: Option<Arc<Semaphore>>,
+}
+
+/// The frames of an answer, for whoever reads them.
+#[derive(Debug)]
+pub(crate) struct Queue(mpsc::Receiver<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    frame: Result<Frame, Error>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// A queue and its two ends.
+pub(crate) fn queue() -> (Reader, Queue) {
+    let (frames, waiting) = mpsc::channel(FRAMES);
+    (Reader { frames, room: None }, Queue(waiting))
+}
+
+impl Reader {
+    /// Hands over a frame. False if there is no room or nobody reads.
+    pub(crate) fn send(&mut self, frame: Frame) -> bool {
+        let weight = weight(&frame);
+        let room = if weight <= LIGHT {
+            None
+        } else {
+            let room = self.room.get_or_insert_with(|| Arc::new(Semaphore::new(BYTES)));
+            let bytes = u32::try_from(weight.min(BYTES)).unwrap_or(u32::MAX);
+            match room.clone().try_acquire_many_owned(bytes) {
+                Ok(permit) => Some(permit),
+                Err(_full) => return false,
+            }
+        };
+        self.frames.try_send(Waiting { frame: Ok(frame), _room: room }).is_ok()
+    }
+
+    /// Says the one thing there is to say. False if nobody reads.
+    pub(crate) fn say(&self, frame: Result<Frame, Error>) -> bool {
+        self.frames.try_send(Waiting { frame, _room: None }).is_ok()
+    }
+
+    /// Whether most of the room is taken.
+    pub(crate) fn is_behind(&self) -> bool {
+        let is_heavy = self.room.as_ref().is_some_and(|room| room.available_permits() < BYTES / 2);
+        is_heavy || self.frames.capacity() < FRAMES / 4
+    }
+
+    /// Waits until there is room again.
+    pub(crate) async fn catches_up(&self) {
+        let frames = self.frames.reserve_many(FRAMES / 2);
+        let bytes = async {
+            if let Some(room) = &self.room {
+                let half = u32::try_from(BYTES / 2).unwrap_or(u32::MAX);
+                drop(room.acquire_many(half).await);
+            }
+        };
+        drop(futures::future::join(frames, bytes).await);
+    }
+
+    /// Waits until nobody reads any more.
+    pub(crate) async fn closed(&self) {
+        self.frames.closed().await;
+    }
+}
+
+impl Queue {
+    /// The next frame.
+    pub(crate) async fn recv(&mut self) -> Option<Result<Frame, Error>> {
+        self.0.recv().await.map(|waiting| waiting.frame)
+    }
+}
+
+impl Stream for Queue {
+    type Item = Result<Frame, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx).map(|next| next.map(|waiting| waiting.frame))
+    }
+}
+
+fn weight(frame: &Frame) -> usize {
+    match frame {
+        Frame::Event(event) => event.message.as_ref().map_or(0, |message| message.as_str().len()),
+        Frame::Answer(answer) | Frame::Refused(answer) => {
+            answer.body.as_ref().map_or(0, |body| body.as_str().len())
+        }
+        Frame::Accepted { .. } | Frame::Open => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::session::Event;
+    use mcp::Json;
+
+    use super::*;
+
+    fn event(bytes: usize) -> Frame {
+        let message = Some(Json::trusted(format!("\"{}\"", "x".repeat(bytes - 2))));
+        Frame::Event(Event { message, ..Event::default() })
+    }
+
+    #[tokio::test]
+    async fn small_frames_are_bounded_by_their_number() {
+        let (mut reader, mut queue) = queue();
+        assert!((0..FRAMES).all(|_| reader.send(event(100))));
+        assert!(!reader.send(event(100)) && reader.is_behind());
+        assert!(queue.recv().await.is_some());
+        assert!(reader.send(event(100)));
+        drop(queue);
+        reader.closed().await;
+        assert!(!reader.send(event(100)));
+    }
+
+    #[tokio::test]
+    async fn large_frames_are_bounded_by_their_bytes() {
+        let (mut reader, mut queue) = queue();
+        assert!(reader.send(event(6 << 20)) && !reader.is_behind());
+        assert!(reader.send(event(6 << 20)) && reader.is_behind());
+        assert!(!reader.send(event(6 << 20)), "16 MiB");
+        assert!(reader.send(event(100)), "there is room for small ones");
+        let catching_up = async {
+            reader.catches_up().await;
+            reader.clone()
+        };
+        let (mut reader, ()) = tokio::join!(catching_up, async { drop(queue.recv().await) });
+        assert!(!reader.is_behind() && reader.send(event(6 << 20)));
+        // One that is larger than all of the room passes alone.
+        while let Ok(frame) = tokio::time::timeout(std::time::Duration::ZERO, queue.recv()).await {
+            assert!(frame.is_some());
+        }
+        assert!(reader.send(event(20 << 20)));
+        assert!(!reader.send(event(5 << 10)));
+    }
+}
