@@ -59,8 +59,17 @@ fn frames(response: tonic::Response<tonic::Streaming<pb::Frame>>) -> Frames {
 fn is_ending(frame: &pb::Frame) -> bool {
     use pb::frame::Kind as B;
     match &frame.kind {
-        Some(B::RawResult(_) | B::Error(_) | B::InputRequired(_) | B::RawTask(_)) => true,
-        Some(B::Accepted(_) | B::RawProgress(_) | B::RawLog(_) | B::Notice(_) | B::Detach(_)) | None => false,
+        Some(B::RawResult(_) | B::Error(_) | B::RawTask(_)) => true,
+        // A question that was answered is followed by more, where all of it is read again.
+        Some(
+            B::Accepted(_)
+            | B::RawProgress(_)
+            | B::RawLog(_)
+            | B::Notice(_)
+            | B::Detach(_)
+            | B::InputRequired(_),
+        )
+        | None => false,
     }
 }
 
