@@ -29,6 +29,7 @@ mod http_sse;
 mod listen;
 mod mutual;
 mod params;
+mod principals;
 mod processes;
 mod proxy;
 mod registries;

@@ -25,6 +25,8 @@ pub struct Client {
     pub session: Option<String>,
     /// Sent with every request once it is set.
     pub revision: Option<String>,
+    /// Sent with every request once it is set.
+    pub authorization: Option<String>,
 }
 
 /// Status, headers, and a body that has not been read yet.
@@ -62,7 +64,7 @@ impl Client {
     #[must_use]
     pub fn new(gateways: Vec<SocketAddr>) -> Self {
         let http = Http::builder(TokioExecutor::new()).build_http();
-        Self { http, gateways, turn: AtomicUsize::new(0), session: None, revision: None }
+        Self { http, gateways, turn: AtomicUsize::new(0), session: None, revision: None, authorization: None }
     }
 
     /// Any request. `headers` come after those of the session.
@@ -86,7 +88,11 @@ impl Client {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let gateway = self.gateways.get(turn % self.gateways.len()).context("no gateway")?;
         let mut request = Request::builder().method(method).uri(format!("http://{gateway}{target}"));
-        let own = [("mcp-session-id", &self.session), ("mcp-protocol-version", &self.revision)];
+        let own = [
+            ("mcp-session-id", &self.session),
+            ("mcp-protocol-version", &self.revision),
+            ("authorization", &self.authorization),
+        ];
         for (name, value) in own {
             if let Some(value) = value {
                 request = request.header(name, value);
