@@ -20,7 +20,7 @@ use futures::stream::BoxStream;
 use mcp::Json;
 use mcp::rpc::RpcError;
 use tokio::sync::Semaphore;
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
 use crate::build::{BuildError, Registry, Settings};
 use crate::call::Call;
@@ -28,10 +28,11 @@ use crate::completion::CompletionRequest;
 use crate::feed::{Feed, Stage};
 use crate::fence::Fences;
 use crate::handle::Handle;
-use crate::invocation::{self, Begun, Invocation, Key, Shared, Table};
+use crate::invocation::{self, Begun, Invocation, Key, Shared, Table, Work};
 use crate::limits::Limits;
 use crate::output::Answered;
 use crate::runtime::Runtime;
+use crate::span;
 use crate::state::State;
 
 /// Registries that are ready to answer. Cheap to clone.
@@ -162,22 +163,6 @@ impl Member {
     }
 }
 
-/// The span of a handler; its parent is the caller's. A URI is no part of its name: there are too many of them.
-fn span(operation: Operation, target: &str, registry: &str) -> Span {
-    let (role, name) = match operation {
-        Operation::Call => ("tool-registry", format!("tools/call {target}")),
-        Operation::Read => ("resource-registry", "resources/read".to_owned()),
-        Operation::Get => ("prompt-registry", format!("prompts/get {target}")),
-    };
-    tracing::info_span!(
-        "hop",
-        trunkline.role = role,
-        trunkline.registry = registry,
-        otel.kind = "server",
-        otel.name = name
-    )
-}
-
 #[async_trait]
 impl Port for Inner {
     async fn describe(&self) -> Result<Description, Error> {
@@ -223,11 +208,12 @@ impl Port for Inner {
             }
         };
         let round = start.continuation.as_ref().map_or(1, |round| round.round.saturating_add(1));
-        let span = span(operation, &start.target, &registry);
-        let handler = work(state, operation, Call::new(invocation.clone(), start)).instrument(span).boxed();
+        let span = span::open(operation, &start.target, &registry, invocation.context().revision);
+        let call = Call::new(invocation.clone(), start);
+        let handler = work(state, operation, call).instrument(span.clone()).boxed();
         let frames = invocation.frames(0);
         let table = Arc::downgrade(&self.table);
-        invocation::start(invocation, handler, round, table, self.runtime.spawner.as_ref());
+        invocation::start(invocation, Work { handler, round, span }, table, self.runtime.spawner.as_ref());
         Ok(frames)
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::park::Parked;
-pub(crate) use self::run::start;
+pub(crate) use self::run::{Work, start};
 pub(crate) use self::table::{Begun, Table};
 use crate::limits::Limits;
 use crate::runtime::Clock;

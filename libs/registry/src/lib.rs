@@ -46,6 +46,7 @@ mod resource;
 mod runtime;
 mod schema;
 mod source;
+mod span;
 mod state;
 mod subscription;
 mod tool;

@@ -9,21 +9,26 @@ use api::registry::{Continuation, FrameBody, InputRequired};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use mcp::rpc::RpcError;
+use tracing::Span;
 
 use super::{Invocation, Table};
 use crate::error::Error;
 use crate::output::{Answered, Body};
 use crate::runtime::Spawner;
+use crate::span;
+
+/// What an invocation does.
+pub(crate) struct Work {
+    pub(crate) handler: BoxFuture<'static, Answered>,
+    /// From 1.
+    pub(crate) round: u32,
+    /// The handler's, which is told how it ended.
+    pub(crate) span: Span,
+}
 
 /// Starts the handler. One that is done at once needs no task.
-pub(crate) fn start(
-    invocation: Arc<Invocation>,
-    handler: BoxFuture<'static, Answered>,
-    round: u32,
-    table: Weak<Table>,
-    spawner: &dyn Spawner,
-) {
-    let mut work = run(invocation, handler, round, table).boxed();
+pub(crate) fn start(invocation: Arc<Invocation>, work: Work, table: Weak<Table>, spawner: &dyn Spawner) {
+    let mut work = run(invocation, work, table).boxed();
     let mut nobody = Context::from_waker(Waker::noop());
     // Spawned work is polled again with a waker of its own, so nothing is lost with this one.
     if work.as_mut().poll(&mut nobody).is_pending() {
@@ -31,12 +36,8 @@ pub(crate) fn start(
     }
 }
 
-async fn run(
-    invocation: Arc<Invocation>,
-    handler: BoxFuture<'static, Answered>,
-    round: u32,
-    table: Weak<Table>,
-) {
+async fn run(invocation: Arc<Invocation>, work: Work, table: Weak<Table>) {
+    let Work { handler, round, span } = work;
     let finished = Finished { invocation: &invocation, table };
     let ending = match supervise(&invocation, handler).await {
         Ended::Answered(answered) => invocation.ending(answered, round),
@@ -49,6 +50,7 @@ async fn run(
             FrameBody::Error(RpcError::reason("internal error", "panic"))
         }
     };
+    span::close(span, invocation.operation, &ending);
     invocation.end(ending);
     drop(finished);
 }
