@@ -152,6 +152,8 @@ impl EventId {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn keys() -> KeyRing {
@@ -200,6 +202,57 @@ mod tests {
         assert_eq!(EventId::parse(&keys(), &id(5), &text.replace("3.", "4.")), None);
         for junk in ["", ".", "..", "1.1-1", "1.1-1.00000000", "x.y-z.ffffffff"] {
             assert_eq!(EventId::parse(&keys(), &id(5), junk), None, "{junk}");
+        }
+    }
+
+    /// What ids are made of, and how: 16 bytes of the operating system each.
+    fn random_ids(count: usize) -> impl Iterator<Item = SessionId> {
+        let keys = keys();
+        let slot = Slot::new(5).unwrap();
+        (0..count).map(move |_| {
+            let mut random = [0; 16];
+            getrandom::fill(&mut random).unwrap();
+            SessionId::mint(&keys, slot, random)
+        })
+    }
+
+    fn random_part(id: &SessionId) -> u128 {
+        let part = id.as_str().split('.').nth(3).unwrap();
+        u128::from_be_bytes(BASE64.decode(part).unwrap().try_into().unwrap())
+    }
+
+    #[test]
+    fn a_million_ids_differ_and_each_of_their_bits_is_as_often_set_as_not() {
+        const COUNT: usize = 1_000_000;
+        let mut seen = HashSet::with_capacity(COUNT);
+        let mut set = [0_u32; 128];
+        for id in random_ids(COUNT) {
+            let random = random_part(&id);
+            assert!(seen.insert(random), "{id} was there before");
+            for (bit, count) in set.iter_mut().enumerate() {
+                *count += u32::from(random >> bit & 1 == 1);
+            }
+        }
+        // Chi-square over 128 bits: its mean is 128 and its deviation 16, so 250 is never reached by chance.
+        let half = 500_000.0;
+        let sum: f64 = set.iter().map(|count| (f64::from(*count) - half).powi(2) / (half / 2.0)).sum();
+        assert!((50.0..250.0).contains(&sum), "{sum}");
+    }
+
+    #[test]
+    fn a_thousand_ids_with_any_bit_flipped_are_none() {
+        let keys = keys();
+        for id in random_ids(1000) {
+            assert!(SessionId::parse(&keys, id.as_str()).is_some());
+            let mut bytes = id.as_str().as_bytes().to_vec();
+            for at in 0..bytes.len() {
+                for bit in 0..7 {
+                    bytes[at] ^= 1 << bit;
+                    let text = std::str::from_utf8(&bytes).unwrap();
+                    assert_eq!(SessionId::parse(&keys, text), None, "{text}");
+                    bytes[at] ^= 1 << bit;
+                }
+            }
         }
     }
 }
