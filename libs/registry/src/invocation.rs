@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use api::registry::{Context, Frame, FrameBody, Operation};
 use mcp::Json;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use self::park::Parked;
@@ -56,10 +56,10 @@ pub(crate) struct Invocation {
     pub(crate) owned: bool,
     shared: Shared,
     inner: Mutex<Inner>,
-    /// Changes with every frame and every change of phase.
-    wake: watch::Sender<()>,
-    /// When the present round ends without having an ending.
-    deadline: watch::Sender<Option<Instant>>,
+    /// Told of every frame and every change of phase.
+    changed: Notify,
+    /// Told when the deadline has moved.
+    moved: Notify,
     cancel: CancellationToken,
     /// Whether the handler wants to end by itself when cancelled.
     listens: AtomicBool,
@@ -76,6 +76,8 @@ struct Inner {
     /// Number of the latest `InputRequired` frame of each round.
     rounds: Vec<u64>,
     readers: usize,
+    /// When the present round ends without having an ending.
+    deadline: Option<Instant>,
     context: Arc<Context>,
 }
 
@@ -99,6 +101,7 @@ impl Invocation {
             phase: Phase::Running,
             rounds: Vec::new(),
             readers: 0,
+            deadline,
             context: Arc::new(context),
         };
         Arc::new(Self {
@@ -108,8 +111,8 @@ impl Invocation {
             owned,
             shared,
             inner: Mutex::new(inner),
-            wake: watch::Sender::new(()),
-            deadline: watch::Sender::new(deadline),
+            changed: Notify::new(),
+            moved: Notify::new(),
             cancel: CancellationToken::new(),
             listens: AtomicBool::new(false),
             asking: Semaphore::new(1),
@@ -151,7 +154,7 @@ impl Invocation {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        *self.deadline.borrow()
+        self.lock().deadline
     }
 
     fn note(&self, mut inner: MutexGuard<'_, Inner>, body: FrameBody) {
@@ -162,7 +165,7 @@ impl Invocation {
         inner.note_bytes += size;
         inner.push(body);
         drop(inner);
-        self.wake.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Adds the last frame.
@@ -174,7 +177,7 @@ impl Invocation {
         inner.push(body);
         inner.phase = Phase::Ended;
         drop(inner);
-        self.wake.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Bytes its frames take.

@@ -107,8 +107,8 @@ impl Output {
 
     fn list<T: Into<Json>>(member: &str, items: impl IntoIterator<Item = T>) -> Self {
         let items: Vec<Json> = items.into_iter().map(Into::into).collect();
-        let items = Json::of(&items);
-        Self::raw(edit::object([(member, items.as_str().into())]))
+        let items: Vec<&str> = items.iter().map(Json::as_str).collect();
+        Self::raw(edit::object([(member, format!("[{}]", items.join(",")).into())]))
     }
 }
 

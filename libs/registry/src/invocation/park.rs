@@ -72,10 +72,11 @@ impl Invocation {
         parked.number = inner.push(parked.frame());
         inner.rounds.push(parked.number);
         inner.phase = Phase::Parked(parked);
-        drop(inner);
         // While the client is asked, no deadline of a request runs: the question has its own.
-        self.deadline.send_replace(None);
-        self.wake.send_replace(());
+        inner.deadline = None;
+        drop(inner);
+        self.moved.notify_one();
+        self.changed.notify_waiters();
         Ok((round, answered))
     }
 
@@ -111,7 +112,8 @@ impl Invocation {
                 // A handler that has just given up does not listen any more; it says itself how it goes on.
                 drop(parked.reply.send(Answers(parked.answers)));
             }
-            self.deadline.send_replace(deadline);
+            inner.deadline = deadline;
+            self.moved.notify_one();
         } else {
             let again = parked.frame();
             let number = inner.push(again);
@@ -124,7 +126,7 @@ impl Invocation {
         }
         inner.context = Arc::new(context);
         drop(inner);
-        self.wake.send_replace(());
+        self.changed.notify_waiters();
         Ok(asked)
     }
 }
@@ -143,9 +145,9 @@ impl Drop for Parking<'_> {
             return;
         }
         inner.phase = Phase::Running;
+        inner.deadline = Some(invocation.shared.clock.now() + invocation.shared.limits.after_giving_up);
         drop(inner);
-        let until = invocation.shared.clock.now() + invocation.shared.limits.after_giving_up;
-        invocation.deadline.send_replace(Some(until));
-        invocation.wake.send_replace(());
+        invocation.moved.notify_one();
+        invocation.changed.notify_waiters();
     }
 }

@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use api::registry::{Frame, FrameBody, Frames};
 use futures::stream::{self, StreamExt as _};
-use tokio::sync::watch;
 
 use super::{Invocation, Phase};
 
 struct Reader {
     invocation: Arc<Invocation>,
-    wake: watch::Receiver<()>,
     seen: u64,
     done: bool,
 }
@@ -26,8 +24,7 @@ impl Invocation {
     /// has seen it already; one that has been answered or given up does not.
     pub(crate) fn frames(self: &Arc<Self>, after: u64) -> Frames {
         self.lock().readers += 1;
-        let reader =
-            Reader { invocation: self.clone(), wake: self.wake.subscribe(), seen: after, done: false };
+        let reader = Reader { invocation: self.clone(), seen: after, done: false };
         stream::unfold(reader, |mut reader| async move {
             let frame = reader.next().await?;
             Some((Ok(frame), reader))
@@ -81,7 +78,8 @@ impl Reader {
             return None;
         }
         loop {
-            self.wake.mark_unchanged();
+            // Made before looking, so that nothing is missed that comes after.
+            let changed = self.invocation.changed.notified();
             match self.invocation.step(self.seen) {
                 Step::Say { frame, is_last } => {
                     self.seen = frame.number;
@@ -92,8 +90,7 @@ impl Reader {
                     self.done = true;
                     return None;
                 }
-                // The sender lives in the invocation this reader holds, so there is always a next change to wait for.
-                Step::Wait => self.wake.changed().await.ok()?,
+                Step::Wait => changed.await,
             }
         }
     }

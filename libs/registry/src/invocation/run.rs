@@ -82,10 +82,12 @@ enum Ended {
 async fn supervise(invocation: &Arc<Invocation>, handler: BoxFuture<'static, Answered>) -> Ended {
     let clock = invocation.shared.clock.clone();
     let mut handler = AssertUnwindSafe(handler).catch_unwind();
-    let mut deadline = invocation.deadline.subscribe();
+    // Most are done at once and need neither a timer nor a look at anything else.
+    if let Some(done) = (&mut handler).now_or_never() {
+        return done.map_or(Ended::Panicked, Ended::Answered);
+    }
     let why = loop {
-        let until = *deadline.borrow_and_update();
-        let timer = match until {
+        let timer = match invocation.deadline() {
             Some(until) => clock.sleep_until(until),
             None => futures::future::pending().boxed(),
         };
@@ -94,8 +96,7 @@ async fn supervise(invocation: &Arc<Invocation>, handler: BoxFuture<'static, Ans
             done = &mut handler => return done.map_or(Ended::Panicked, Ended::Answered),
             () = invocation.cancel.cancelled() => break Ended::Cancelled,
             () = timer => break Ended::Deadline,
-            // The sender lives in the invocation, so it is never gone.
-            _ = deadline.changed() => {}
+            () = invocation.moved.notified() => {}
         }
     };
     invocation.cancel.cancel();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use api::{Code, Detail, Error};
 use futures::FutureExt as _;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::{Invocation, Key, Shared};
 use crate::runtime::{Clock, Spawner};
@@ -19,8 +19,8 @@ pub(crate) struct Table {
     shared: Shared,
     spawner: Arc<dyn Spawner>,
     inner: Mutex<Inner>,
-    /// How many run or wait.
-    active: watch::Sender<usize>,
+    /// Told when none runs or waits any more.
+    idle: Notify,
 }
 
 #[derive(Default)]
@@ -55,7 +55,7 @@ pub(crate) enum Begun {
 
 impl Table {
     pub(crate) fn new(shared: Shared, spawner: Arc<dyn Spawner>) -> Arc<Self> {
-        Arc::new(Self { shared, spawner, inner: Mutex::default(), active: watch::Sender::new(0) })
+        Arc::new(Self { shared, spawner, inner: Mutex::default(), idle: Notify::new() })
     }
 
     /// Takes an invocation on, unless it is known.
@@ -82,7 +82,6 @@ impl Table {
         let entry = Entry { invocation: invocation.clone(), kept: None, released: false };
         inner.entries.insert(key, entry);
         inner.active += 1;
-        self.active.send_replace(inner.active);
         Ok(Begun::New(invocation))
     }
 
@@ -101,7 +100,9 @@ impl Table {
         let bytes = invocation.bytes();
         let mut inner = self.lock();
         inner.active -= 1;
-        self.active.send_replace(inner.active);
+        if inner.active == 0 {
+            self.idle.notify_waiters();
+        }
         let place = inner.next_kept;
         let Some(entry) = inner.entries.get_mut(&invocation.key) else { return };
         if entry.released || !invocation.owned {
@@ -140,8 +141,14 @@ impl Table {
 
     /// Waits until none runs or waits.
     pub(crate) async fn idle(&self) {
-        // The sender lives as long as this table, so the wait can only end by being idle.
-        let _idle = self.active.subscribe().wait_for(|active| *active == 0).await.is_ok();
+        loop {
+            // Made before looking, so that nothing is missed that comes after.
+            let idle = self.idle.notified();
+            if self.lock().active == 0 {
+                return;
+            }
+            idle.await;
+        }
     }
 
     /// Drops what has been kept long enough, and the oldest where it is too much.
