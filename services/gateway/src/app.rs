@@ -246,7 +246,7 @@ impl App {
     }
 
     /// What every request goes through.
-    fn stack(&self, loopback: bool, shutdown: &Shutdown) -> impl http::Stack {
+    pub(crate) fn stack(&self, loopback: bool, shutdown: &Shutdown) -> impl http::Stack + use<> {
         let edge = Edge { shared: self.shared.clone(), shutdown: shutdown.clone() };
         let is_open = self.shared.is_open;
         let auth = self.shared.auth.clone();

@@ -140,3 +140,6 @@ fn challenged(status: StatusCode, reason: Reason, challenge: HeaderValue) -> Res
     response.extensions_mut().insert(reason);
     response
 }
+
+#[cfg(test)]
+mod tests;
