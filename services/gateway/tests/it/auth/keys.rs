@@ -10,7 +10,7 @@ use super::{asking, bearing, list};
 use crate::kit::{Gateway, Node, keys};
 
 fn made(name: &str, seed: u8) -> (String, ApiKey) {
-    let NewKey { key, line } = new_key(name, "", "", [seed; 32]);
+    let NewKey { key, line, .. } = new_key(name, "", "", [seed; 32]);
     let hash = line.split('"').nth(3).unwrap().to_owned();
     (key, ApiKey { name: name.into(), hash, ..ApiKey::default() })
 }
