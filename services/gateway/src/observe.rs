@@ -3,29 +3,24 @@
 //! Exactly one `mcp.server` span for each message that is a request or a notification; what is refused before it can be read
 //! has one too, without a method. Handles are taken once; counting a request looks nothing up but the name of its tool.
 
+mod layer;
+
 use std::borrow::Cow;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use api::session::Answer;
 use api::{Code, KeyRing};
-use axum::body::{Body, Bytes};
-use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Version};
-use axum::middleware::Next;
-use axum::response::Response;
 use chassis::metrics::{Counter, Gauge, Grid, Metrics, Names, SECONDS};
 use chassis::telemetry::{Attributes, Origin, Scope, Side, Trace, is_exporting, propagate, records_content};
-use hyper::body::Body as _;
 use mcp::method::{Target, notification};
 use mcp::rpc::Message;
 use mcp::telemetry::{Failure, OTHER, Outcome, attribute, bare_uri, metric};
 use mcp::{Era, Json, Method, Revision, meta, scan};
-use pin_project_lite::pin_project;
 
+pub(crate) use self::layer::Observe;
 use crate::http::admit::{Letter, Refusal};
 use crate::http::peer::Peer;
 use crate::http::reason::Reason;
@@ -288,61 +283,6 @@ impl Drop for Operation {
     fn drop(&mut self) {
         let outcome = if self.open_ended { Outcome::OK } else { Outcome::of(Failure::Cancelled) };
         self.close(outcome);
-    }
-}
-
-/// Everything that is done for an HTTP request, in the trace it came with until it is known what it is.
-pub(crate) async fn around(observed: Arc<Observed>, request: Request, next: Next) -> Response {
-    let trace = propagate::extract(request.headers()).map(Trace::unsampled);
-    let response = Scope::of_caller(ROLE, trace).within(next.run(request)).await;
-    if let Some(reason) = response.extensions().get::<Reason>() {
-        observed.refused(*reason);
-    }
-    if let Some(bytes) = response.body().size_hint().exact() {
-        observed.sent.inc_by(bytes);
-        return response;
-    }
-    observed.streams.inc();
-    response.map(|body| Body::new(Counted { body, observed }))
-}
-
-pin_project! {
-    /// An event stream that is open.
-    struct Counted {
-        #[pin]
-        body: Body,
-        observed: Arc<Observed>,
-    }
-
-    impl PinnedDrop for Counted {
-        fn drop(this: Pin<&mut Self>) {
-            this.observed.streams.dec();
-        }
-    }
-}
-
-impl hyper::body::Body for Counted {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
-        let this = self.project();
-        let frame = this.body.poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &frame {
-            this.observed.sent.inc_by(frame.data_ref().map_or(0, |data| data.len() as u64));
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::from_fn;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Router};
 use tower::{Service, ServiceBuilder};
@@ -22,7 +21,7 @@ use super::{quota, reply};
 use crate::app::Paths;
 use crate::config::Config;
 use crate::limits::Limits;
-use crate::observe::{self, Observed};
+use crate::observe::{Observe, Observed};
 
 /// What the layers work with.
 pub(crate) struct Around {
@@ -73,7 +72,7 @@ pub(crate) fn around(routes: Router, with: Around) -> impl Stack {
     let (rules, all, each) = (guard.clone(), limits.clone(), limits);
     ServiceBuilder::new()
         // role and trace for whatever is logged inside; counts what goes out, refusals too
-        .layer(from_fn(move |request, next| observe::around(observed.clone(), request, next)))
+        .layer(Observe(observed))
         // a defect costs one answer, not the connection
         .layer(Rescue(panicked))
         // before anything reads a header: 414, 431
