@@ -46,10 +46,10 @@ impl fmt::Display for Source {
     }
 }
 
-/// One key set on the command line.
+/// One key set on its own.
 #[derive(Clone)]
 pub struct Override {
-    shown: String,
+    source: Source,
     path: Vec<String>,
     value: String,
 }
@@ -66,24 +66,31 @@ impl Override {
         if path.len() < 2 || path.iter().any(String::is_empty) {
             return Err(refused());
         }
-        Ok(Self { shown: format!("--set {}", key.trim()), path, value: value.to_owned() })
+        let source = Source::CommandLine(format!("--set {}", key.trim()));
+        Ok(Self { source, path, value: value.to_owned() })
     }
 
     /// From a flag of its own.
     #[must_use]
     pub fn flag(flag: &str, path: &[&str], value: &str) -> Self {
-        Self {
-            shown: flag.to_owned(),
-            path: path.iter().map(|part| (*part).to_owned()).collect(),
-            value: value.to_owned(),
-        }
+        Self::new(Source::CommandLine(flag.to_owned()), path, value)
+    }
+
+    /// From an environment variable that is not named by its key.
+    #[must_use]
+    pub fn environment(name: &str, path: &[&str], value: &str) -> Self {
+        Self::new(Source::Environment(name.to_owned()), path, value)
+    }
+
+    fn new(source: Source, path: &[&str], value: &str) -> Self {
+        Self { source, path: path.iter().map(|part| (*part).to_owned()).collect(), value: value.to_owned() }
     }
 }
 
 // Values may be secrets, so neither this nor a layer prints them.
 impl fmt::Debug for Override {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        write!(f, "{}", self.source)
     }
 }
 
@@ -126,8 +133,25 @@ pub fn load<C>(
 where
     C: DeserializeOwned + Serialize + Default,
 {
+    load_over(Vec::new(), file, environment, overrides)
+}
+
+/// The same over `weakest`, which every other source wins over but the defaults.
+///
+/// # Errors
+/// [`ConfigError`] for the first thing that is wrong.
+pub fn load_over<C>(
+    weakest: Vec<Override>,
+    file: Option<&Path>,
+    environment: &BTreeMap<String, String>,
+    overrides: Vec<Override>,
+) -> Result<Loaded<C>, ConfigError>
+where
+    C: DeserializeOwned + Serialize + Default,
+{
     let defaults = default_tree::<C>();
-    let mut layers = Vec::new();
+    let single = |set: Override| Layer::single(set.source, set.path, set.value);
+    let mut layers: Vec<Layer> = weakest.into_iter().map(single).collect();
     if let Some(path) = file {
         layers.push(Layer::file(path)?);
     }
@@ -136,9 +160,7 @@ where
             layers.push(layer);
         }
     }
-    layers.extend(
-        overrides.into_iter().map(|set| Layer::single(Source::CommandLine(set.shown), set.path, set.value)),
-    );
+    layers.extend(overrides.into_iter().map(single));
 
     // A value from the environment or the command line is read as TOML first and as plain text where text is wanted,
     // so each such layer may be read a second time.

@@ -42,12 +42,28 @@ impl Flags {
     where
         C: DeserializeOwned + Serialize + Default,
     {
+        self.load_over(section, environment, Vec::new())
+    }
+
+    /// The same over `weakest`, which stands only above the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key, its source and the accepted form.
+    pub fn load_over<C>(
+        &self,
+        section: &str,
+        environment: &BTreeMap<String, String>,
+        weakest: Vec<Override>,
+    ) -> Result<Loaded<C>, ConfigError>
+    where
+        C: DeserializeOwned + Serialize + Default,
+    {
         let mut overrides =
             self.set.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>()?;
         if let Some(address) = &self.listen {
             overrides.push(Override::flag("--listen", &[section, "listen"], address));
         }
-        config::load(self.config.as_deref(), environment, overrides)
+        config::load_over(weakest, self.config.as_deref(), environment, overrides)
     }
 }
 

@@ -90,6 +90,15 @@ const PROMPTS: &str = "\
 Example:
   trunkline prompt-registry --listen 127.0.0.1:7203 --set prompt-registry.directory=./prompts";
 
+const SETTINGS: &str = "\
+Examples:
+  trunkline config --example > mesh.toml
+      Every setting with its meaning, default and environment variable
+  trunkline config --from-seeds
+      What settings of the founding documents (NODE_ID, PORT, stickySession, ..) are here
+  trunkline config --from-seeds mcp_settings.json > mesh.toml
+      Translates such a file; what has no place here stands in it as comments, with the reason";
+
 const COMPLETIONS: &str = "\
 Examples:
   source <(trunkline completions bash)
@@ -143,6 +152,9 @@ pub(crate) enum Command {
     /// Gets a prompt of any MCP server.
     #[command(after_help = requests::get_help())]
     Get(Get),
+    /// Prints all settings, or what settings of the founding documents are here.
+    #[command(after_help = SETTINGS)]
+    Config(Settings),
     /// Prints a script that completes this command line in a shell.
     #[command(after_help = COMPLETIONS)]
     Completions {
@@ -166,6 +178,19 @@ pub(crate) struct Up {
     /// their spans to it.
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = trace_ui::DEFAULT)]
     pub(crate) trace_ui: Option<String>,
+}
+
+/// Arguments of `config`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Settings {
+    /// Prints an annotated configuration file with all defaults.
+    #[arg(long)]
+    pub(crate) example: bool,
+    /// Prints the table of the founding documents' settings, or translates an mcp_settings.json (comments are accepted).
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[allow(clippy::option_option, reason = "the flag may stand without a file")]
+    pub(crate) from_seeds: Option<Option<PathBuf>>,
 }
 
 /// Prints the completions of a shell.

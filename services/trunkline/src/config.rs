@@ -11,13 +11,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
+    /// The edge: where clients connect, who may, and how much of the gateway one of them may use.
     pub(crate) gateway: gateway::Config,
     pub(crate) auth: gateway::auth::Config,
+    /// The hosts of the conversations.
     pub(crate) session: session::Config,
+    /// The registry of the built-in tools.
     #[serde(rename = "tool-registry")]
     pub(crate) tool_registry: tool_registry::Config,
+    /// The registry that serves directories as resources.
     #[serde(rename = "resource-registry")]
     pub(crate) resource_registry: resource_registry::Config,
+    /// The registry that serves a directory of prompt files.
     #[serde(rename = "prompt-registry")]
     pub(crate) prompt_registry: prompt_registry::Config,
     pub(crate) keys: Keys,

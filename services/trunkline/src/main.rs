@@ -9,9 +9,11 @@ mod cli;
 mod client;
 mod config;
 mod data;
+mod example;
 mod key;
 mod process;
 mod role;
+mod seeds;
 mod trace_ui;
 mod up;
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::List(list) => return client::run(&client::Command::List(list)),
         Command::Read(read) => return client::run(&client::Command::Read(read)),
         Command::Get(get) => return client::run(&client::Command::Get(get)),
+        Command::Config(asked) => process::describe(&asked),
         Command::Completions { shell } => cli::completions(shell).map_err(Failure::failed),
     };
     process::exit_code(outcome)

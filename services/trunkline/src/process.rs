@@ -17,8 +17,10 @@ use chassis::telemetry;
 use chassis::workers::Pool;
 use tokio::runtime::Runtime;
 
+use crate::cli::Settings;
 use crate::config::Config;
 use crate::role::Role;
+use crate::{example, seeds};
 
 /// Why the process does not run, or ran and failed.
 #[derive(Debug, thiserror::Error)]
@@ -72,12 +74,17 @@ pub(crate) fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// What the process was started with.
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
 /// The configuration of `section`, from everywhere. `None` if it was only to be printed, which is done.
 pub(crate) fn configuration(flags: &Flags, section: &str) -> Result<Option<Loaded<Config>>, Failure> {
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    let loaded = flags.load::<Config>(section, &environment)?;
+    let environment = environment();
+    let loaded = flags.load_over::<Config>(section, &environment, seeds::overrides(&environment))?;
     telemetry::check(&loaded.config.telemetry).map_err(Failure::refused)?;
     admin::check(&loaded.config.admin).map_err(Failure::refused)?;
     if flags.dump_config {
@@ -86,6 +93,21 @@ pub(crate) fn configuration(flags: &Flags, section: &str) -> Result<Option<Loade
         return Ok(None);
     }
     Ok(Some(loaded))
+}
+
+/// Prints what is asked about the configuration.
+pub(crate) fn describe(asked: &Settings) -> Result<(), Failure> {
+    let text = match &asked.from_seeds {
+        None => example::example().map_err(Failure::failed)?,
+        Some(None) => seeds::table(),
+        Some(Some(path)) => {
+            let refused =
+                |why: &dyn std::fmt::Display| Failure::refused(format!("{}: {why}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|error| refused(&error))?;
+            seeds::translate(&text).map_err(|why| refused(&why))?
+        }
+    };
+    entry::print(text.trim_end()).map_err(Failure::failed)
 }
 
 /// Says that `--check` found nothing.
@@ -120,6 +142,7 @@ where
     let process = Process::new(node(names, &config));
     // Flushed last, when the runtime with everything that could still log is gone.
     let _telemetry = telemetry::init(names, &config.telemetry, &process).map_err(Failure::refused)?;
+    seeds::remarks(&environment(), &config, names).log();
     let grace = Duration::from_secs(config.limits.drain_grace_s);
     let _workers = Pool::start(config.runtime.threads).map_err(Failure::failed)?;
     let runtime = runtime()?;

@@ -116,7 +116,13 @@ pub(crate) fn to_registries(mesh: &Mesh) -> Result<Dialler, Failure> {
     mesh.dialler(&[tls::Role::Registry, tls::Role::Bridge]).map_err(Failure::refused)
 }
 
-async fn build(role: Role, config: &Config, keys: Option<KeyRing>, mesh: &Mesh, process: &Process) -> Result<Built, Failure> {
+async fn build(
+    role: Role,
+    config: &Config,
+    keys: Option<KeyRing>,
+    mesh: &Mesh,
+    process: &Process,
+) -> Result<Built, Failure> {
     // Only roles that have keys get here without any.
     let keys = || keys.ok_or_else(|| Failure::refused("no keys"));
     match role {
@@ -155,7 +161,13 @@ pub(crate) async fn prompts(config: &Config) -> Result<prompt_registry::App, Fai
     prompt_registry::App::build(&config.prompt_registry, deps).map_err(Failure::refused)
 }
 
-async fn start(role: Role, config: Config, keys: Option<KeyRing>, mesh: Mesh, process: Process) -> Result<Group, Failure> {
+async fn start(
+    role: Role,
+    config: Config,
+    keys: Option<KeyRing>,
+    mesh: Mesh,
+    process: Process,
+) -> Result<Group, Failure> {
     let listener = bind(role, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     check_listen(role, &mesh, address)?;

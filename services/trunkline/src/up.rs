@@ -61,7 +61,12 @@ async fn check(up: &Up, config: Config) -> Result<(), Failure> {
     build(&config, keys, more(up, &config)?, &Process::default()).await.map(drop)
 }
 
-async fn start(up: &Up, mut config: Config, traces: Option<&TraceUi>, process: &Process) -> Result<Group, Failure> {
+async fn start(
+    up: &Up,
+    mut config: Config,
+    traces: Option<&TraceUi>,
+    process: &Process,
+) -> Result<Group, Failure> {
     let keys = equip(&mut config, &up.data)?;
     let listener = role::bind(Role::Gateway, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
@@ -103,7 +108,12 @@ fn equip(config: &mut Config, data: &Path) -> Result<KeyRing, Failure> {
     config.keys.ring().map_err(Failure::refused)
 }
 
-async fn build(config: &Config, keys: KeyRing, more: Vec<RegistryPeer>, process: &Process) -> Result<Mesh, Failure> {
+async fn build(
+    config: &Config,
+    keys: KeyRing,
+    more: Vec<RegistryPeer>,
+    process: &Process,
+) -> Result<Mesh, Failure> {
     let tools = role::tools(config).await?;
     let resources = role::resources(config).await?;
     let prompts = role::prompts(config).await?;
