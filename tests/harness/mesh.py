@@ -96,8 +96,12 @@ class Process:
             self._child.send_signal(number)
 
     def stop(self) -> int:
-        """Asks it to drain and waits; returns the exit code. One that does not end in time is killed."""
+        """Asks it to drain and waits; returns the exit code."""
         self.signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Waits for the end of one that was asked to end; returns the exit code. One that does not end in time is killed."""
         try:
             return self._child.wait(STOP_S)
         except subprocess.TimeoutExpired:

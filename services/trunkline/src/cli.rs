@@ -169,7 +169,7 @@ pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) flags: Flags,
     /// Directory of keys, and of resources and prompts unless they are configured; made on the first start.
-    #[arg(long, value_name = "DIR", default_value = ".trunkline")]
+    #[arg(long, value_name = "DIR", default_value = ".trunkline", env = "TRUNKLINE_DATA")]
     pub(crate) data: PathBuf,
     /// Also offers what the registry process at this address holds; may be repeated. It may start and stop at any time.
     #[arg(long, value_name = "HOST:PORT[=NAMESPACE]")]
