@@ -11,12 +11,13 @@ use std::time::Instant;
 
 use api::session::Answer;
 use api::{Code, KeyRing};
+use axum::body::Bytes;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Version};
 use chassis::metrics::{Counter, Gauge, Grid, Metrics, Names, SECONDS};
 use chassis::telemetry::{Attributes, Origin, Scope, Side, Trace, is_exporting, propagate, records_content};
 use mcp::method::{Target, notification};
-use mcp::rpc::Message;
+use mcp::rpc::{Message, Request};
 use mcp::telemetry::{Failure, OTHER, Outcome, attribute, bare_uri, metric};
 use mcp::{Era, Json, Method, Revision, meta, scan};
 
@@ -191,13 +192,14 @@ impl Operation {
         let tool = target.as_ref().filter(|_| letter.method == Some(Method::ToolsCall)).map(|name| {
             observed.tools.get(name).map_or_else(|| Tool::Named(name.as_ref().into()), Tool::Known)
         });
-        let scope = Scope::of_origin(ROLE, Side::Server, origin(letter, &parts.headers), || {
-            let method = METHODS.get(place).copied().unwrap_or(OTHER);
-            match target.as_deref().filter(|name| is_plain(name)) {
-                Some(target) => format!("{method} {target}").into(),
-                None => method.into(),
-            }
-        });
+        let scope =
+            Scope::of_origin(ROLE, Side::Server, origin(params(&letter.message), &parts.headers), || {
+                let method = METHODS.get(place).copied().unwrap_or(OTHER);
+                match target.as_deref().filter(|name| is_plain(name)) {
+                    Some(target) => format!("{method} {target}").into(),
+                    None => method.into(),
+                }
+            });
         scope.describe(|to| describe(to, keys, letter, parts, place, target.as_deref()));
         Some(Self {
             observed: observed.clone(),
@@ -213,12 +215,20 @@ impl Operation {
     }
 
     /// A message that was refused before anybody could say what it asked for.
-    pub(crate) fn refused(observed: &Arc<Observed>, parts: &Parts, refusal: &Refusal) {
-        let Some(body) = &refusal.body else { return };
-        let origin = Origin { parent: propagate::extract(&parts.headers), link: None };
-        let scope = Scope::of_origin(ROLE, Side::Server, origin, || OTHER.into());
+    pub(crate) fn refused(observed: &Arc<Observed>, parts: &Parts, body: &Bytes, refusal: &Refusal) {
+        let Some(answer) = &refusal.body else { return };
+        // Read again, because nobody else needs what was refused.
+        let message = if is_exporting() { Message::parse(body).ok() } else { None };
+        let name = message.as_ref().and_then(Message::method);
+        let name =
+            name.and_then(|name| METHODS.iter().find(|known| **known == name)).copied().unwrap_or(OTHER);
+        let origin = origin(message.as_ref().and_then(params), &parts.headers);
+        let scope = Scope::of_origin(ROLE, Side::Server, origin, || name.into());
         scope.describe(|to| {
-            to.set(attribute::METHOD, OTHER);
+            to.set(attribute::METHOD, name);
+            if let Some(Message::Request(request)) = &message {
+                identify(to, request);
+            }
             network(to, parts);
         });
         let modern = parts.headers.get(mcp::header::METHOD).is_some();
@@ -233,7 +243,7 @@ impl Operation {
             open_ended: false,
             is_over: false,
         }
-        .answered(Some(body));
+        .answered(Some(answer));
     }
 
     /// On whose behalf the work for it is done.
@@ -339,8 +349,8 @@ const fn era(era: Era) -> usize {
     }
 }
 
-fn params(letter: &Letter) -> Option<&Json> {
-    match &letter.message {
+const fn params(message: &Message) -> Option<&Json> {
+    match message {
         Message::Request(request) => request.params.as_ref(),
         Message::Notification(notification) => notification.params.as_ref(),
         Message::Response(_) => None,
@@ -350,7 +360,7 @@ fn params(letter: &Letter) -> Option<&Json> {
 /// The tool or prompt it names.
 fn target(letter: &Letter) -> Option<Cow<'_, str>> {
     match letter.method?.target() {
-        Target::Name => scan::member(params(letter)?.as_str(), "name").and_then(scan::string),
+        Target::Name => scan::member(params(&letter.message)?.as_str(), "name").and_then(scan::string),
         Target::Uri | Target::None => None,
     }
 }
@@ -361,9 +371,9 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// What `_meta` says is the parent, and then the context of the HTTP request a link; without it that is the parent.
-fn origin(letter: &Letter, headers: &HeaderMap) -> Origin {
+fn origin(params: Option<&Json>, headers: &HeaderMap) -> Origin {
     let header = propagate::extract(headers);
-    let inside = if is_exporting() { params(letter).and_then(in_meta) } else { None };
+    let inside = if is_exporting() { params.and_then(in_meta) } else { None };
     match inside {
         Some(parent) => {
             let link = header.filter(|header| header.parent() != parent.parent());
@@ -397,8 +407,7 @@ fn describe(
         to.set(attribute::PROTOCOL_VERSION, revision.as_str());
     }
     if let Message::Request(request) = &letter.message {
-        let raw = request.id.raw();
-        to.set(attribute::REQUEST_ID, scan::string(raw).unwrap_or(Cow::Borrowed(raw)).into_owned());
+        identify(to, request);
     }
     // Revisions without sessions have none to name.
     if let Some(session) = &letter.session
@@ -415,20 +424,25 @@ fn describe(
                 to.set(attribute::TOOL, name(target));
             }
             if records_content()
-                && let Some(arguments) = params(letter).and_then(|params| params.member("arguments"))
+                && let Some(arguments) = params(&letter.message).and_then(|params| params.member("arguments"))
             {
                 to.set(attribute::TOOL_ARGUMENTS, arguments.as_str().to_owned());
             }
         }
         (_, Some(target)) => _ = to.set(attribute::PROMPT, name(target)),
         (Some(Method::ResourcesRead | Method::ResourcesSubscribe | Method::ResourcesUnsubscribe), None) => {
-            if let Some(uri) = params(letter).and_then(|params| params.text("uri")) {
+            if let Some(uri) = params(&letter.message).and_then(|params| params.text("uri")) {
                 to.set(attribute::RESOURCE_URI, bare_uri(&uri));
             }
         }
         (_, None) => {}
     }
     network(to, parts);
+}
+
+fn identify(to: &mut Attributes, request: &Request) {
+    let raw = request.id.raw();
+    to.set(attribute::REQUEST_ID, scan::string(raw).unwrap_or(Cow::Borrowed(raw)).into_owned());
 }
 
 fn network(to: &mut Attributes, parts: &Parts) {

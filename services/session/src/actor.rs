@@ -12,6 +12,7 @@ use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt as _, StreamExt as _};
 use machines::{CallFrame, CallId, Continuation, Input, Millis, StopReason, StreamId};
 use mcp::rpc::{self, RpcError};
+use mcp::telemetry::attribute;
 use mcp::{Json, code};
 use tokio::sync::mpsc;
 
@@ -196,7 +197,11 @@ impl Actor {
                 } else {
                     self.add_reader(stream, reply);
                 }
-                scope.within(self.take(Input::Client { stream, message })).await;
+                let before = self.resident.version;
+                scope.clone().within(self.take(Input::Client { stream, message })).await;
+                if self.resident.version > before {
+                    scope.describe(|to| _ = to.set(attribute::JOURNAL_OUTCOME, "committed"));
+                }
                 self.listen_to_all().await;
             }
             Letter::Batch { messages, reply, scope } => scope.within(self.batch(messages, reply)).await,

@@ -12,6 +12,7 @@ use chassis::telemetry::{Scope, Side};
 use futures::{StreamExt as _, stream};
 use machines::{ListKind, Session};
 use mcp::rpc::{self, Body, Malformed, Message, RpcError};
+use mcp::telemetry::attribute;
 use mcp::{Era, Json, Method, code, scan};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
@@ -76,6 +77,17 @@ impl Shared {
             let (all, active, letters) = shared.residents.census();
             let (releases, cancels) = shared.registries.waiting();
             Some(vec![all, active, letters, releases, cancels])
+        });
+    }
+
+    /// Says who owns what a hop is about.
+    pub(crate) fn describe(&self, scope: &Scope, session: Option<&SessionId>) {
+        scope.describe(|to| {
+            to.set(attribute::OWNER, self.config.node.clone());
+            if let Some(session) = session {
+                to.set(attribute::SLOT, i64::from(session.slot().number()));
+                to.set(attribute::EPOCH, i64::try_from(self.epoch.0).unwrap_or(i64::MAX));
+            }
         });
     }
 
@@ -196,6 +208,7 @@ impl Host {
         let Some(id) = self.session(text)? else { return Ok(refuse::session_not_found()) };
         let request_id = request_id(&message).cloned();
         let scope = hop(&message);
+        self.0.describe(&scope, Some(&id));
         let letter = |reply| Letter::Message { message: message.clone(), reply, scope: scope.clone() };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
         Ok(match self.hand_over(&id, visitor, letter).await? {
@@ -297,6 +310,7 @@ impl Host {
         };
         let (reply, mut frames) = queue();
         let scope = hop(&message);
+        shared.describe(&scope, Some(&id));
         // The queue of a session that nobody knows yet has room.
         let _known = shared.post(&id, None, Letter::Message { message, reply, scope }).is_ok();
         let first = frames.recv().await;

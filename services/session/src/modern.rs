@@ -35,6 +35,7 @@ struct Admitted {
 /// Answers a message of a modern client.
 pub(crate) fn serve(shared: &Arc<Shared>, delivery: Delivery, message: Message) -> Frames {
     let scope = host::hop(&message);
+    shared.describe(&scope, None);
     let request = match message {
         Message::Request(request) => request,
         Message::Notification(_) => return refuse::only(Frame::Answer(Answer::new(202, None))),

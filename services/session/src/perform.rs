@@ -7,6 +7,7 @@ use futures::{StreamExt as _, stream};
 use machines::journal::JournalState;
 use machines::{CallContext, CallFrame, CallId, Effect, Effects, Input, Millis};
 use mcp::rpc::RpcError;
+use mcp::telemetry::attribute;
 use mcp::{Json, Method, Revision};
 
 use crate::actor::{Actor, News};
@@ -31,6 +32,7 @@ impl Actor {
                             self.resident.machine.settle();
                         }
                         Err(refusal) => {
+                            Scope::current().describe(|to| _ = to.set(attribute::JOURNAL_OUTCOME, "refused"));
                             let now = chassis::clock::unix_millis();
                             left = self.resident.machine.step(now, Input::CommitRefused(refusal)).into();
                         }

@@ -55,7 +55,7 @@ pub(super) async fn messages(State(edge): State<Edge>, request: Request) -> Resp
     match body::read(body, edge.body()).await {
         Ok(body) => {
             let admitted = admit::message(session, &parts.headers, &body);
-            post::pass_on(&edge, &parts, admitted, Transport::HttpSse).await
+            post::pass_on(&edge, &parts, &body, admitted, Transport::HttpSse).await
         }
         Err(unread) => body::refuse(unread),
     }

@@ -1,6 +1,7 @@
 //! A message: read, checked, handed over, answered.
 
 use api::session::{Delivery, Transport};
+use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -18,23 +19,23 @@ use crate::observe::{self, Operation};
 
 pub(super) async fn post(edge: &Edge, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let admitted = match body::read(body, edge.body()).await {
-        Ok(body) => {
-            edge.observed().received(body.len());
-            admit::post(edge.keys(), &parts.headers, &body)
-        }
+    let body = match body::read(body, edge.body()).await {
+        Ok(body) => body,
         Err(unread) => return body::refuse(unread),
     };
-    pass_on(edge, &parts, admitted, Transport::Streamable).await
+    let admitted = admit::post(edge.keys(), &parts.headers, &body);
+    pass_on(edge, &parts, &body, admitted, Transport::Streamable).await
 }
 
 /// Hands over what passed, and answers what did not.
 pub(super) async fn pass_on(
     edge: &Edge,
     parts: &Parts,
+    body: &Bytes,
     admitted: Result<Admitted, Refusal>,
     transport: Transport,
 ) -> Response {
+    edge.observed().received(body.len());
     let caller = match caller::of(&parts.extensions) {
         Ok(caller) => caller,
         Err(refusal) => return *refusal,
@@ -44,7 +45,7 @@ pub(super) async fn pass_on(
         Ok(Admitted::Batch(batch)) => deliver_batch(edge, parts, caller, *batch, transport).await,
         Ok(Admitted::Noted) => StatusCode::ACCEPTED.into_response(),
         Err(refusal) => {
-            Operation::refused(edge.observed(), parts, &refusal);
+            Operation::refused(edge.observed(), parts, body, &refusal);
             reply::refusal(refusal)
         }
     }
