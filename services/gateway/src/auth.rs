@@ -98,9 +98,13 @@ impl Caller {
     /// Somebody who showed nothing. On a listener that only this machine can reach, they are a principal like any other.
     #[must_use]
     pub fn anonymous(is_local: bool) -> Self {
+        Self::stranger(is_local, CancellationToken::new())
+    }
+
+    fn stranger(is_local: bool, withdrawn: CancellationToken) -> Self {
         let issuer = if is_local { String::new() } else { REMOTE.to_owned() };
         let principal = Principal { issuer, ..Principal::default() };
-        Self { principal, expires: None, is_anonymous: true, withdrawn: CancellationToken::new() }
+        Self { principal, expires: None, is_anonymous: true, withdrawn }
     }
 
     /// Somebody who showed something; until `expires`, in seconds since 1970, or until `withdrawn` is cancelled.

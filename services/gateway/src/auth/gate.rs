@@ -187,7 +187,7 @@ impl Rules {
         if names_token(head.uri) {
             return Ok(Err(self.invalid()));
         }
-        let stranger = || Caller { withdrawn: self.strangers.clone(), ..Caller::anonymous(head.is_local) };
+        let stranger = || Caller::stranger(head.is_local, self.strangers.clone());
         let token = match shown(head.headers) {
             // Nobody said what a token would have to look like, so whoever sends one is as good as the others.
             _ if self.takes_nothing() && self.admits_strangers(head) => return Ok(Ok(stranger())),

@@ -64,7 +64,7 @@ fn gateway() -> (impl Stack, Arc<Counting>, Vec<super::super::Route>, String) {
 fn request(method: &Method, target: &str, token: Option<&str>) -> Request {
     let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let peer = Peer::new(ip, false, Limits::new(&Config::default()).connection(ip).unwrap());
-    let mut request = axum::http::Request::builder()
+    let mut request = Request::builder()
         .method(method.clone())
         .uri(target)
         .header("host", "mesh.example")

@@ -15,7 +15,7 @@ pub(crate) const RESOURCE: &str = "https://mesh.example/mcp";
 pub(crate) const ISSUER: &str = "https://idp.example/realm";
 pub(crate) const OTHER_ISSUER: &str = "https://other.example";
 /// For nothing but these tests.
-const RSA: &str = include_str!("rsa.pem");
+const RSA: &[u8] = include_bytes!("rsa.der");
 
 /// A private key and what tokens call it.
 #[derive(Clone)]
@@ -85,7 +85,7 @@ impl Forge {
         // PKCS #8 of an Ed25519 key; its last 32 bytes are the seed.
         let mut ed = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
         ed.extend([7; 32]);
-        let rsa = EncodingKey::from_rsa_pem(RSA.as_bytes()).unwrap();
+        let rsa = EncodingKey::from_rsa_der(RSA);
         let forge = Self {
             rsa: Signer { kid: "rsa", algorithm: Algorithm::RS256, key: rsa },
             ec: elliptic("ec"),
