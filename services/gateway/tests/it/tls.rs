@@ -193,7 +193,7 @@ async fn certificates_are_replaced_under_load_and_no_call_fails() {
                     }
                 }
             };
-            last = soon(new).await;
+            last = soon(Box::pin(new)).await;
         }
         stop.store(true, Ordering::Relaxed);
     };
