@@ -10,6 +10,8 @@ mod config;
 mod connection;
 mod deps;
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod limits;
 mod observe;
