@@ -14,7 +14,7 @@ use mcp::{Json, code, edit, header as names, scan};
 use super::admit::Refusal;
 use super::http_sse;
 use super::reason::Reason;
-use super::sse::{self, Stream};
+use super::sse::{self, PIECE, Stream, Whole};
 use crate::app::Edge;
 use crate::auth::Caller;
 use crate::forward::Taken;
@@ -59,7 +59,7 @@ pub(super) async fn begun(
 ) -> Response {
     let (session, mut frames) = match taken {
         Ok(Taken::Accepted { session, frames }) => (session, frames),
-        Ok(Taken::Refused(refused)) => return answer(refused),
+        Ok(Taken::Refused(refused)) => return answer(edge, refused),
         Err(error) => return not_taken(None, &error),
     };
     match (session, frames.next().await) {
@@ -82,7 +82,7 @@ pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Er
         Ok(Taken::Accepted { session, frames }) => (session.filter(|_| asked.begins), frames),
         Ok(Taken::Refused(refused)) => {
             observe::answered(asked.operation, &refused);
-            return answer(refused);
+            return answer(edge, refused);
         }
         Err(error) => {
             observe::failed(asked.operation, error.code);
@@ -92,7 +92,7 @@ pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Er
     let mut response = match frames.next().await {
         Some(Ok(Frame::Answer(whole))) => {
             observe::answered(asked.operation.take(), &whole);
-            answer(whole)
+            answer(edge, whole)
         }
         Some(Ok(Frame::Open)) => {
             let listen = asked.id.clone().filter(|_| asked.waits);
@@ -135,12 +135,12 @@ pub(super) async fn batch(
 ) -> Response {
     let mut frames = match taken {
         Ok(Taken::Accepted { frames, .. }) => frames,
-        Ok(Taken::Refused(refused)) => return answer(refused),
+        Ok(Taken::Refused(refused)) => return answer(edge, refused),
         Err(error) if error.code == Code::OutcomeUnknown => return lost_batch(&members),
         Err(error) => return not_taken(None, &error),
     };
     match frames.next().await {
-        Some(Ok(Frame::Answer(whole))) => answer(whole),
+        Some(Ok(Frame::Answer(whole))) => answer(edge, whole),
         Some(Ok(Frame::Open)) => {
             let stream = Stream::new(edge.stalls(), frames, edge.keep_alive(), None, None);
             sse::response(stream.owing_all(members).lent(caller))
@@ -209,12 +209,18 @@ fn error_code(body: &Json) -> Option<i32> {
     scan::path(body.as_str(), &["error", "code"])?.parse().ok()
 }
 
-fn answer(whole: Answer) -> Response {
+fn answer(edge: &Edge, whole: Answer) -> Response {
     let Ok(status) = StatusCode::from_u16(whole.status) else {
         tracing::error!(status = whole.status, "a session node gave a status that is none");
         return internal(None);
     };
+    let large = whole.body.as_ref().map(Json::bytes).filter(|bytes| bytes.len() > PIECE);
     let mut response = json(status, whole.body);
+    if let Some(bytes) = large {
+        let whole = Whole::new(edge.stalls(), bytes);
+        response.extensions_mut().insert(whole.open());
+        *response.body_mut() = Body::new(whole);
+    }
     if let Some(seconds) = whole.retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

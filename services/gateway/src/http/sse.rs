@@ -24,6 +24,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use self::slot::Slot;
 pub(crate) use self::slot::{Open, Stalls};
+pub(super) use self::slot::{PIECE, Whole};
 use super::reply;
 use crate::auth::{Caller, Lent};
 use crate::limits::Inside;
@@ -31,14 +32,10 @@ use crate::observe::{self, Operation};
 
 /// Says nothing, and shows that somebody is there.
 const COMMENT: Bytes = Bytes::from_static(b": \n\n");
-/// What is handed out at a time: so much must be read before more is, however large an event is.
-const PIECE: usize = 32 << 10;
 
 /// The body of an event stream. Dropping it drops the frames, which tells the session node that the client has gone.
 pub(super) struct Stream {
     slot: Arc<Slot>,
-    /// What is being said.
-    rest: Bytes,
     /// Whether events say that they are messages, as 2024-11-05 has it.
     named: bool,
     keep_alive: Duration,
@@ -89,9 +86,9 @@ impl Stream {
 
     fn over(slot: Arc<Slot>, keep_alive: Duration) -> Self {
         let quiet = Instant::now();
+        slot.say(COMMENT);
         Self {
             slot,
-            rest: COMMENT,
             named: false,
             keep_alive,
             quiet,
@@ -164,14 +161,14 @@ impl Stream {
         leaving: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let mut stream = Self::over(stalls.open(frames, true), keep_alive);
-        stream.rest = Bytes::from(format!("event: endpoint\ndata: {endpoint}\n\n"));
+        stream.slot.say(Bytes::from(format!("event: endpoint\ndata: {endpoint}\n\n")));
         stream.leaving = Some(Box::pin(leaving));
         stream.named = true;
         stream
     }
 
     fn end(&mut self) {
-        self.slot.let_go();
+        self.slot.finish();
         self.closing = None;
         self.until = None;
     }
@@ -310,17 +307,18 @@ impl futures::Stream for Stream {
         let this = &mut *self;
         // Whoever asks has written what was handed out before.
         this.slot.wait();
-        if this.rest.is_empty() {
-            let _inside = this.scope.clone().enter();
-            match this.say(cx) {
-                Poll::Ready(Some(text)) => this.rest = text,
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
+        if let Some(piece) = this.slot.piece() {
+            return Poll::Ready(Some(Ok(piece)));
         }
-        this.slot.hand_out();
-        let piece = this.rest.len().min(PIECE);
-        Poll::Ready(Some(Ok(this.rest.split_to(piece))))
+        let _inside = this.scope.clone().enter();
+        match this.say(cx) {
+            Poll::Ready(Some(text)) => {
+                this.slot.say(text);
+                Poll::Ready(this.slot.piece().map(Ok))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

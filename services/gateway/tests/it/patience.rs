@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, interval};
 
-use crate::kit::{Act, Connection, Gateway, Node, Request, accepted, event, session, soon};
+use crate::kit::{Act, Connection, Gateway, Node, Request, accepted, answered, event, session, soon};
 
 fn list() -> Request {
     Request::modern("tools/list", "")
@@ -175,6 +175,37 @@ async fn a_reader_of_http2_that_stops_loses_its_stream_and_no_other() {
     }
     assert_eq!(ask().await.status(), 200);
     drop((stalled, live, driver));
+}
+
+#[tokio::test]
+async fn a_large_answer_is_whole_for_who_reads_it_and_dropped_for_who_does_not() {
+    let large = format!("{{\"text\":\"{}\"}}", "x".repeat(4 << 20));
+    let node = Node::new([Act::Say(answered(200, &large)), Act::Say(answered(200, &large))]);
+    let config = Config { write_stall_s: 1, max_requests: 1, ..Config::default() };
+    let gateway = Gateway::start(config, &[("a", &node)], 1).await;
+    let response = gateway.ask(&list()).await;
+    assert_eq!(response.header("content-length"), Some(large.len().to_string().as_str()));
+    assert_eq!(response.header("transfer-encoding"), None);
+    assert!(response.body == large);
+    // HTTP/2, with a window that is never opened.
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut send, connection) = client.handshake(TokioIo::new(stream)).await.unwrap();
+    let driver = chassis::task::spawn(chassis::task::Kind::Call, "client", async move {
+        connection.await.ok();
+    });
+    let request = http::Request::post(format!("http://{}/mcp", gateway.address))
+        .header("content-type", "application/json")
+        .header("accept", "*/*")
+        .header("mcp-protocol-version", "2026-07-28")
+        .header("mcp-method", "tools/list")
+        .body(Full::new(Bytes::copy_from_slice(list().body_bytes())))
+        .unwrap();
+    let stalled = soon(send.send_request(request)).await.unwrap();
+    assert_eq!(stalled.status(), 200);
+    assert_eq!(gateway.ask(&list()).await.status, 503, "it is under way as long as it is written");
+    soon(async { while gateway.ask(&list()).await.status != 200 {} }).await;
+    drop((stalled, driver));
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 //! reader does not read: over HTTP/1.1 the connection is stuck and ends by itself, over HTTP/2 it may be this stream among
 //! many. Nothing polls such a stream any more, so [`Stalls`] looks at all of them from outside and takes what they hold.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -11,11 +13,15 @@ use std::time::Duration;
 
 use api::Error;
 use api::session::{Frame, Frames};
-use futures::StreamExt as _;
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use hyper::body::{self, Body};
 use tokio::time::{Instant, interval};
 
 use crate::limits::Inside;
 
+/// What is handed out at a time: so much must be read before more is, however large an event is.
+pub(in crate::http) const PIECE: usize = 32 << 10;
 /// How often streams are looked at while one may stall.
 const LOOKS: u32 = 4;
 
@@ -39,6 +45,8 @@ pub(super) struct Slot {
 
 struct Contents {
     frames: Frames,
+    /// What is being said and was not handed out yet.
+    rest: Bytes,
     places: Vec<Inside>,
 }
 
@@ -68,7 +76,7 @@ impl Stalls {
 
     /// A stream begins.
     pub(super) fn open(&self, frames: Frames, waits: bool) -> Arc<Slot> {
-        let held = Mutex::new(Some(Contents { frames, places: Vec::new() }));
+        let held = Mutex::new(Some(Contents { frames, rest: Bytes::new(), places: Vec::new() }));
         let slot = Slot { held, handed: AtomicU64::new(0), waits, start: self.start };
         slot.hand_out();
         let slot = Arc::new(slot);
@@ -114,8 +122,28 @@ impl Slot {
         }
     }
 
+    /// Says this next.
+    pub(super) fn say(&self, text: Bytes) {
+        if let Some(contents) = self.held.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            contents.rest = text;
+        }
+    }
+
+    /// Hands out a piece of what is being said, to be written.
+    pub(super) fn piece(&self) -> Option<Bytes> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = &mut held.as_mut()?.rest;
+        if rest.is_empty() {
+            return None;
+        }
+        let piece = rest.split_to(rest.len().min(PIECE));
+        drop(held);
+        self.hand_out();
+        Some(piece)
+    }
+
     /// Something was handed out to be written.
-    pub(super) fn hand_out(&self) {
+    fn hand_out(&self) {
         self.handed.store(millis(self.start) + 1, Ordering::Relaxed);
     }
 
@@ -130,10 +158,73 @@ impl Slot {
         }
     }
 
+    /// Nothing more will come: what is being said is the last.
+    pub(super) fn finish(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(contents) = held.as_mut() else { return };
+        let frames = std::mem::replace(&mut contents.frames, stream::empty().boxed());
+        let places = std::mem::take(&mut contents.places);
+        drop(held);
+        drop((frames, places));
+    }
+
     /// Drops what it holds, outside the lock.
     pub(super) fn let_go(&self) {
         let contents = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(contents);
+    }
+}
+
+/// A whole answer that is large, as a body: who does not read it is let go like the reader of a stream.
+pub(in crate::http) struct Whole {
+    slot: Arc<Slot>,
+    left: usize,
+}
+
+impl Whole {
+    pub(in crate::http) fn new(stalls: &Stalls, answer: Bytes) -> Self {
+        let (slot, left) = (stalls.open(stream::empty().boxed(), false), answer.len());
+        slot.say(answer);
+        Self { slot, left }
+    }
+
+    /// What keeps places taken until it was written.
+    pub(in crate::http) fn open(&self) -> Open {
+        Open(self.slot.clone())
+    }
+}
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<body::Frame<Bytes>, io::Error>>> {
+        self.slot.wait();
+        match self.slot.piece() {
+            Some(piece) => {
+                self.left -= piece.len();
+                Poll::Ready(Some(Ok(body::Frame::data(piece))))
+            }
+            None if self.left == 0 => Poll::Ready(None),
+            None => Poll::Ready(Some(Err(io::Error::other("its reader has stopped reading")))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> body::SizeHint {
+        body::SizeHint::with_exact(self.left as u64)
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        self.slot.let_go();
     }
 }
 
