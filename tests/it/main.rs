@@ -22,7 +22,9 @@ macro_rules! topologies {
 
 mod asks;
 mod batches;
+mod budgets;
 mod calls;
+mod cli;
 mod handshake;
 mod hostile;
 mod http_sse;
@@ -37,3 +39,4 @@ mod sessions;
 mod streams;
 mod successor;
 mod transports;
+mod upstream_client;

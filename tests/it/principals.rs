@@ -6,18 +6,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use api::registry::{FrameBody, Kind};
 use api::{KeyRing, Principal, SessionId, Slot};
-use async_trait::async_trait;
 use futures::StreamExt as _;
-use gateway::auth::{Authenticate, Caller, Denied, Head};
 use http::{HeaderValue, Method, StatusCode};
 use mcp::Json;
+use tests::claimed::Claimed;
 use tests::client::{Answer, Client};
 use tests::http_sse::HttpSse;
 use tests::mesh::{Mesh, Topology};
 use tests::scripted::{Scripted, shared};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
-use tokio_util::sync::CancellationToken;
 
 topologies!(
     a_session_is_its_principals_and_nobody_elses,
@@ -41,28 +39,6 @@ const OTHERS: [&str; 5] = [
     "ada|https://idp.example|acme|another",
     "",
 ];
-
-/// Believes whatever is claimed; whoever claims nothing is anonymous.
-struct Claimed;
-
-#[async_trait]
-impl Authenticate for Claimed {
-    async fn authenticate(&self, head: Head<'_>) -> Result<Caller, Denied> {
-        let claim =
-            head.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let mut parts = claim.trim_start_matches("Bearer ").split('|').map(str::to_owned);
-        let mut next = || parts.next().unwrap_or_default();
-        let principal = Principal { subject: next(), issuer: next(), tenant: next(), client: next() };
-        if principal == Principal::default() {
-            return Ok(Caller::anonymous(head.is_local));
-        }
-        Ok(Caller::known(principal, None, CancellationToken::new()))
-    }
-
-    fn admits_remote(&self) -> bool {
-        true
-    }
-}
 
 /// A tool that says one thing, and the rest once it may.
 fn held() -> (Scripted, watch::Sender<bool>) {

@@ -1,5 +1,6 @@
 //! The kit that tests of the whole mesh are written with.
 
+pub mod claimed;
 pub mod client;
 pub mod http_sse;
 pub mod mesh;

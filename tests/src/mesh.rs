@@ -101,6 +101,17 @@ impl Mesh {
         Ok(mesh)
     }
 
+    /// The same, whose gateway asks this who calls.
+    pub async fn embedded_asking(
+        auth: Arc<dyn Authenticate>,
+        config: session::Config,
+        registries: Vec<Arc<dyn Registry>>,
+    ) -> Result<Self> {
+        let mut mesh = Self { auth, ..Self::empty() };
+        mesh.start_embedded(config, registries).await?;
+        Ok(mesh)
+    }
+
     /// Starts one in this process on a store that others have used, as their successor.
     pub async fn successor(
         store: Arc<dyn session::store::SessionStore>,
@@ -169,12 +180,20 @@ impl Mesh {
         let named = registries.into_iter().enumerate();
         let peers =
             named.map(|(i, port)| RegistryPeer { address: format!("r{i}"), namespace: None, port }).collect();
-        let deps = session::Deps { keys: keys(), store, epoch, registries: peers, process: Default::default() };
+        let deps =
+            session::Deps { keys: keys(), store, epoch, registries: peers, process: Default::default() };
         let app = session::App::build(config, deps)?;
         let locator = Arc::new(Static::embedded("session"));
         let peers = Arc::new(gateway::Local(app.handle()));
         self.run("session", |shutdown| app.serve(Incoming::None, shutdown));
-        self.gateway(gateway::Deps { keys: keys(), locator, peers, auth: self.auth.clone(), process: Default::default() }).await
+        self.gateway(gateway::Deps {
+            keys: keys(),
+            locator,
+            peers,
+            auth: self.auth.clone(),
+            process: Default::default(),
+        })
+        .await
     }
 
     async fn gateway(&mut self, deps: gateway::Deps) -> Result<()> {
@@ -380,7 +399,7 @@ async fn listener() -> Result<(TcpListener, SocketAddr)> {
 }
 
 /// A binary beside the tests; `cargo test --workspace` builds them all.
-fn binary(name: &str) -> Result<PathBuf> {
+pub fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let found = own.ancestors().map(|dir| dir.join(name)).find(|path| path.is_file());
     found.with_context(|| format!("{name} is not built: run `cargo build --workspace --all-targets` first"))
