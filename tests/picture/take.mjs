@@ -10,7 +10,7 @@ const profile = mkdtempSync(join(tmpdir(), 'trunkline-picture-'));
 const browser = await chromium.launchPersistentContext(profile, {
     executablePath,
     headless: true,
-    viewport: { width: 1280, height: 560 },
+    viewport: { width: 1440, height: 516 },
     args: [
         '--no-sandbox',
         '--disable-gpu',
@@ -27,12 +27,12 @@ try {
     await page.goto(url);
     const row = page.locator('.span-row', { hasText: service }).first();
     await row.waitFor({ timeout: 30_000 });
-    await row.locator('.span-view').click();
+    // Beside the bar, which would explain itself.
+    await row.locator('.span-view').click({ position: { x: 3, y: 3 } });
     await page.locator('.detail-row').waitFor();
     await page.mouse.move(0, 0);
     // The pointer and what was clicked leave marks that fade.
-    await page.evaluate(() => Promise.all(document.getAnimations().map(animation => animation.finished)));
-    await page.screenshot({ path });
+    await page.screenshot({ path, animations: 'disabled' });
 } finally {
     await browser.close();
     rmSync(profile, { recursive: true, force: true });
