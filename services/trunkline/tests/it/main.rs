@@ -5,6 +5,7 @@
 mod collector;
 mod process;
 
+mod callers;
 mod configuration;
 mod defaults;
 mod lifecycle;

@@ -79,7 +79,8 @@ impl Running {
         panic!("it did not end; standard error: {}", self.stderr());
     }
 
-    fn stderr(&mut self) -> String {
+    /// What it said on standard error; everything, once it has ended.
+    pub(crate) fn stderr(&mut self) -> String {
         let mut text = String::new();
         self.child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut text));
         text
