@@ -112,6 +112,12 @@ impl Client {
         self.server.revision.era()
     }
 
+    /// Id of the session, of a server that gave one.
+    #[must_use]
+    pub fn session(&self) -> Option<String> {
+        self.state().session.and_then(|id| id.to_str().map(str::to_owned).ok())
+    }
+
     /// Ends the session, if there is one.
     pub async fn close(self) {
         let state = self.state();

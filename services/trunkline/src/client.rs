@@ -27,7 +27,7 @@ use upstream::{Ask, Client, Host, Options};
 
 use self::desk::Desk;
 use self::ending::Ending;
-use crate::cli::requests::{Call, Connection, DEFAULT_URL, Get, Kind, List, Read, target};
+use crate::cli::requests::{Call, Connection, DEFAULT_URL, Get, Kind, List, Read, named, target};
 use crate::process;
 
 /// A subcommand.
@@ -62,7 +62,7 @@ async fn perform(command: &Command) -> Result<Ending, Ending> {
             asked.show(results::contents).await
         }
         Command::Get(get) => {
-            let (url, prompt) = target(&get.target).map_err(Ending::usage)?;
+            let (url, prompt) = named(&get.target, "prompt").map_err(Ending::usage)?;
             let arguments = arguments::texts(&get.args).map_err(Ending::usage)?;
             let params = edit::object([
                 ("name", edit::quote(prompt).into()),
@@ -79,7 +79,7 @@ async fn call_tool(call: &Call) -> Result<Ending, Ending> {
         Some("-") => Some(standard_input()?),
         other => other.map(str::to_owned),
     };
-    let (url, tool) = target(&call.target).map_err(Ending::usage)?;
+    let (url, tool) = named(&call.target, "tool").map_err(Ending::usage)?;
     let base = arguments::object(given.as_deref()).map_err(Ending::usage)?;
     let session = Session::open(url, &call.connection).await?;
     let outcome = call_in(&session, call, tool, &base).await;

@@ -86,7 +86,7 @@ pub(crate) struct Connection {
     /// Seconds to wait for an answer.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub(crate) timeout: Duration,
-    /// Prints what the server answered, as JSON on one line.
+    /// Prints what the server answered, as it came.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -155,6 +155,14 @@ pub(crate) struct Get {
     pub(crate) args: Vec<String>,
     #[command(flatten)]
     pub(crate) connection: Connection,
+}
+
+/// The same of what no URL can be the name of.
+pub(crate) fn named<'a>(words: &'a [String], what: &str) -> Result<(&'a str, &'a str), String> {
+    match words {
+        [url] if url.contains("://") => Err(format!("{url} is a server: name the {what} after it")),
+        words => target(words),
+    }
 }
 
 /// What one or two words name: a thing, perhaps of another server than the usual one.
