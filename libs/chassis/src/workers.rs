@@ -13,6 +13,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
@@ -134,6 +135,16 @@ impl Pool {
         }
         CURRENT.set(Some(workers));
         Ok(pool)
+    }
+}
+
+/// Lets this process open as many files as it may. Each connection is one, and what processes may have without asking is
+/// often 1,024: a thousand silent clients would lock all others out.
+pub fn open_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit on open files stays");
     }
 }
 

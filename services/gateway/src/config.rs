@@ -45,6 +45,9 @@ pub struct Config {
     pub stream_max_age_s: u64,
     /// Largest request body, in bytes. Raise it for tools that take large arguments; session nodes take up to 8 MiB.
     pub max_body_bytes: usize,
+    /// Bytes of all bodies that are being waited for. A request that would need more gets a 503. Raise it where many callers
+    /// send large arguments over slow lines. 0 = no limit.
+    pub max_body_bytes_in_all: usize,
     /// How long a client may pause while it sends a body, in seconds.
     pub body_idle_s: u64,
     /// How long a client may take for a whole body, in seconds.
@@ -125,6 +128,7 @@ impl Default for Config {
             insecure_no_auth: false,
             stream_max_age_s: 3600,
             max_body_bytes: 4 << 20,
+            max_body_bytes_in_all: 256 << 20,
             body_idle_s: 10,
             body_total_s: 30,
             body_min_bytes_per_s: 1024,

@@ -13,7 +13,7 @@ use api::Principal;
 pub(crate) use self::accounts::{Account, Lease};
 use self::accounts::{Accounts, Bounds};
 use self::gauge::Gauge;
-pub(crate) use self::gauge::Inside;
+pub(crate) use self::gauge::{Inside, Weight};
 use crate::config::Config;
 
 /// All bounds of one gateway.

@@ -14,7 +14,7 @@ use chassis::entry::{self, Flags};
 use chassis::process::Process;
 use chassis::serve::{Group, Stopped};
 use chassis::telemetry;
-use chassis::workers::Pool;
+use chassis::workers::{Pool, open_many_files};
 use tokio::runtime::Runtime;
 
 use crate::cli::Settings;
@@ -144,6 +144,7 @@ where
     let _telemetry = telemetry::init(names, &config.telemetry, &process).map_err(Failure::refused)?;
     seeds::remarks(&environment(), &config, names).log();
     let grace = Duration::from_secs(config.limits.drain_grace_s);
+    open_many_files();
     let _workers = Pool::start(config.runtime.threads).map_err(Failure::failed)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {

@@ -15,7 +15,7 @@ pub struct Config {
     /// API keys, each for one team or program: `{ name = "team-a", hash = "sha256:..." }`. `trunkline key new` makes one and prints
     /// its line. Removing a line ends the streams of its owner.
     pub keys: Vec<ApiKey>,
-    /// URL of the MCP endpoint as clients know it, for example "https://mesh.example.com/mcp": lower-case host, no slash at the
+    /// URL of the MCP endpoint as clients know it, for example `https://mesh.example.com/mcp`: lower-case host, no slash at the
     /// end. Tokens have to be made for it. Needed with issuers.
     pub resource: String,
     /// Who issues tokens (JWT) that are accepted.

@@ -16,8 +16,9 @@ use mcp::rpc::RpcError;
 use tokio::time::{Instant, timeout_at};
 
 use super::admit::Refusal;
-use super::reply;
+use super::{quota, reply};
 use crate::config::Config;
+use crate::limits::Weight;
 
 /// From when on a body must keep a minimum pace.
 const GRACE: Duration = Duration::from_secs(5);
@@ -27,9 +28,10 @@ const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 8 << 20;
 
 /// How large and how slow a body may be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Bounds {
     bytes: usize,
+    all: Weight,
     idle: Duration,
     total: Duration,
     bytes_per_s: u64,
@@ -40,6 +42,7 @@ pub(crate) struct Bounds {
 pub(super) enum Unread {
     TooLarge(usize),
     TooSlow,
+    NoRoom,
     Broken,
 }
 
@@ -47,6 +50,7 @@ impl Bounds {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             bytes: config.max_body_bytes,
+            all: Weight::new(config.max_body_bytes_in_all),
             idle: Duration::from_secs(config.body_idle_s.max(1)),
             total: Duration::from_secs(config.body_total_s.max(1)),
             bytes_per_s: config.body_min_bytes_per_s,
@@ -68,6 +72,7 @@ impl Bounds {
 /// Reads the body, counting what comes and not what was announced.
 pub(super) async fn read(mut body: Body, bounds: &Bounds) -> Result<Bytes, Unread> {
     let mut start = None;
+    let mut weighed = bounds.all.nothing();
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     loop {
@@ -76,6 +81,10 @@ pub(super) async fn read(mut body: Body, bounds: &Bounds) -> Result<Bytes, Unrea
         let frame = match ready_frame(&mut body).await {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
+                // What others have to wait with, while this one is waited for.
+                if !weighed.grow_to(size) {
+                    return Err(Unread::NoRoom);
+                }
                 let now = Instant::now();
                 let end = bounds.deadline(*start.get_or_insert(now), now, size);
                 timeout_at(end, body.frame()).await.map_err(|_elapsed| Unread::TooSlow)?
@@ -125,6 +134,13 @@ async fn linger(mut body: Body) {
 
 /// The answer to a request whose body could not be read.
 pub(super) fn refuse(unread: Unread) -> Response {
+    let mut response = refusal(unread);
+    // What is left of the body must not be taken for the next request.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn refusal(unread: Unread) -> Response {
     let (status, code, message) = match unread {
         Unread::TooLarge(most) => {
             let text = format!("the body exceeds {most} bytes");
@@ -134,12 +150,10 @@ pub(super) fn refuse(unread: Unread) -> Response {
             let text = "the body did not arrive in time".to_owned();
             (StatusCode::REQUEST_TIMEOUT, code::INVALID_REQUEST, text)
         }
+        Unread::NoRoom => return quota::overloaded(),
         Unread::Broken => (StatusCode::BAD_REQUEST, code::PARSE_ERROR, "the body is incomplete".to_owned()),
     };
-    let mut response = reply::refusal(Refusal::new(status, None, &RpcError::new(code, message)));
-    // What is left of the body must not be taken for the next request.
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
+    reply::refusal(Refusal::new(status, None, &RpcError::new(code, message)))
 }
 
 #[cfg(test)]
@@ -186,6 +200,27 @@ mod tests {
         for (name, pieces, ends, expected) in table {
             assert_eq!(reading(&pieces, ends).await, expected, "{name}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_bodies_that_are_waited_for_have_a_size() {
+        let bounds = Bounds::new(&Config { max_body_bytes_in_all: 10_000, ..Config::default() });
+        let slow = |size: usize| {
+            let begins = stream::iter([Ok::<_, Infallible>(Bytes::from(vec![b' '; size]))]);
+            let ends = stream::once(async {
+                sleep_until(Instant::now() + Duration::from_secs(2)).await;
+                Ok(Bytes::from_static(b" "))
+            });
+            Body::from_stream(begins.chain(ends))
+        };
+        let (one, two, three) =
+            tokio::join!(read(slow(6000), &bounds), read(slow(6000), &bounds), read(slow(4000), &bounds));
+        assert_eq!(one.map(|body| body.len()), Ok(6001));
+        assert_eq!(two, Err(Unread::NoRoom));
+        assert_eq!(three.map(|body| body.len()), Ok(4001));
+        assert_eq!(read(slow(9000), &bounds).await.map(|body| body.len()), Ok(9001), "all left");
+        let at_once = Body::from(vec![b' '; 20_000]);
+        assert_eq!(read(at_once, &bounds).await.map(|body| body.len()), Ok(20_000), "nobody waits for it");
     }
 
     #[tokio::test(start_paused = true)]

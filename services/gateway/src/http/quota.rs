@@ -28,11 +28,14 @@ pub(super) fn address(request: &Request) -> Option<Response> {
 
 /// A place for a request among all.
 pub(super) fn room(limits: &Limits) -> Result<Inside, Box<Response>> {
-    limits.request().ok_or_else(|| {
-        let mut response = reply::later(StatusCode::SERVICE_UNAVAILABLE, None, "overloaded", 1);
-        response.extensions_mut().insert(Reason::OVERLOAD);
-        Box::new(response)
-    })
+    limits.request().ok_or_else(|| Box::new(overloaded()))
+}
+
+/// More than this process bears.
+pub(super) fn overloaded() -> Response {
+    let mut response = reply::later(StatusCode::SERVICE_UNAVAILABLE, None, "overloaded", 1);
+    response.extensions_mut().insert(Reason::OVERLOAD);
+    response
 }
 
 /// A place for a request among those of its caller. Leaves the caller's account in the request.

@@ -40,9 +40,66 @@ impl Drop for Inside {
     }
 }
 
+/// Counts amounts of many holders together.
+#[derive(Debug)]
+pub(crate) struct Weight(Arc<Counter>);
+
+/// What one holder has. Gives it back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Load {
+    counter: Arc<Counter>,
+    amount: usize,
+}
+
+impl Weight {
+    /// At most so much; 0 = no limit.
+    pub(crate) fn new(most: usize) -> Self {
+        Self(Gauge::new(most).0)
+    }
+
+    /// A holder that has nothing yet.
+    pub(crate) fn nothing(&self) -> Load {
+        Load { counter: self.0.clone(), amount: 0 }
+    }
+}
+
+impl Load {
+    /// Takes as much more as makes it this amount. False if there is not as much left.
+    pub(crate) fn grow_to(&mut self, amount: usize) -> bool {
+        let more = amount.saturating_sub(self.amount);
+        let before = self.counter.inside.fetch_add(more, Ordering::Relaxed);
+        if before.saturating_add(more) > self.counter.most {
+            self.counter.inside.fetch_sub(more, Ordering::Relaxed);
+            return false;
+        }
+        self.amount += more;
+        true
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if self.amount > 0 {
+            self.counter.inside.fetch_sub(self.amount, Ordering::Relaxed);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_are_counted_together() {
+        let weight = Weight::new(10);
+        let (mut one, mut two) = (weight.nothing(), weight.nothing());
+        assert!(one.grow_to(4) && one.grow_to(4) && two.grow_to(6));
+        assert!(!one.grow_to(5) && two.grow_to(2));
+        drop(one);
+        assert!(two.grow_to(10) && !two.grow_to(11));
+        drop(two);
+        assert_eq!(weight.0.inside.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn whoever_leaves_makes_room() {
