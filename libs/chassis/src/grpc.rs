@@ -4,6 +4,7 @@
 pub mod allowed;
 pub mod channel;
 mod guard;
+mod measure;
 pub mod server;
 mod sparse;
 mod stream;

@@ -22,12 +22,13 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanProcessor};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::filter::FilterExt as _;
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use self::export::{Bounded, Fates};
 use self::roles::ByRole;
+pub(crate) use self::scope::process_metrics;
 pub use self::scope::{Attributes, Entered, Origin, Scope, Within, adopt, is_exporting, records_content};
 pub use self::trace::Trace;
 use crate::clock;
@@ -113,6 +114,30 @@ pub struct Guard {
     provider: Option<SdkTracerProvider>,
     // The exporter's own, so that a busy mesh neither delays spans nor is delayed by them.
     runtime: Option<tokio::runtime::Runtime>,
+    levels: Option<Levels>,
+}
+
+impl Guard {
+    /// What changes the levels that are logged, while the process runs.
+    #[must_use]
+    pub fn levels(&self) -> Option<Levels> {
+        self.levels.clone()
+    }
+}
+
+/// See [`Guard::levels`].
+#[derive(Debug, Clone)]
+pub struct Levels(reload::Handle<EnvFilter, Registry>);
+
+impl Levels {
+    /// Logs by another `telemetry.log` from now on.
+    ///
+    /// # Errors
+    /// [`TelemetryError`] if it is none; everything stays as it was then.
+    pub fn replace(&self, log: &str) -> Result<(), TelemetryError> {
+        let filter = filter(log)?;
+        self.0.reload(filter).map_err(|error| TelemetryError::Filter(error.to_string()))
+    }
 }
 
 impl Drop for Guard {
@@ -141,7 +166,7 @@ fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
     // A bare word that is no level would be taken for the name of a crate, and nothing would be logged at all.
     let bare = text.split(',').map(str::trim).filter(|part| !part.contains('='));
     for word in bare {
-        word.parse::<tracing_subscriber::filter::LevelFilter>()
+        word.parse::<LevelFilter>()
             .map_err(|_unknown| TelemetryError::Filter(format!("{word:?} is no level")))?;
     }
     EnvFilter::try_new(text).map_err(|error| TelemetryError::Filter(error.to_string()))
@@ -153,13 +178,14 @@ fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
 /// [`TelemetryError`] naming the key that is wrong.
 pub fn init(roles: &[&'static str], config: &Config, process: &Process) -> Result<Guard, TelemetryError> {
     check(config)?;
-    let filter = filter(&config.log)?;
+    let (filter, levels) = reload::Layer::new(filter(&config.log)?);
+    let levels = Some(Levels(levels));
     let (guard, spans) = match exporters(roles, config, process)? {
         Some((provider, runtime)) => {
             let spans = span_layers(&provider, config);
-            (Guard { provider: Some(provider), runtime: Some(runtime) }, Some(spans))
+            (Guard { provider: Some(provider), runtime: Some(runtime), levels }, Some(spans))
         }
-        None => (Guard { provider: None, runtime: None }, None),
+        None => (Guard { provider: None, runtime: None, levels }, None),
     };
     let lines = log::Lines {
         format: config.format,
@@ -171,13 +197,21 @@ pub fn init(roles: &[&'static str], config: &Config, process: &Process) -> Resul
         clippy::redundant_closure_for_method_calls,
         reason = "the method is not general enough over lifetimes"
     )]
-    let events_only = tracing_subscriber::filter::filter_fn(|meta| meta.is_event());
+    let counts = scope::Counts(process.metrics.clone()).with_filter(nothing());
+    // The hint lets that of the levels pass: without it every span of every library would be looked at.
+    let events_only =
+        tracing_subscriber::filter::filter_fn(|meta| meta.is_event()).with_max_level_hint(LevelFilter::TRACE);
     let logs = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal() && config.format == Format::Text)
         .with_writer(std::io::stderr)
         .event_format(lines)
         .with_filter(filter.and(events_only));
-    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(logs).with(spans))?;
+    let subscriber = tracing_subscriber::registry().with(logs).with(counts);
+    // A layer that is `None` counts as one that wants everything, and every span of every library would be made.
+    match spans {
+        Some(spans) => tracing::subscriber::set_global_default(subscriber.with(spans))?,
+        None => tracing::subscriber::set_global_default(subscriber)?,
+    }
     log_panics(config.record_content);
     Ok(guard)
 }
@@ -249,7 +283,13 @@ where
         .with_tracked_inactivity(false)
         .with_filter(recorded);
     let tracer = scope::Tracer::new(sdk, config.sample, config.record_content);
-    others.and_then(tracer)
+    // It is only to be found, and wants nothing: a layer without a filter would want everything.
+    others.and_then(tracer.with_filter(nothing()))
+}
+
+fn nothing<S>() -> impl tracing_subscriber::layer::Filter<S> {
+    // Without a hint of a level: that of the outermost layer would hold for all.
+    tracing_subscriber::filter::filter_fn(|_| false)
 }
 
 /// On which side of an exchange a span stands.

@@ -14,17 +14,19 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
-use tower::Service;
+use tower::{Layer as _, Service};
 
+use super::measure::{Measure, Measured};
 use super::server::MAX_HEADER_LIST;
 use super::stream::Stream;
 use crate::clock;
+use crate::telemetry::Side;
 use crate::telemetry::propagate::Inject;
 use crate::tls::{Connector, Dialler, PlainTextError};
 use crate::workers::PerWorker;
 
-/// A channel whose requests carry the trace.
-pub type Traced = Inject<Dealt>;
+/// A channel whose requests carry the trace and are measured.
+pub type Traced = Inject<Measured<Dealt>>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -86,7 +88,8 @@ pub fn dial_with(dialler: &Dialler, address: &str) -> Result<Traced, AddressErro
         .http2_max_local_error_reset_streams(None);
     let patient = Patient { authority, tls: dialler.connector().cloned(), pause: Arc::default() };
     let channels = PerWorker::new(|| endpoint.connect_with_connector_lazy(patient.clone()));
-    Ok(Inject::new(Dealt { channels, ready: None }))
+    let measure = Measure::here(Side::Client);
+    Ok(Inject::new(measure.layer(Dealt { channels, ready: None })))
 }
 
 /// A channel for each runtime; a request goes through that of the runtime it is made in.

@@ -14,11 +14,13 @@ use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 
 use super::guard::Guard;
+use super::measure::Measure;
 use super::sparse::Sparse;
 use super::stream::{Accepted, Peer, Stream};
 use crate::drain::{self, Shutdown};
 use crate::serve::Incoming;
 use crate::task::{self, Handle, Kind};
+use crate::telemetry::Side;
 use crate::telemetry::propagate::Extract;
 use crate::tls::{Member, Mesh, PlainTextError};
 use crate::workers::Workers;
@@ -179,6 +181,8 @@ async fn serve_dealt(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
+        // Around everything, so that refusals of what stands inside are counted.
+        .layer(Measure::here(Side::Server))
         // The caller's trace first, so that whatever stands inside belongs to it.
         .layer(Extract::here())
         // Before anything of the call is read.

@@ -124,10 +124,15 @@ fn member(line: &mut String, name: &str, value: &str) {
 
 struct Json<'a>(&'a mut String);
 
-/// What a line says by itself is not said again by a field.
+/// What a line says of itself has its name; a field that is called the same is about something else.
 fn name_of(field: &Field) -> &str {
     match field.name() {
-        "timestamp" | "level" | "node" | "role" | "trace_id" | "target" => "field",
+        "timestamp" => "of_timestamp",
+        "level" => "of_level",
+        "node" => "of_node",
+        "role" => "of_role",
+        "trace_id" => "of_trace",
+        "target" => "of_target",
         name => name.strip_prefix("r#").unwrap_or(name),
     }
 }

@@ -17,6 +17,7 @@ use pin_project_lite::pin_project;
 
 use super::trace::{Trace, draw};
 use super::{ROLE, Side};
+use crate::metrics::Metrics;
 
 thread_local! {
     static CURRENT: RefCell<Scope> = const { RefCell::new(Scope { role: "", trace: None, live: None }) };
@@ -61,6 +62,18 @@ impl Tracer {
     fn wants(&self) -> bool {
         self.bound == u64::MAX || draw() < self.bound
     }
+}
+
+/// The metrics of this process, found in the same way by what is too deep down to be handed them.
+pub(super) struct Counts(pub(super) Metrics);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Counts {}
+
+/// The metrics of this process, if it has any.
+pub(crate) fn process_metrics() -> Option<Metrics> {
+    tracing::dispatcher::get_default(|dispatch| {
+        dispatch.downcast_ref::<Counts>().map(|counts| counts.0.clone())
+    })
 }
 
 /// Whether the work under way on this thread is recorded.

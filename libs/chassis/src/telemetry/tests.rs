@@ -237,7 +237,7 @@ fn spans_reach_a_collector_before_the_process_ends() {
     tracing::subscriber::with_default(subscriber, || {
         drop(edge(Origin::default()).child("session", Side::Internal, || "deliver".into()));
     });
-    drop(Guard { provider: Some(provider), runtime: Some(exporter) });
+    drop(Guard { provider: Some(provider), runtime: Some(exporter), levels: None });
 
     let mut seen = [receive.try_recv().unwrap(), receive.try_recv().unwrap()];
     seen.sort();
@@ -269,7 +269,7 @@ fn a_collector_that_does_not_answer_costs_spans_and_nothing_else() {
     };
     assert_eq!(count("sent"), 0);
     assert_eq!(count("dropped") + count("failed"), 2 * export::QUEUE, "{text}");
-    drop(Guard { provider: Some(provider), runtime: Some(exporter) });
+    drop(Guard { provider: Some(provider), runtime: Some(exporter), levels: None });
     assert!(begun.elapsed() < Duration::from_secs(20), "the end does not wait for it either");
 }
 
