@@ -121,6 +121,7 @@ async fn what_waits_behind_the_end_of_a_session_is_told_that_it_is_gone() {
     });
     let delivery = |session: Option<String>, message: &'static str| Delivery {
         message: mcp::Json::trusted(message),
+        read: None,
         era: mcp::Era::Older,
         session,
         revision: None,

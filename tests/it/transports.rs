@@ -28,6 +28,7 @@ fn delivery(
 ) -> Delivery {
     Delivery {
         message: Json::trusted(body),
+        read: None,
         era: Era::Older,
         session: session.map(str::to_owned),
         revision: None,

@@ -61,7 +61,7 @@ impl SessionId {
     pub fn mint(keys: &KeyRing, slot: Slot, random: [u8; 16]) -> Self {
         let key = keys.current();
         let head = format!("v1.{key}.{:03x}.{}", slot.0, BASE64.encode(random));
-        let mac = keys.mac(key, SESSION_PURPOSE, head.as_bytes()).unwrap_or_default();
+        let mac = keys.mac(&key, SESSION_PURPOSE, head.as_bytes()).unwrap_or_default();
         Self { text: format!("{head}.{}", BASE64.encode(mac.to_be_bytes())), slot }
     }
 
@@ -122,7 +122,7 @@ impl EventId {
     #[must_use]
     pub fn sign(self, keys: &KeyRing, session: &SessionId) -> String {
         let head = format!("{:x}.{:x}-{:x}", self.stream, self.epoch.0, self.seq);
-        let mac = Self::mac(keys, keys.current(), session, &head).unwrap_or_default();
+        let mac = Self::mac(keys, &keys.current(), session, &head).unwrap_or_default();
         format!("{head}.{mac:08x}")
     }
 
@@ -135,7 +135,7 @@ impl EventId {
         let (head, mac) = text.rsplit_once('.')?;
         let (stream, place) = head.split_once('.')?;
         let (epoch, seq) = place.split_once('-')?;
-        let known = keys.names().any(|key| {
+        let known = keys.names().iter().any(|key| {
             Self::mac(keys, key, session, head)
                 .is_some_and(|m| bool::from(format!("{m:08x}").as_bytes().ct_eq(mac.as_bytes())))
         });

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hasher;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,9 +11,12 @@ use sha2::{Digest, Sha256};
 use siphasher::sip::SipHasher24;
 
 /// Named keys of 32 bytes: one signs, all are accepted. Rotation = add the new key everywhere, make it current, remove the old.
+/// Clones share one ring: what replaces it in one of them replaces it in all.
 #[derive(Clone)]
-pub struct KeyRing {
-    current: String,
+pub struct KeyRing(Arc<RwLock<Arc<Keys>>>);
+
+struct Keys {
+    current: Arc<str>,
     keys: BTreeMap<String, [u8; 32]>,
 }
 
@@ -50,7 +54,7 @@ impl KeyRing {
             keys.insert(name.clone(), bytes);
         }
         if keys.contains_key(current) {
-            Ok(Self { current: current.to_owned(), keys })
+            Ok(Self::of(current, keys))
         } else {
             Err(KeyError::NoCurrent(current.to_owned()))
         }
@@ -59,18 +63,25 @@ impl KeyRing {
     /// A ring of one key.
     #[must_use]
     pub fn single(name: &str, key: [u8; 32]) -> Self {
-        Self { current: name.to_owned(), keys: BTreeMap::from([(name.to_owned(), key)]) }
+        Self::of(name, BTreeMap::from([(name.to_owned(), key)]))
     }
 
     /// Name of the key that signs.
     #[must_use]
-    pub fn current(&self) -> &str {
-        &self.current
+    pub fn current(&self) -> Arc<str> {
+        self.now().current.clone()
     }
 
     /// Names of all accepted keys.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.keys.keys().map(String::as_str)
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.now().keys.keys().cloned().collect()
+    }
+
+    /// Takes over the keys of another ring, in every clone of this one.
+    pub fn replace(&self, other: &Self) {
+        let keys = other.now();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// A 64-bit MAC of `message` under the named key, for one purpose. `None` if there is no such key.
@@ -87,9 +98,18 @@ impl KeyRing {
     /// A key for one purpose, derived from the named key. `None` if there is no such key.
     #[must_use]
     pub fn derive(&self, key: &str, purpose: &str) -> Option<[u8; 32]> {
-        let secret = self.keys.get(key)?;
+        let ring = self.now();
+        let secret = ring.keys.get(key)?;
         // The key has a fixed length, so key and purpose cannot be confused.
         Some(Sha256::new().chain_update(secret).chain_update(purpose.as_bytes()).finalize().into())
+    }
+
+    fn of(current: &str, keys: BTreeMap<String, [u8; 32]>) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(Keys { current: current.into(), keys }))))
+    }
+
+    fn now(&self) -> Arc<Keys> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -99,7 +119,8 @@ fn distinct(key: &[u8]) -> usize {
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyRing {{ current: {:?}, keys: {:?} }}", self.current, self.keys.keys())
+        let now = self.now();
+        write!(f, "KeyRing {{ current: {:?}, keys: {:?} }}", now.current, now.keys.keys())
     }
 }
 
@@ -117,6 +138,16 @@ mod tests {
             Some(KeyError::Value("k1".into()))
         );
         assert_eq!(KeyRing::new("k2", &BTreeMap::new()).err(), Some(KeyError::NoCurrent("k2".into())));
+    }
+
+    #[test]
+    fn a_ring_is_replaced_in_all_clones() {
+        let ring = KeyRing::single("k1", [7; 32]);
+        let clone = ring.clone();
+        let before = clone.mac("k1", "p", b"m");
+        ring.replace(&KeyRing::single("k2", [8; 32]));
+        assert_eq!((&*clone.current(), clone.mac("k1", "p", b"m")), ("k2", None));
+        assert_ne!(clone.mac("k2", "p", b"m"), before);
     }
 
     #[test]

@@ -5,9 +5,12 @@ mod convert;
 mod link;
 mod server;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use mcp::rpc::Message;
 use mcp::{Era, Json};
 
 pub use self::client::SessionClient;
@@ -36,6 +39,8 @@ pub enum Transport {
 pub struct Delivery {
     /// As the client sent it; already known to be one JSON-RPC message, or a batch in a session.
     pub message: Json,
+    /// The same, read, where this process has read it already. Crosses no wire.
+    pub read: Option<Arc<Message>>,
     /// Which kind of client.
     pub era: Era,
     /// Session id of an older client; `None` for `initialize` and for modern requests.

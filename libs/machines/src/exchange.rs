@@ -91,6 +91,15 @@ impl Exchange {
     /// Params as a registry gets them: without what only the mesh and the client speak about.
     #[must_use]
     pub fn payload(params: &Json) -> Json {
+        let text = params.as_str();
+        let has = |key| scan::member(text, key).is_some();
+        // Most have nothing of it, and looking is cheaper than editing.
+        if !has(meta::INPUT_RESPONSES)
+            && !has(meta::REQUEST_STATE)
+            && scan::path(text, &[meta::META, meta::PROGRESS_TOKEN]).is_none()
+        {
+            return params.clone();
+        }
         let (params, _) = wire::without_token(Some(params.clone()));
         let mut editor = ObjectEditor::new(params.as_str());
         editor.remove(meta::INPUT_RESPONSES).remove(meta::REQUEST_STATE);

@@ -37,16 +37,17 @@ pub(crate) fn rate_limited(message: &str) -> RpcError {
     RpcError::reason(message, "rate_limited")
 }
 
-/// Params without the progress token, and the token in its own form, if it is text or an integer as it has to be. `_meta`
+/// Params without the progress token and without baggage, and the token in its own form, if it is text or an integer as it has to be. `_meta`
 /// goes if nothing is left in it.
 pub(crate) fn without_token(params: Option<Json>) -> (Json, Option<Json>) {
     let params = params.unwrap_or_else(Json::empty_object);
-    let found = scan::path(params.as_str(), &[meta::META, meta::PROGRESS_TOKEN]).map(|raw| params.slice(raw));
-    let (Some(token), Some(kept)) = (found, params.member(meta::META)) else {
+    let Some(kept) = params.member(meta::META) else { return (params, None) };
+    let token = kept.member(meta::PROGRESS_TOKEN);
+    if token.is_none() && scan::member(kept.as_str(), meta::BAGGAGE).is_none() {
         return (params, None);
-    };
+    }
     let mut inner = ObjectEditor::new(kept.as_str());
-    inner.remove(meta::PROGRESS_TOKEN);
+    inner.remove(meta::PROGRESS_TOKEN).remove(meta::BAGGAGE);
     let inner = inner.finish();
     let mut outer = ObjectEditor::new(params.as_str());
     if scan::members(&inner).next().is_none() {
@@ -54,7 +55,7 @@ pub(crate) fn without_token(params: Option<Json>) -> (Json, Option<Json>) {
     } else {
         outer.set(meta::META, inner);
     }
-    (outer.finish_json(), Some(token).filter(|token| Id::read(token).is_some()))
+    (outer.finish_json(), token.filter(|token| Id::read(token).is_some()))
 }
 
 /// A progress notification with the client's token as first member of its params; the value must have risen.
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_is_taken_out_of_params() {
+    fn only_token_and_baggage_are_taken_out_of_params() {
         let table = [
             (r#"{"name":"a"}"#, r#"{"name":"a"}"#, None),
             (r#"{"_meta":{"progressToken":1},"name":"a"}"#, r#"{"name":"a"}"#, Some("1")),
@@ -196,6 +197,8 @@ mod tests {
             (r#"{"_meta":{"progressToken":7.0}}"#, "{}", None),
             (r#"{"_meta":{"progressToken":-7}}"#, "{}", Some("-7")),
             (r#"{"_meta":{}}"#, r#"{"_meta":{}}"#, None),
+            (r#"{"_meta":{"baggage":"who=me"}}"#, "{}", None),
+            (r#"{"_meta":{"traceparent":"x","baggage":"who=me"}}"#, r#"{"_meta":{"traceparent":"x"}}"#, None),
         ];
         for (given, left, token) in table {
             let (params, found) = without_token(Some(json(given)));

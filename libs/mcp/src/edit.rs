@@ -145,7 +145,8 @@ fn separate(out: &mut String, first: &mut bool) {
 /// Text as a JSON string, quotes included.
 #[must_use]
 pub fn quote(text: &str) -> String {
-    Json::of(text).as_str().to_owned()
+    // Text can always be written.
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// Builds an object from raw values, in the order given.

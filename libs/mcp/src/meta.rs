@@ -16,6 +16,8 @@ pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 /// Token that asks for progress notifications.
 pub const PROGRESS_TOKEN: &str = "progressToken";
+/// What a client says to everybody along a trace (W3C). It is not passed on.
+pub const BAGGAGE: &str = "baggage";
 /// The client's answers on a retried modern request.
 pub const INPUT_RESPONSES: &str = "inputResponses";
 /// State handed out with `input_required` and returned on the retry.

@@ -323,12 +323,16 @@ impl Host {
 
 #[async_trait]
 impl SessionHost for Host {
-    async fn deliver(&self, delivery: Delivery) -> Result<Frames, Error> {
+    async fn deliver(&self, mut delivery: Delivery) -> Result<Frames, Error> {
         self.0.admitted().await?;
         let refuse = |bad: &Malformed| {
             Ok(refuse::refused(400, bad.id.as_ref(), &RpcError::new(bad.code, bad.message)))
         };
-        match (Body::parse(&delivery.message.bytes()), delivery.era) {
+        let read = match delivery.read.take() {
+            Some(message) => Ok(Body::One(Arc::unwrap_or_clone(message))),
+            None => Body::parse(&delivery.message.bytes()),
+        };
+        match (read, delivery.era) {
             (Err(bad), _) => refuse(&bad),
             (Ok(Body::One(message)), Era::Older) => self.deliver_older(delivery, message).await,
             (Ok(Body::One(message)), Era::Modern) => Ok(crate::modern::serve(&self.0, delivery, message)),

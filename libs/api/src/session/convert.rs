@@ -46,6 +46,7 @@ pub(super) fn delivery_from(d: pb::DeliverRequest) -> Result<Delivery, Error> {
     };
     Ok(Delivery {
         message: json(d.raw_message)?,
+        read: None,
         era,
         session: optional(d.session),
         revision: optional(d.protocol_revision),

@@ -16,6 +16,7 @@ use crate::ways::Way;
 pub(crate) fn delivery(message: impl Into<String>) -> Delivery {
     Delivery {
         message: Json::trusted(message.into()),
+        read: None,
         era: Era::Modern,
         session: None,
         revision: None,

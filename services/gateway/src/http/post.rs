@@ -1,5 +1,7 @@
 //! A message: read, checked, handed over, answered.
 
+use std::sync::Arc;
+
 use api::session::{Delivery, Transport};
 use axum::body::Bytes;
 use axum::extract::Request;
@@ -82,6 +84,7 @@ async fn deliver(
     let slot = letter.slot();
     let call = Call::Deliver(Box::new(Delivery {
         message: letter.raw,
+        read: Some(Arc::new(letter.message)),
         era: letter.era,
         session: letter.session.map(|session| session.as_str().to_owned()),
         revision: letter.revision,
@@ -109,6 +112,7 @@ async fn deliver_batch(
     let slot = batch.session.slot();
     let call = Call::Deliver(Box::new(Delivery {
         message: batch.raw,
+        read: None,
         era: Era::Older,
         session: Some(batch.session.as_str().to_owned()),
         revision: batch.revision,

@@ -17,6 +17,7 @@ fn initialize(version: &str) -> String {
 fn expected(body: &str, era: Era, key: &str) -> Delivery {
     Delivery {
         message: Json::trusted(body.to_owned()),
+        read: None,
         era,
         session: None,
         revision: None,

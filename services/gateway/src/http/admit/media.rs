@@ -2,6 +2,10 @@
 
 use axum::http::{HeaderMap, header};
 
+/// What nearly every client sends, and what need not be parsed.
+const USUAL: [&str; 2] =
+    ["application/json, text/event-stream", "text/event-stream, application/json"];
+
 /// What the `Accept` headers say about one media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepted {
@@ -15,6 +19,13 @@ pub(super) enum Accepted {
 
 /// Whether `kind/sub` may be sent. Of the ranges that match, the most specific one decides; of equals, the most willing.
 pub(super) fn accepts(headers: &HeaderMap, kind: &str, sub: &str) -> Accepted {
+    let mut values = headers.get_all(header::ACCEPT).iter();
+    if let (Some(only), None) = (values.next(), values.next())
+        && USUAL.iter().any(|usual| only.as_bytes() == usual.as_bytes())
+        && matches!((kind, sub), ("application", "json") | ("text", "event-stream"))
+    {
+        return Accepted::Yes;
+    }
     let mut best: Option<(u8, bool)> = None;
     let mut present = false;
     for value in headers.get_all(header::ACCEPT) {
