@@ -97,6 +97,7 @@ impl Exchange {
         if !has(meta::INPUT_RESPONSES)
             && !has(meta::REQUEST_STATE)
             && scan::path(text, &[meta::META, meta::PROGRESS_TOKEN]).is_none()
+            && scan::path(text, &[meta::META, meta::BAGGAGE]).is_none()
         {
             return params.clone();
         }
