@@ -236,6 +236,15 @@ def beyond(new: Newcomer) -> None:
             new.type(f"curl -sSf http://127.0.0.1:9090/{path}")
         new.interrupt("watch")
 
+    def configure() -> None:
+        example, check, dump, seeds = readme.block("sh", "config").commands()
+        work = new.terminals.work
+        new.type(f"cd {work} && {example}")
+        assert (ROOT / "trunkline.example.toml").is_file()
+        assert "accepted" in new.type(f"cd {work} && {check}")
+        assert "[gateway]" in new.type(f"cd {work} && {dump}")
+        assert "NODE_ID" in new.type(seeds)
+
     def unknown() -> None:
         readme.expects("unknown", new.type(readme.block("sh", "unknown").commands()[0], ends=2))
 
@@ -246,6 +255,7 @@ def beyond(new: Newcomer) -> None:
         "the same with certificates": certificates,
         "let a caller in by a key": edge,
         "watch it": watch,
+        "configure it": configure,
         "mistype a key": unknown,
     }
     for name, body in steps.items():
