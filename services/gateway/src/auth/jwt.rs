@@ -199,3 +199,6 @@ const fn verbatim(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
         Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Who may call: keys, tokens, and what is told to those who may not.
 
+mod fetched;
 mod forge;
 mod forged;
 mod keys;
