@@ -1,7 +1,11 @@
 //! Web pages of other origins: what they may ask before, and what they may read.
 
-use crate::kit::{Gateway, Node, Request, Response, session};
+use std::sync::Arc;
+
 use gateway::Config;
+use gateway::auth::{self, Gate, new_key};
+
+use crate::kit::{Gateway, Node, Request, Response, session};
 
 const PAGE: &str = "https://app.example.com";
 const EXPOSED: &str = "mcp-session-id, www-authenticate, retry-after, mcp-protocol-version";
@@ -114,6 +118,31 @@ async fn a_preflight_says_nothing_about_the_request() {
     connection.write(&[bad.head(), b"Content-Length: 1\r\n\r\n{".to_vec()].concat()).await;
     assert_eq!(connection.response().await.verdict(), (400, Some(-32700), None));
     assert_eq!(node.seen(), []);
+}
+
+#[tokio::test]
+async fn a_preflight_needs_no_credentials_and_gives_none() {
+    let key = new_key("team-a", "", "", [1; 32]);
+    let auth = auth::Config { keys: vec![key.entry], ..auth::Config::default() };
+    let node = Node::new([]);
+    let gate = Arc::new(Gate::new(&auth).unwrap());
+    let gateway = Gateway::asking(gate, config(), &[("a", &node)], 1).await;
+    let preflight = preflight("/mcp", PAGE, "POST", &["authorization, content-type"]);
+    assert_eq!(gateway.ask(&preflight).await.status, 204);
+    let call = Request::modern("tools/list", "").with("Origin", PAGE);
+    for request in [call.clone(), call.clone().with("Authorization", "Bearer tlk_wrong")] {
+        let response = gateway.ask(&request).await;
+        assert_eq!((response.status, response.body.as_str()), (401, ""));
+        assert!(response.header("www-authenticate").unwrap().starts_with("Bearer"));
+        assert_eq!(response.header("access-control-allow-origin"), Some(PAGE), "the page sees why");
+        assert_eq!(response.header("access-control-expose-headers"), Some(EXPOSED));
+    }
+    // Nor do credentials help a page that is not listed.
+    let known = format!("Bearer {}", key.key);
+    let strange = call.clone().set("Origin", "https://evil.example").with("Authorization", &known);
+    assert_eq!(gateway.ask(&strange).await.status, 403);
+    assert_eq!(node.seen(), []);
+    assert_eq!(gateway.ask(&call.with("Authorization", &known)).await.status, 200);
 }
 
 #[tokio::test]
