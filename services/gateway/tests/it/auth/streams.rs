@@ -127,3 +127,17 @@ async fn streams_of_an_issuer_end_when_it_is_no_longer_configured() {
     gate.replace(&without).unwrap();
     ended(open).await;
 }
+
+#[tokio::test]
+async fn streams_of_strangers_end_when_credentials_are_asked_for() {
+    let gate = Arc::new(Gate::new(&Config::default()).unwrap());
+    let node = Node::new([]);
+    let gateway = asking(gate.clone(), &node).await;
+    let open = open(&gateway, &node, "ignored").await;
+    let new = new_key("team-a", "", "", [1; 32]);
+    gate.replace(&Config { anonymous: true, keys: vec![new.entry.clone()], ..Config::default() }).unwrap();
+    node.streams_open(5).await;
+    gate.replace(&Config { keys: vec![new.entry], ..Config::default() }).unwrap();
+    ended(open).await;
+    assert_eq!(gateway.ask(&Request::modern("tools/list", "")).await.status, 401);
+}
