@@ -85,7 +85,8 @@ impl Schema {
         Ok(Self { validator, cost: Cost::of(schema) })
     }
 
-    /// Checks a value; the text of a refusal names the places and what is wrong with them.
+    /// Checks a value; the text of a refusal names the places and what is wrong with them. It quotes nothing of the value, which
+    /// may be secret: texts of refusals end up in logs.
     pub(crate) fn check(&self, raw: &str) -> Result<(), String> {
         let value = value::lenient(raw);
         if !self.cost.is_bearable(&value) {
@@ -101,7 +102,7 @@ impl Schema {
             .map(|error| {
                 let path = error.instance_path().as_str();
                 let place = if path.is_empty() { "at the top" } else { path };
-                shorten(&format!("{place}: {error}"))
+                shorten(&format!("{place}: {}", error.masked_with("it")))
             })
             .collect();
         Err(problems.join("; "))

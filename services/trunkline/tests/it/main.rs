@@ -6,9 +6,11 @@ mod collector;
 mod process;
 
 mod callers;
+mod canaries;
 mod configuration;
 mod defaults;
 mod lifecycle;
 mod mtls;
+mod reload;
 mod trace;
 mod trace_ui;

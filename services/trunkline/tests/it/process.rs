@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -15,6 +15,8 @@ pub(crate) const KEY: &str = "c2l4dGVlbi1ieXRlcy1hbmQtc2l4dGVlbi1tb3JlISE=";
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
+    /// Read as it comes, so that nobody waits for a reader; gives all of it at the end.
+    stderr: Option<JoinHandle<String>>,
 }
 
 pub(crate) fn command(args: &[&str]) -> Command {
@@ -39,7 +41,14 @@ impl Running {
         let (send, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        Self { child, lines }
+        let mut stderr = child.stderr.take().unwrap();
+        let reading = thread::spawn(move || {
+            let mut text = Vec::new();
+            // Half of it is better than none.
+            let _read = stderr.read_to_end(&mut text).is_ok();
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Self { child, lines, stderr: Some(reading) }
     }
 
     /// The next line of standard output.
@@ -79,11 +88,19 @@ impl Running {
         panic!("it did not end; standard error: {}", self.stderr());
     }
 
-    /// What it said on standard error; everything, once it has ended.
+    /// What it said on standard error; waits for its end.
     pub(crate) fn stderr(&mut self) -> String {
-        let mut text = String::new();
-        self.child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut text));
-        text
+        self.stderr.take().map(|reading| reading.join().unwrap()).unwrap_or_default()
+    }
+
+    /// Reads on to the line that says where something listens.
+    pub(crate) fn until_listening(&mut self, what: &str) -> String {
+        let prefix = format!("listening {what} ");
+        loop {
+            if let Some(place) = self.line().strip_prefix(&prefix) {
+                return place.to_owned();
+            }
+        }
     }
 }
 

@@ -14,14 +14,14 @@ const SERVER: i32 = 2;
 const CLIENT: i32 = 3;
 
 /// A mesh of the real binary.
-struct Mesh {
-    host: String,
-    processes: Vec<Running>,
+pub(crate) struct Mesh {
+    pub(crate) host: String,
+    pub(crate) processes: Vec<Running>,
     _folder: tempfile::TempDir,
 }
 
 impl Mesh {
-    fn in_one_process(settings: &[&str]) -> Self {
+    pub(crate) fn in_one_process(settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().to_str().unwrap();
         let mut args = vec!["up", "--listen", "127.0.0.1:0", "--data", data];
@@ -31,7 +31,7 @@ impl Mesh {
         Self { host, processes: vec![process], _folder: folder }
     }
 
-    fn across_processes(settings: &[&str]) -> Self {
+    pub(crate) fn across_processes(settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("docs")).unwrap();
         std::fs::create_dir(folder.path().join("prompts")).unwrap();
@@ -62,12 +62,14 @@ impl Mesh {
         Self { host: host(&url).to_owned(), processes, _folder: folder }
     }
 
-    /// Ends it, from the edge inwards: what it has recorded is sent before.
-    fn stop(self) {
-        for mut process in self.processes {
+    /// Ends it, from the edge inwards: what it has recorded is sent before. Returns the logs.
+    pub(crate) fn stop(self) -> Vec<String> {
+        let end = |mut process: Running| {
             process.signal("TERM");
             assert_eq!(process.ended().code(), Some(0));
-        }
+            process.stderr()
+        };
+        self.processes.into_iter().map(end).collect()
     }
 }
 
