@@ -262,7 +262,7 @@ async fn answering(answer: &'static str, tls: Option<TlsAcceptor>) -> (SocketAdd
 
 async fn say(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), answer: &str) {
     let mut request = [0; 1024];
-    stream.read(&mut request).await.unwrap();
+    let _asked = stream.read(&mut request).await.unwrap();
     stream.write_all(answer.as_bytes()).await.unwrap();
     // The client may have gone.
     drop(stream.shutdown().await);
