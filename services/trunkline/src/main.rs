@@ -13,6 +13,7 @@ mod example;
 mod key;
 mod process;
 mod role;
+mod scoped;
 mod seeds;
 mod trace_ui;
 mod up;

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::process::{self, Failure};
+use crate::scoped;
 
 /// What a process can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,17 +148,20 @@ async fn build(
 }
 
 pub(crate) async fn tools(config: &Config) -> Result<tool_registry::App, Failure> {
-    let deps = tool_registry::Deps::connect(&config.tool_registry).await.map_err(Failure::refused)?;
+    let mut deps = tool_registry::Deps::connect(&config.tool_registry).await.map_err(Failure::refused)?;
+    deps.runtime = scoped::in_role(Role::Tools, deps.runtime);
     tool_registry::App::build(&config.tool_registry, deps).map_err(Failure::refused)
 }
 
 pub(crate) async fn resources(config: &Config) -> Result<resource_registry::App, Failure> {
-    let deps = resource_registry::Deps::connect(&config.resource_registry).await.map_err(Failure::refused)?;
+    let mut deps = resource_registry::Deps::connect(&config.resource_registry).await.map_err(Failure::refused)?;
+    deps.runtime = scoped::in_role(Role::Resources, deps.runtime);
     resource_registry::App::build(&config.resource_registry, deps).map_err(Failure::refused)
 }
 
 pub(crate) async fn prompts(config: &Config) -> Result<prompt_registry::App, Failure> {
-    let deps = prompt_registry::Deps::connect(&config.prompt_registry).await.map_err(Failure::refused)?;
+    let mut deps = prompt_registry::Deps::connect(&config.prompt_registry).await.map_err(Failure::refused)?;
+    deps.runtime = scoped::in_role(Role::Prompts, deps.runtime);
     prompt_registry::App::build(&config.prompt_registry, deps).map_err(Failure::refused)
 }
 
