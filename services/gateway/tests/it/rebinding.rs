@@ -77,12 +77,19 @@ async fn strange_hosts_and_origins_are_refused() {
         named("a target with a user", list().at("http://user@localhost/mcp")),
         named("every method", Request::new("GET").set("Host", "evil.example")),
         named("every path", Request::new("GET").at("/other").set("Host", "evil.example")),
+        named("the older endpoint", Request::new("GET").at("/sse").set("Host", "evil.example")),
+        named("its other half", Request::post("{}").at("/messages").set("Host", "evil.example")),
+        named("health", Request::new("GET").at("/health").set("Host", "evil.example")),
+        named(
+            "metadata",
+            Request::new("GET").at("/.well-known/oauth-protected-resource").set("Host", "evil.example"),
+        ),
         named("before everything else", Request::post("{").without("Accept").set("Host", "evil.example")),
     ]);
     let count =
         refused(table.into_iter().map(|(name, request)| (name, request, 403, Some(-32600), None))).await;
     println!("{count} hosts and origins that are refused");
-    assert_eq!(count, 22 + 20 + 11);
+    assert_eq!(count, 22 + 20 + 15);
 }
 
 #[tokio::test]
