@@ -54,14 +54,15 @@ class Newcomer:
         print(f"{how} {time.monotonic() - begin:6.1f} s  {name}", flush=True)
 
     def shell(self, command: str) -> list[str]:
-        return ["bash", "-c", command.replace("$PWD/target/release", self.build)]
+        command = command.replace("$PWD/target/release", self.build)
+        return ["bash", "-c", command if self.build.endswith("release") else command.replace("cargo run --release", "cargo run")]
 
-    def open(self, name: str, command: str, cwd: Path = ROOT) -> Process:
-        """Types a command that goes on into a new terminal."""
+    def open(self, name: str, command: str | list[str], cwd: Path = ROOT) -> Process:
+        """Types commands, the last of which goes on, into a new terminal."""
         os.chdir(cwd)
         # The process is the program itself, so that it gets the signals.
-        words = re.match(r"(?:\w+=\S+ )*", command)[0]
-        argv = self.shell(f"{words} exec {command[len(words):]}")
+        *before, last = command if isinstance(command, list) else [command]
+        argv = self.shell("; ".join([*before, f"exec {last}"]))
         process = Process(name, argv, self.terminals.work / f"{name}.log")
         self.terminals.processes[name] = process
         return process
@@ -127,7 +128,7 @@ def five_minutes(new: Newcomer, client: list[str]) -> None:
         readme.expects("curl", new.type(readme.block("sh", "curl").commands()[0]))
 
     def registry() -> None:
-        new.open("registry", readme.block("sh", "registry").commands()[0]).address("calculator")
+        new.open("registry", readme.block("sh", "registry").commands()).address("calculator")
         new.until("trunkline list tools", "team__calculator")
 
     def team() -> None:
