@@ -150,10 +150,11 @@ impl App {
     pub fn build(config: &Config, deps: Deps) -> Result<Self, BuildError> {
         let host =
             config.listen.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().map(|_| host));
-        let host = host.filter(|h| !h.is_empty()).ok_or_else(|| BuildError::Listen(config.listen.clone()))?;
+        if host.is_none_or(str::is_empty) {
+            return Err(BuildError::Listen(config.listen.clone()));
+        }
         let rules = Rules::new(&config.allowed_hosts, &config.allowed_origins)?;
-        let loopback = host == "localhost"
-            || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback());
+        let loopback = is_loopback(&config.listen);
         let is_open = config.insecure_no_auth;
         if !loopback && rules.no_hosts() {
             return Err(BuildError::Public(config.listen.clone()));
@@ -189,6 +190,20 @@ impl App {
                 health: deps.process.health,
             }),
         })
+    }
+
+    /// Goes by the `allowed_hosts` and `allowed_origins` of another configuration from now on.
+    ///
+    /// # Errors
+    /// [`BuildError`]; everything stays as it was then.
+    pub fn replace_names(&self, config: &Config) -> Result<(), BuildError> {
+        let rules = Rules::new(&config.allowed_hosts, &config.allowed_origins)?;
+        // Without any name nobody could call from elsewhere, which cannot be what is wanted.
+        if rules.no_hosts() && !self.shared.rules.no_hosts() && !is_loopback(&config.listen) {
+            return Err(BuildError::Public(config.listen.clone()));
+        }
+        self.shared.rules.replace(&rules);
+        Ok(())
     }
 
     /// Serves connections until shutdown: then nothing new is accepted, streams that wait for news are closed, answers
@@ -353,6 +368,13 @@ impl Edge {
     pub(crate) fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
     }
+}
+
+/// Whether only this machine can reach an address.
+fn is_loopback(listen: &str) -> bool {
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+    host == "localhost"
+        || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
 }
 
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {

@@ -411,7 +411,7 @@ fn describe(
     }
     // Revisions without sessions have none to name.
     if let Some(session) = &letter.session
-        && let Some(hash) = keys.mac(keys.current(), "telemetry", session.as_str().as_bytes())
+        && let Some(hash) = keys.mac(&keys.current(), "telemetry", session.as_str().as_bytes())
     {
         to.set(attribute::SESSION, format!("{hash:016x}"));
         to.set(attribute::SLOT, i64::from(session.slot().number()));

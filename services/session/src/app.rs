@@ -185,6 +185,6 @@ async fn sweep(shared: Arc<Shared>) {
 
 /// The same for all nodes that share their keys, and for nobody else.
 fn derived_mesh(keys: &api::KeyRing) -> String {
-    let derived = keys.derive(keys.current(), "mesh").unwrap_or_default();
+    let derived = keys.derive(&keys.current(), "mesh").unwrap_or_default();
     derived.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }

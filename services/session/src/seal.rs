@@ -54,7 +54,7 @@ impl State {
 /// Seals with the current key. `None` if it would be too long to be opened again.
 pub(crate) fn seal(keys: &KeyRing, state: &State, nonce: [u8; NONCE]) -> Option<String> {
     let name = keys.current();
-    let cipher = cipher(keys, name)?;
+    let cipher = cipher(keys, &name)?;
     let plain = Json::of(state);
     let payload = Payload { msg: plain.as_str().as_bytes(), aad: name.as_bytes() };
     let sealed = cipher.encrypt(XNonce::from_slice(&nonce), payload).ok()?;

@@ -3,6 +3,7 @@
 //! Names are compared as a whole, after strict parsing. What cannot be parsed is not allowed.
 
 use std::net::Ipv6Addr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, HeaderName, Uri, Version, header};
 
@@ -27,9 +28,12 @@ pub enum EntryError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotAllowed;
 
-/// The configured lists.
+/// The configured lists. Clones share them: what replaces them in one of them replaces them in all.
 #[derive(Debug, Clone)]
-pub(crate) struct Rules {
+pub(crate) struct Rules(Arc<RwLock<Arc<Lists>>>);
+
+#[derive(Debug)]
+struct Lists {
     hosts: Vec<Authority>,
     origins: Vec<Origin>,
 }
@@ -60,11 +64,22 @@ impl Rules {
             hosts.iter().map(|text| Authority::parse(text).ok_or_else(|| EntryError::Host(text.clone())));
         let origins =
             origins.iter().map(|text| Origin::parse(text).ok_or_else(|| EntryError::Origin(text.clone())));
-        Ok(Self { hosts: hosts.collect::<Result<_, _>>()?, origins: origins.collect::<Result<_, _>>()? })
+        let lists = Lists { hosts: hosts.collect::<Result<_, _>>()?, origins: origins.collect::<Result<_, _>>()? };
+        Ok(Self(Arc::new(RwLock::new(Arc::new(lists)))))
     }
 
     pub(crate) fn no_hosts(&self) -> bool {
-        self.hosts.is_empty()
+        self.now().hosts.is_empty()
+    }
+
+    /// Takes over the lists of others, in every clone and in every listener's guard.
+    pub(crate) fn replace(&self, others: &Self) {
+        let lists = others.now();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = lists;
+    }
+
+    fn now(&self) -> Arc<Lists> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `loopback`: only this machine can reach the listener.
@@ -92,13 +107,13 @@ impl Guard {
 
     /// Whether pages of other origins may call at all.
     pub(crate) fn lists_origins(&self) -> bool {
-        !self.rules.origins.is_empty()
+        !self.rules.now().origins.is_empty()
     }
 
     /// Whether the page that calls is in the list. On a request that passed [`Guard::check`].
     pub(crate) fn is_listed(&self, headers: &HeaderMap) -> bool {
         let origin = single(headers, &header::ORIGIN).ok().flatten().and_then(Origin::parse);
-        origin.is_some_and(|origin| self.rules.origins.contains(&origin))
+        origin.is_some_and(|origin| self.rules.now().origins.contains(&origin))
     }
 
     fn host(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), NotAllowed> {
@@ -115,13 +130,13 @@ impl Guard {
         let listed =
             |rule: &Authority| rule.name == host.name && rule.port.is_none_or(|port| Some(port) == host.port);
         let own = self.loopback && LOOPBACK.contains(&host.name.as_str());
-        if own || self.rules.hosts.iter().any(listed) { Ok(()) } else { Err(NotAllowed) }
+        if own || self.rules.now().hosts.iter().any(listed) { Ok(()) } else { Err(NotAllowed) }
     }
 
     fn origin(&self, origin: &Origin) -> Result<(), NotAllowed> {
         let web = matches!(origin.scheme.as_str(), "http" | "https");
         let own = self.loopback && web && LOOPBACK.contains(&origin.name.as_str());
-        if own || self.rules.origins.contains(origin) { Ok(()) } else { Err(NotAllowed) }
+        if own || self.rules.now().origins.contains(origin) { Ok(()) } else { Err(NotAllowed) }
     }
 }
 
