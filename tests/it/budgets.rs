@@ -1,6 +1,7 @@
 //! What one principal may have, and that it is told so; that others notice nothing.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use http::StatusCode;
@@ -55,9 +56,10 @@ async fn is_told_when_to_come_back(refused: Option<Answer>) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_are_begun_at_a_rate_for_each_principal_and_without_one_here() {
     let mesh = mesh(session::Config { creations_per_s: 1, creation_burst: 3, ..Default::default() }).await;
+    let start = Instant::now();
     let (accepted, refused) = begin(&mesh, "ada", 20).await.unwrap();
-    // A second may have passed meanwhile.
-    assert!((3..=5).contains(&accepted), "{accepted}");
+    let most = 4 + usize::try_from(start.elapsed().as_secs()).unwrap();
+    assert!((3..=most).contains(&accepted), "{accepted}");
     is_told_when_to_come_back(refused).await.unwrap();
     assert_eq!(begin(&mesh, "bob", 3).await.unwrap().0, 3);
     assert_eq!(begin(&mesh, "", 100).await.unwrap().0, 100);

@@ -75,8 +75,8 @@ async fn streams_end_with_the_token() {
     let forge = Forge::new();
     let node = Node::new([]);
     let gateway = asking(Arc::new(forge.gate()), &node).await;
-    // With the leeway for clocks it is good for two more seconds.
-    let token = forge.ec.token(&claims_until(now() - 28));
+    // With the leeway for clocks it is good for five more seconds.
+    let token = forge.ec.token(&claims_until(now() - 25));
     let open = open(&gateway, &node, &token).await;
     node.streams_open(5).await;
     ended(open).await;
