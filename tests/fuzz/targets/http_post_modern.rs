@@ -116,6 +116,14 @@ fn older(headers: &HeaderMap, session: Option<&str>, message: &Message) {
     for version in headers.get_all("mcp-protocol-version") {
         assert_ne!(version.as_bytes().trim_ascii(), VERSION.as_bytes());
     }
+    // Whoever says in the body that a request stands alone is not taken for a member of a session.
+    let params = match message {
+        Message::Request(request) => request.params.as_ref(),
+        Message::Notification(notification) => notification.params.as_ref(),
+        Message::Response(_) => None,
+    };
+    let meta = params.and_then(|params| view::member(params.as_str(), "_meta"));
+    assert_eq!(meta.and_then(|meta| view::member(&meta, META_VERSION)), None);
     match session {
         // Nobody can make up an id.
         Some(session) => {
