@@ -2,7 +2,9 @@
 //!
 //! Names are compared as a whole, after strict parsing. What cannot be parsed is not allowed.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, HeaderName, Uri, Version, header};
@@ -30,11 +32,18 @@ pub(crate) struct NotAllowed;
 
 /// The configured lists. Clones share them: what replaces them in one of them replaces them in all.
 #[derive(Debug, Clone)]
-pub(crate) struct Rules(Arc<RwLock<Arc<Lists>>>);
+pub(crate) struct Rules(Arc<Current>);
+
+#[derive(Debug)]
+struct Current {
+    lists: RwLock<Arc<Lists>>,
+    /// Whether there are origins in them: asked for each request, which should not lock for that.
+    lists_origins: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Lists {
-    hosts: Vec<Authority>,
+    hosts: Vec<Authority<'static>>,
     origins: Vec<Origin>,
 }
 
@@ -46,8 +55,8 @@ pub(crate) struct Guard {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Authority {
-    name: String,
+struct Authority<'a> {
+    name: Cow<'a, str>,
     port: Option<u16>,
 }
 
@@ -60,12 +69,15 @@ struct Origin {
 
 impl Rules {
     pub(crate) fn new(hosts: &[String], origins: &[String]) -> Result<Self, EntryError> {
-        let hosts =
-            hosts.iter().map(|text| Authority::parse(text).ok_or_else(|| EntryError::Host(text.clone())));
+        let hosts = hosts.iter().map(|text| {
+            Authority::parse(text).map(Authority::own).ok_or_else(|| EntryError::Host(text.clone()))
+        });
         let origins =
             origins.iter().map(|text| Origin::parse(text).ok_or_else(|| EntryError::Origin(text.clone())));
-        let lists = Lists { hosts: hosts.collect::<Result<_, _>>()?, origins: origins.collect::<Result<_, _>>()? };
-        Ok(Self(Arc::new(RwLock::new(Arc::new(lists)))))
+        let lists =
+            Lists { hosts: hosts.collect::<Result<_, _>>()?, origins: origins.collect::<Result<_, _>>()? };
+        let lists_origins = AtomicBool::new(!lists.origins.is_empty());
+        Ok(Self(Arc::new(Current { lists: RwLock::new(Arc::new(lists)), lists_origins })))
     }
 
     pub(crate) fn no_hosts(&self) -> bool {
@@ -75,11 +87,12 @@ impl Rules {
     /// Takes over the lists of others, in every clone and in every listener's guard.
     pub(crate) fn replace(&self, others: &Self) {
         let lists = others.now();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = lists;
+        self.0.lists_origins.store(!lists.origins.is_empty(), Ordering::Relaxed);
+        *self.0.lists.write().unwrap_or_else(PoisonError::into_inner) = lists;
     }
 
     fn now(&self) -> Arc<Lists> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lists.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `loopback`: only this machine can reach the listener.
@@ -107,7 +120,7 @@ impl Guard {
 
     /// Whether pages of other origins may call at all.
     pub(crate) fn lists_origins(&self) -> bool {
-        !self.rules.now().origins.is_empty()
+        self.rules.0.lists_origins.load(Ordering::Relaxed)
     }
 
     /// Whether the page that calls is in the list. On a request that passed [`Guard::check`].
@@ -117,7 +130,9 @@ impl Guard {
     }
 
     fn host(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), NotAllowed> {
-        let parse = |text: &str| Authority::parse(text).ok_or(NotAllowed);
+        fn parse(text: &str) -> Result<Authority<'_>, NotAllowed> {
+            Authority::parse(text).ok_or(NotAllowed)
+        }
         let target = uri.authority().map(|authority| parse(authority.as_str())).transpose()?;
         let header = single(headers, &header::HOST)?.map(parse).transpose()?;
         let host = match (target, header) {
@@ -127,9 +142,10 @@ impl Guard {
             (Some(target), None) if version == Version::HTTP_2 => target,
             _ => return Err(NotAllowed),
         };
-        let listed =
-            |rule: &Authority| rule.name == host.name && rule.port.is_none_or(|port| Some(port) == host.port);
-        let own = self.loopback && LOOPBACK.contains(&host.name.as_str());
+        let listed = |rule: &Authority<'_>| {
+            rule.name == host.name && rule.port.is_none_or(|port| Some(port) == host.port)
+        };
+        let own = self.loopback && LOOPBACK.contains(&host.name.as_ref());
         if own || self.rules.now().hosts.iter().any(listed) { Ok(()) } else { Err(NotAllowed) }
     }
 
@@ -158,15 +174,18 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     first.map(|value| value.to_str().map_err(|_not_ascii| NotAllowed)).transpose()
 }
 
-impl Authority {
+impl<'a> Authority<'a> {
     /// `name`, `name:port`, `[v6]` or `[v6]:port`; nothing else, so no user, no zone, no trailing dot, no empty port.
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &'a str) -> Option<Self> {
         let (name, rest) = if let Some(inside) = text.strip_prefix('[') {
             let (address, rest) = inside.split_once(']')?;
-            (format!("[{}]", address.parse::<Ipv6Addr>().ok()?), rest)
+            (Cow::Owned(format!("[{}]", address.parse::<Ipv6Addr>().ok()?)), rest)
         } else {
             let (name, _) = text.split_once(':').unwrap_or((text, ""));
-            (name.to_ascii_lowercase(), &text[name.len()..])
+            let rest = &text[name.len()..];
+            // Most are in lower case already.
+            let has_capitals = name.bytes().any(|c| c.is_ascii_uppercase());
+            (if has_capitals { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) }, rest)
         };
         let label = |label: &str| {
             !label.is_empty() && label.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'))
@@ -180,6 +199,10 @@ impl Authority {
             _ => return None,
         };
         Some(Self { name, port })
+    }
+
+    fn own(self) -> Authority<'static> {
+        Authority { name: Cow::Owned(self.name.into_owned()), port: self.port }
     }
 }
 
@@ -198,7 +221,7 @@ impl Origin {
             "https" => Some(443),
             _ => None,
         };
-        Some(Self { scheme, name, port: port.or(implied) })
+        Some(Self { scheme, name: name.into_owned(), port: port.or(implied) })
     }
 }
 

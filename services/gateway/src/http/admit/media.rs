@@ -3,8 +3,7 @@
 use axum::http::{HeaderMap, header};
 
 /// What nearly every client sends, and what need not be parsed.
-const USUAL: [&str; 2] =
-    ["application/json, text/event-stream", "text/event-stream, application/json"];
+const USUAL: [&str; 2] = ["application/json, text/event-stream", "text/event-stream, application/json"];
 
 /// What the `Accept` headers say about one media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
