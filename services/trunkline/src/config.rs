@@ -34,7 +34,7 @@ pub(crate) struct Config {
 }
 
 /// The section `[keys]`: what session ids, event ids and states are signed and sealed with. The same in every process.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Keys {
     /// Name of the key that is used for new things.

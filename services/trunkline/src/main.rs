@@ -12,6 +12,7 @@ mod data;
 mod example;
 mod key;
 mod process;
+mod reload;
 mod role;
 mod scoped;
 mod seeds;

@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 
 use crate::cli::Settings;
 use crate::config::Config;
+use crate::reload::{Hands, Hangup, Reload};
 use crate::role::Role;
 use crate::{example, seeds};
 
@@ -81,10 +82,15 @@ fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// The configuration for the role of `section`, from everywhere.
+pub(crate) fn load(flags: &Flags, section: &str) -> Result<Loaded<Config>, ConfigError> {
+    let environment = environment();
+    flags.load_over::<Config>(section, &environment, seeds::overrides(&environment))
+}
+
 /// The configuration of `section`, from everywhere. `None` if it was only to be printed, which is done.
 pub(crate) fn configuration(flags: &Flags, section: &str) -> Result<Option<Loaded<Config>>, Failure> {
-    let environment = environment();
-    let loaded = flags.load_over::<Config>(section, &environment, seeds::overrides(&environment))?;
+    let loaded = load(flags, section)?;
     telemetry::check(&loaded.config.telemetry).map_err(Failure::refused)?;
     admin::check(&loaded.config.admin).map_err(Failure::refused)?;
     if flags.dump_config {
@@ -130,18 +136,21 @@ fn node<'a>(names: &[&'static str], config: &'a Config) -> &'a str {
     }
 }
 
-/// Runs until it is told to stop. `start` builds, binds and starts the roles of `names`.
+/// Runs until it is told to stop. `start` builds, binds and starts the roles of `names`, and gives the hands by which they
+/// can be told of another configuration, for which `flags` are read again.
 pub(crate) fn run<F>(
+    flags: &Flags,
     names: &[&'static str],
     config: Config,
     start: impl FnOnce(Config, Process) -> F,
 ) -> Result<(), Failure>
 where
-    F: Future<Output = Result<Group, Failure>>,
+    F: Future<Output = Result<(Group, Hands), Failure>>,
 {
+    let reload = Reload::new(flags, names.first().copied().unwrap_or_default())?;
     let process = Process::new(node(names, &config));
     // Flushed last, when the runtime with everything that could still log is gone.
-    let _telemetry = telemetry::init(names, &config.telemetry, &process).map_err(Failure::refused)?;
+    let telemetry = telemetry::init(names, &config.telemetry, &process).map_err(Failure::refused)?;
     seeds::remarks(&environment(), &config, names).log();
     let grace = Duration::from_secs(config.limits.drain_grace_s);
     open_many_files();
@@ -149,9 +158,12 @@ where
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().map_err(Failure::failed)?;
+        let hangup = Hangup::install().map_err(Failure::failed)?;
         let admin = Admin::bind(&config.admin, process.clone()).await.map_err(Failure::refused)?;
-        let mut group = start(config, process.clone()).await?;
+        let (mut group, mut hands) = start(config, process.clone()).await?;
         group.report_to(&process.health);
+        hands.levels = telemetry.levels();
+        group.start("reload", |stop| reload.run(hands, hangup, stop));
         if let Some(admin) = admin {
             entry::announce("admin", &admin.url()).map_err(Failure::failed)?;
             // Last, so that a drain can be watched.

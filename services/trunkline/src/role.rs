@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::process::{self, Failure};
+use crate::reload::Hands;
 use crate::scoped;
 
 /// What a process can be.
@@ -54,7 +55,7 @@ impl Role {
 
 /// A role that is built and not yet served.
 enum Built {
-    Gateway(gateway::App),
+    Gateway(gateway::App, Arc<Gate>),
     Session(session::App),
     Tools(tool_registry::App),
     Resources(resource_registry::App),
@@ -73,7 +74,9 @@ pub(crate) fn run(role: Role, flags: &Flags) -> Result<(), Failure> {
         process::runtime()?.block_on(build(role, &loaded.config, keys, &mesh, &Process::default()))?;
         return process::accepted();
     }
-    process::run(&[role.name()], loaded.config, |config, process| start(role, config, keys, mesh, process))
+    process::run(flags, &[role.name()], loaded.config, |config, process| {
+        start(role, config, keys, mesh, process)
+    })
 }
 
 /// The keys of the roles that sign and seal. They must be configured: made up here, they would not be the others' keys.
@@ -129,10 +132,12 @@ async fn build(
     match role {
         Role::Gateway => {
             let dialler = mesh.dialler(&[tls::Role::Session]).map_err(Failure::refused)?;
-            let mut deps = gateway::Deps::connect(&config.gateway, keys()?, &dialler, gate(config)?)
+            let gate = gate(config)?;
+            let mut deps = gateway::Deps::connect(&config.gateway, keys()?, &dialler, gate.clone())
                 .map_err(Failure::refused)?;
             deps.process = process.clone();
-            gateway::App::build(&config.gateway, deps).map(Built::Gateway).map_err(Failure::refused)
+            let app = gateway::App::build(&config.gateway, deps).map_err(Failure::refused)?;
+            Ok(Built::Gateway(app, gate))
         }
         Role::Session => {
             let dialler = to_registries(mesh)?;
@@ -154,7 +159,8 @@ pub(crate) async fn tools(config: &Config) -> Result<tool_registry::App, Failure
 }
 
 pub(crate) async fn resources(config: &Config) -> Result<resource_registry::App, Failure> {
-    let mut deps = resource_registry::Deps::connect(&config.resource_registry).await.map_err(Failure::refused)?;
+    let mut deps =
+        resource_registry::Deps::connect(&config.resource_registry).await.map_err(Failure::refused)?;
     deps.runtime = scoped::in_role(Role::Resources, deps.runtime);
     resource_registry::App::build(&config.resource_registry, deps).map_err(Failure::refused)
 }
@@ -171,15 +177,19 @@ async fn start(
     keys: Option<KeyRing>,
     mesh: Mesh,
     process: Process,
-) -> Result<Group, Failure> {
+) -> Result<(Group, Hands), Failure> {
     let listener = bind(role, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     check_listen(role, &mesh, address)?;
+    let mut hands = Hands { keys: keys.clone(), ..Hands::default() };
     let built = build(role, &config, keys, &mesh, &process).await?;
     let name = role.name();
     let mut group = Group::new();
     match built {
-        Built::Gateway(app) => gateway_role(&mut group, app, listener),
+        Built::Gateway(app, gate) => {
+            (hands.edge, hands.gate) = (Some(app.clone()), Some(gate));
+            gateway_role(&mut group, app, listener);
+        }
         Built::Session(app) => group.start(name, |stop| app.serve(Incoming::Mesh(listener, mesh), stop)),
         Built::Tools(app) => {
             let incoming = Incoming::Mesh(listener, mesh);
@@ -199,7 +209,7 @@ async fn start(
         Role::Session | Role::Tools | Role::Resources | Role::Prompts => address.to_string(),
     };
     entry::announce(name, &place).map_err(Failure::failed)?;
-    Ok(group)
+    Ok((group, hands))
 }
 
 pub(crate) async fn bind(role: Role, config: &Config) -> Result<TcpListener, Failure> {

@@ -9,6 +9,7 @@ use chassis::entry;
 use chassis::process::Process;
 use chassis::serve::{Group, Incoming};
 use chassis::tls::Dialler;
+use gateway::auth::Gate;
 use placement::Static;
 use session::RegistryPeer;
 
@@ -16,6 +17,7 @@ use crate::cli::Up;
 use crate::config::Config;
 use crate::data::DataDir;
 use crate::process::{self, Failure};
+use crate::reload::Hands;
 use crate::role::{self, Role};
 use crate::trace_ui::{self, TraceUi};
 
@@ -25,6 +27,7 @@ const DOCS: &str = "file:///docs/";
 /// The five roles, built and not yet served.
 struct Mesh {
     gateway: gateway::App,
+    gate: Arc<Gate>,
     session: session::App,
     tools: tool_registry::App,
     resources: resource_registry::App,
@@ -43,7 +46,7 @@ pub(crate) fn run(up: &Up) -> Result<(), Failure> {
     let traces = up.trace_ui.as_deref().map(TraceUi::start).transpose()?;
     let elsewhere = std::mem::take(&mut config.telemetry.endpoint);
     config.telemetry.endpoint = traces.as_ref().map_or_else(|| elsewhere.clone(), TraceUi::otlp);
-    process::run(&Role::ALL.map(Role::name), config, async |config, process| {
+    process::run(&up.flags, &Role::ALL.map(Role::name), config, async |config, process| {
         if traces.is_some() && !elsewhere.is_empty() {
             tracing::warn!(endpoint = elsewhere, "spans go to --trace-ui and not to telemetry.endpoint");
         }
@@ -66,13 +69,16 @@ async fn start(
     mut config: Config,
     traces: Option<&TraceUi>,
     process: &Process,
-) -> Result<Group, Failure> {
+) -> Result<(Group, Hands), Failure> {
+    let data = config.keys.is_empty().then(|| up.data.clone());
     let keys = equip(&mut config, &up.data)?;
     let listener = role::bind(Role::Gateway, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
-    let Mesh { gateway, session, tools, resources, prompts } =
-        build(&config, keys, more(up, &config)?, process).await?;
+    let built = build(&config, keys.clone(), more(up, &config)?, process).await?;
+    let Mesh { gateway, gate, session, tools, resources, prompts } = built;
     let mut group = Group::new();
+    let hands =
+        Hands { keys: Some(keys), data, gate: Some(gate), edge: Some(gateway.clone()), ..Hands::default() };
     role::gateway_role(&mut group, gateway, listener);
     group.start(Role::Session.name(), |stop| session.serve(Incoming::None, stop));
     group.start(Role::Tools.name(), |stop| async move { Ok(tools.serve(Incoming::None, stop).await?) });
@@ -88,7 +94,7 @@ async fn start(
         entry::announce("otlp", &traces.otlp()).map_err(Failure::failed)?;
     }
     entry::print(&client_configuration(&url)).map_err(Failure::failed)?;
-    Ok(group)
+    Ok((group, hands))
 }
 
 /// Fills in what is not configured from the data directory, and returns the keys.
@@ -129,15 +135,16 @@ async fn build(
     deps.registries.extend(more);
     deps.process = process.clone();
     let session = session::App::build(config.session.clone(), deps).map_err(Failure::refused)?;
+    let gate = role::gate(config)?;
     let deps = gateway::Deps {
         keys,
         locator: Arc::new(Static::embedded(Role::Session.name())),
         peers: Arc::new(gateway::Local(session.handle())),
-        auth: role::gate(config)?,
+        auth: gate.clone(),
         process: process.clone(),
     };
     let gateway = gateway::App::build(&config.gateway, deps).map_err(Failure::refused)?;
-    Ok(Mesh { gateway, session, tools, resources, prompts })
+    Ok(Mesh { gateway, gate, session, tools, resources, prompts })
 }
 
 fn neighbour(role: Role, port: Arc<dyn Registry>) -> RegistryPeer {

@@ -59,7 +59,7 @@ pub(super) fn readable(lists: &[(Kind, Vec<Json>)]) -> String {
         };
         if lists.len() > 1 {
             // Writing to a String cannot fail.
-            let _written = write!(out, "{}{name}\n", if out.is_empty() { "" } else { "\n" }).is_ok();
+            let _written = writeln!(out, "{}{name}", if out.is_empty() { "" } else { "\n" }).is_ok();
         }
         if entries.is_empty() {
             out.push_str(&plain::indented(&format!("no {name}"), if lists.len() > 1 { "  " } else { "" }));
