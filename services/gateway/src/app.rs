@@ -66,6 +66,8 @@ pub(crate) struct Paths {
     pub(crate) mcp: String,
     pub(crate) sse: String,
     pub(crate) message: String,
+    /// Path of the endpoint as clients know it, where a proxy in front has another one.
+    pub(crate) resource: Option<String>,
 }
 
 /// What handlers work with.
@@ -165,7 +167,7 @@ impl App {
         if config.max_body_bytes > MOST_BODY {
             return Err(BuildError::Body(config.max_body_bytes));
         }
-        let paths = Arc::new(Paths::read(config)?);
+        let paths = Arc::new(Paths::read(config, deps.auth.resource_path())?);
         let seed = clock::random::<8>().map_err(|error| BuildError::Random(error.to_string()))?;
         let timeout = Duration::from_secs(config.request_timeout_s.max(1));
         let max_age = Duration::from_secs(config.stream_max_age_s);
@@ -293,7 +295,7 @@ fn tls(config: &Config) -> Result<Option<Acceptor>, BuildError> {
 }
 
 impl Paths {
-    fn read(config: &Config) -> Result<Self, BuildError> {
+    fn read(config: &Config, resource: Option<String>) -> Result<Self, BuildError> {
         let plain = |c: u8| c.is_ascii_alphanumeric() || b"/-_.~".contains(&c);
         let path = |key, value: &String, example| {
             // What is well known is ours to say.
@@ -316,7 +318,7 @@ impl Paths {
         if sse == message {
             return Err(BuildError::SamePath(sse));
         }
-        Ok(Self { mcp, sse, message })
+        Ok(Self { mcp, sse, message, resource })
     }
 }
 

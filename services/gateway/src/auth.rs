@@ -88,6 +88,11 @@ pub trait Authenticate: Send + Sync + 'static {
     /// Whether anybody could pass on a listener that other machines can reach.
     fn admits_remote(&self) -> bool;
 
+    /// Path of the MCP endpoint as clients know it, if tokens of an issuer are taken.
+    fn resource_path(&self) -> Option<String> {
+        None
+    }
+
     /// The protected-resource metadata (RFC 9728), if tokens of an issuer are taken.
     fn metadata(&self) -> Option<Bytes> {
         None

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Lets callers in that show no credentials, beside those with a key or a token. Together they are one principal, with a
-    /// small budget where other machines can call.
+    /// small budget where other machines can call. A gateway on loopback behind a proxy takes whoever the proxy passes on for
+    /// somebody of this machine: configure keys or issuers there, or let the proxy authenticate.
     pub anonymous: bool,
     /// API keys, each for one team or program: `{ name = "team-a", hash = "sha256:..." }`. `trunkline key new` makes one and prints
     /// its line. Removing a line ends the streams of its owner.

@@ -123,6 +123,11 @@ impl Authenticate for Gate {
         rules.config.anonymous || !rules.takes_nothing()
     }
 
+    fn resource_path(&self) -> Option<String> {
+        let rules = self.rules();
+        Target::parse(&rules.config.resource).ok().map(|target| target.path().to_owned())
+    }
+
     fn metadata(&self) -> Option<Bytes> {
         self.rules().metadata.clone()
     }

@@ -1,5 +1,7 @@
 //! What a client has to know before it has a token: whose tokens are taken (RFC 9728).
 
+use std::collections::BTreeSet;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -10,9 +12,10 @@ use super::unknown_path;
 use crate::app::{Edge, Paths};
 use crate::auth::metadata_path;
 
-/// Where it is: beside the endpoint's path, and where clients look that know the host alone.
-pub(super) fn paths(paths: &Paths) -> [String; 2] {
-    [metadata_path(&paths.mcp), metadata_path("")]
+/// Where it is: beside the endpoint's path, ours and the one clients know, and where clients look that know the host alone.
+pub(super) fn paths(paths: &Paths) -> BTreeSet<String> {
+    let known = [Some(paths.mcp.as_str()), paths.resource.as_deref(), Some("")];
+    known.into_iter().flatten().map(metadata_path).collect()
 }
 
 /// There is none where no tokens are taken.

@@ -57,7 +57,8 @@ fn gateway() -> (impl Stack, Arc<Counting>, Vec<super::super::Route>, String) {
     };
     let config = Config { allowed_hosts: vec!["mesh.example".into()], ..Config::default() };
     let app = App::build(&config, deps).unwrap();
-    let paths = Paths { mcp: config.mcp_path, sse: config.sse_path, message: config.message_path };
+    let paths =
+        Paths { mcp: config.mcp_path, sse: config.sse_path, message: config.message_path, resource: None };
     (app.stack(false, &Shutdown::never()), node, table(&paths), made.key)
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chassis::task::{self, Kind};
+use gateway::auth::{Config, Gate};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use tokio::net::TcpListener;
 
@@ -459,6 +460,14 @@ async fn the_metadata_says_whose_tokens_are_taken() {
         let rebound = gateway.ask(&Request::new("GET").at(path).set("Host", "evil.example")).await;
         assert_eq!(rebound.status, 403);
     }
+    let behind = Config { resource: "https://api.example/team/mcp".into(), ..forge.config() };
+    let gateway = asking(Arc::new(Gate::new(&behind).unwrap()), &Node::new([])).await;
+    let refused = gateway.ask(&list()).await;
+    let challenge = refused.header("www-authenticate").unwrap().to_owned();
+    let path = "/.well-known/oauth-protected-resource/team/mcp";
+    assert!(challenge.contains(&format!("\"https://api.example{path}\"")), "{challenge}");
+    let response = gateway.ask(&Request::new("GET").at(path)).await;
+    assert_eq!(response.at(&["resource"]), Some("\"https://api.example/team/mcp\""));
     let without = Gateway::one(&Node::new([])).await;
     let missing = without.ask(&Request::new("GET").at("/.well-known/oauth-protected-resource/mcp")).await;
     assert_eq!((missing.status, missing.body.as_str()), (404, ""));
