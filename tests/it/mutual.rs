@@ -16,6 +16,8 @@ use tower::Service as _;
 
 const CALL: &str = r#"{"name":"calculator","arguments":{"operation":"add","a":2,"b":40}}"#;
 
+const OWN_CALL: &str = r#"{"name":"team__calculator","arguments":{"operation":"add","a":2,"b":40}}"#;
+
 /// What comes of calling `method` (an empty message) at `address`.
 async fn call(dialler: &Dialler, address: &str, method: &str) -> Result<Code> {
     let mut channel = dial_with(dialler, address)?;
@@ -34,7 +36,8 @@ async fn clients_of_both_eras_are_served_and_processes_keep_to_their_role() -> R
     assert_eq!(path(&modern, &result), answered, "{modern}");
     let mut older = mutual.mesh.client();
     older.initialize("2025-06-18", "{}").await?;
-    let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{CALL}}}"#);
+    // A registry that somebody else wrote, on the same certificates.
+    let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{OWN_CALL}}}"#);
     let older = older.post(body).await?.response().await?;
     assert_eq!(path(&older, &result), answered, "{older}");
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use chassis::tls::{self, Role};
 use tokio::process::Command;
 
-use super::{Edge, Mesh, binary, gateway_address};
+use super::{Edge, Mesh, binary, gateway_address, listening};
 
 /// Where its parts listen, and the certificates it runs on.
 pub struct Mutual {
@@ -20,7 +20,7 @@ pub struct Mutual {
 }
 
 impl Mutual {
-    /// Starts a registry of tools, a session node and a gateway of the real binary, on certificates of its own making.
+    /// Starts a registry of tools, one of a team's own, a session node and a gateway of the real binary, on certificates of its own making.
     pub async fn start() -> Result<Self> {
         let certificates = tempfile::tempdir()?;
         let dir = certificates.path();
@@ -29,7 +29,13 @@ impl Mutual {
         ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let mut mesh = Mesh::empty();
         let registry = member(&mut mesh, "tool-registry", dir, Role::Registry, &[]).await?;
-        let registries = format!("session.registries=[{{address=\"{registry}\"}}]");
+        let mut own = Command::new(binary("examples/calculator")?);
+        own.args(["--listen", "127.0.0.1:0", "--certificates"]).arg(dir);
+        let (own_process, own) = listening(own, "calculator").await?;
+        mesh._children.push(own_process);
+        let registries = format!(
+            "session.registries=[{{address=\"{registry}\"}},{{address=\"{own}\",namespace=\"team\"}}]"
+        );
         let session = member(&mut mesh, "session", dir, Role::Session, &[&registries]).await?;
         let sessions = format!("gateway.sessions=[{{address=\"{session}\",slots=\"0-4095\"}}]");
         let url = member(&mut mesh, "gateway", dir, Role::Gateway, &[&sessions]).await?;

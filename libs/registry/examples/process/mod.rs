@@ -3,6 +3,7 @@
 //! a start for a process of your own.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use chassis::drain::{Shutdown, Signals};
@@ -10,8 +11,8 @@ use chassis::grpc::server;
 use chassis::process::Process;
 use chassis::serve::{Group, Incoming, RoleResult, bind};
 use chassis::telemetry;
+use chassis::tls::{Config, Mesh, Role};
 use registry::Host;
-use tokio::net::TcpListener;
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(name: &'static str, host: Host) -> Result<(), Box<dyn Error>> {
@@ -19,25 +20,44 @@ pub(crate) async fn run(name: &'static str, host: Host) -> Result<(), Box<dyn Er
     let to_collector = telemetry::Config { endpoint, ..Default::default() };
     let _telemetry = telemetry::init(&[name], &to_collector, &Process::new(name))?;
     let mut signals = Signals::install()?;
-    let listener = bind("--listen", &address()?).await?;
+    let Arguments { listen, mesh } = arguments()?;
+    let listener = bind("--listen", &listen).await?;
+    mesh.check_listen(listener.local_addr()?)?;
     chassis::entry::announce(name, &listener.local_addr()?.to_string())?;
     let mut group = Group::new();
-    group.start(name, |shutdown| serve(host, listener, shutdown));
+    group.start(name, |shutdown| serve(host, Incoming::Mesh(listener, mesh), shutdown));
     group.run(&mut signals, Duration::from_secs(10)).await?;
     Ok(())
 }
 
 /// Callers may come back for what is running until it is done; then the listener closes.
-async fn serve(host: Host, listener: TcpListener, shutdown: Shutdown) -> RoleResult {
+async fn serve(host: Host, incoming: Incoming, shutdown: Shutdown) -> RoleResult {
     let routes = api::registry::services(host.port());
-    Ok(server::serve_until_drained(routes, Incoming::Tcp(listener), shutdown, host.drain()).await?)
+    Ok(server::serve_until_drained(routes, incoming, shutdown, host.drain()).await?)
 }
 
-fn address() -> Result<String, String> {
-    let mut arguments = std::env::args().skip(1);
-    match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
-        (None, _, _) => Ok("127.0.0.1:0".to_owned()),
-        (Some("--listen"), Some(address), None) => Ok(address),
-        _ => Err("usage: [--listen HOST:PORT]".to_owned()),
+struct Arguments {
+    listen: String,
+    mesh: Mesh,
+}
+
+fn arguments() -> Result<Arguments, Box<dyn Error>> {
+    let mut found = Arguments { listen: "127.0.0.1:0".to_owned(), mesh: Mesh::default() };
+    let mut given = std::env::args().skip(1);
+    while let Some(flag) = given.next() {
+        match (flag.as_str(), given.next()) {
+            ("--listen", Some(address)) => found.listen = address,
+            ("--certificates", Some(dir)) => {
+                found.mesh = Mesh::new(&section(Path::new(&dir)), Some(Role::Registry))?
+            }
+            _ => return Err("usage: [--listen HOST:PORT] [--certificates DIR]".into()),
+        }
     }
+    Ok(found)
+}
+
+/// The files as `trunkline certificates` names them.
+fn section(dir: &Path) -> Config {
+    let (certificate, key, ca) = (dir.join("registry.pem"), dir.join("registry.key"), dir.join("ca.pem"));
+    Config { certificate, key, ca, ..Config::default() }
 }
