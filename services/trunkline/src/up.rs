@@ -93,7 +93,8 @@ async fn start(
         entry::announce("trace-ui", &traces.page()).map_err(Failure::failed)?;
         entry::announce("otlp", &traces.otlp()).map_err(Failure::failed)?;
     }
-    entry::print(&client_configuration(&url)).map_err(Failure::failed)?;
+    let wants_key = !config.auth.keys.is_empty() && !config.auth.anonymous;
+    entry::print(&client_configuration(&url, wants_key)).map_err(Failure::failed)?;
     Ok((group, hands))
 }
 
@@ -170,9 +171,10 @@ fn more(up: &Up, config: &Config) -> Result<Vec<RegistryPeer>, Failure> {
     up.registry.iter().map(peer).collect()
 }
 
-/// What many clients take as it is.
-fn client_configuration(url: &str) -> String {
+/// What many clients take as it is. Where API keys are asked for, it has a place for one.
+fn client_configuration(url: &str, wants_key: bool) -> String {
+    let headers = if wants_key { ", \"headers\": { \"Authorization\": \"Bearer YOUR-KEY\" }" } else { "" };
     format!(
-        "\nConfiguration for MCP clients:\n\n{{\n  \"mcpServers\": {{\n    \"trunkline\": {{ \"type\": \"http\", \"url\": \"{url}\" }}\n  }}\n}}\n"
+        "\nConfiguration for MCP clients:\n\n{{\n  \"mcpServers\": {{\n    \"trunkline\": {{ \"type\": \"http\", \"url\": \"{url}\"{headers} }}\n  }}\n}}\n"
     )
 }

@@ -41,6 +41,8 @@ fn a_configured_key_is_asked_for_and_never_said() {
     ]));
     let url = mesh.listening("gateway");
     let host = host(&url);
+    let place = "\"headers\": { \"Authorization\": \"Bearer YOUR-KEY\" }";
+    while !mesh.line().contains(place) {}
     let bearing = |key: &str| post(host, &format!("authorization: Bearer {key}\r\n"), INITIALIZE);
     let refused = post(host, "", INITIALIZE);
     assert!(
