@@ -12,5 +12,6 @@ mod defaults;
 mod lifecycle;
 mod mtls;
 mod reload;
+mod settings;
 mod trace;
 mod trace_ui;
