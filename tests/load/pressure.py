@@ -36,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dribbling", type=int, default=5000, help="connections that dribble or say nothing")
     parser.add_argument("--rounds", type=int, default=3, help="how often callers are measured without and with them")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting of `up`")
+    parser.add_argument("--trunkline", default="trunkline", metavar="PATH", help="another binary to press")
     return parser.parse_args()
 
 
@@ -45,6 +46,9 @@ class Pressure:
     def __init__(self, wanted: argparse.Namespace, binaries: Path):
         self.wanted, self.binaries = wanted, binaries
         self.passed = self.failed = 0
+
+    def bench(self, mesh: Mesh) -> Bench:
+        return Bench(mesh, self.wanted.trunkline, self.wanted.set)
 
     def check(self, good: bool, what: str) -> None:
         self.passed += good
@@ -64,7 +68,7 @@ class Pressure:
     def slow(self) -> None:
         """Thousands that dribble, are silent or stop reading: others do not feel it."""
         with tempfile.TemporaryDirectory() as work, Mesh(self.binaries, Path(work)) as mesh:
-            bench = Bench(mesh, settings=self.wanted.set)
+            bench = self.bench(mesh)
             registries = bench.catalogues(1, 1, "--blob", str(BLOB))
             running = bench.up(registries=registries, tools=4)
             options = ["--dribbling", str(self.wanted.dribbling), "--rounds", str(self.wanted.rounds)]
@@ -102,7 +106,7 @@ class Pressure:
             ("within the budget of one caller", [*short, *BUDGET], self.wanted.seconds / 6),
         ):
             with tempfile.TemporaryDirectory() as work, Mesh(self.binaries, Path(work)) as mesh:
-                running = Bench(mesh, settings=self.wanted.set).up(*settings)
+                running = self.bench(mesh).up(*settings)
                 made = self.press(running, "flood", "--seconds", str(seconds), "--margin", str(MARGIN))
             if made is None:
                 continue
