@@ -254,11 +254,6 @@ fn ask_older(host: &str, session: &str, case: &Case, number: usize) {
     assert!(answer.contains(&format!("\"r{number}\"")), "{answer}");
 }
 
-/// One modern call.
-pub(crate) fn call_modern(host: &str) {
-    ask_modern(host, &ECHO, 0);
-}
-
 /// One call in a session.
 pub(crate) fn call_older(host: &str) {
     let session = begin_session(host);

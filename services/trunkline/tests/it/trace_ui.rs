@@ -14,7 +14,6 @@ use tonic::codec::CompressionEncoding;
 
 use crate::lifecycle::host;
 use crate::process::{Running, command, finished};
-use crate::trace::{call_modern, call_older};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -61,6 +60,14 @@ impl Shown {
         }
     }
 
+    /// A call whose trace begins here: one that continues a trace of somebody who does not report it is never listed.
+    fn call(&self, era: &str) {
+        let url = format!("http://{}/mcp", self.gateway);
+        let args = ["call", &url, "echo", "--json-args", r#"{"message":"hi"}"#, "--era", era];
+        let (code, _, said) = finished(&mut command(&args));
+        assert_eq!(code, Some(0), "{said}");
+    }
+
     fn stop(mut self) {
         self.mesh.signal("INT");
         assert_eq!(self.mesh.ended().code(), Some(0));
@@ -73,8 +80,8 @@ fn calls_of_both_eras_are_listed_hop_by_hop() {
     let shown = up(folder.path(), &[]);
     assert!(shown.get("/", "localhost").starts_with("HTTP/1.1 200 "));
     assert!(shown.get("/", &shown.page).contains("Jaeger UI"));
-    call_modern(&shown.gateway);
-    call_older(&shown.gateway);
+    shown.call("modern");
+    shown.call("older");
     let calls = |answer: &str| answer.matches("\"serviceName\":\"trunkline-tool-registry\"").count();
     let traces = shown.until("/api/traces?limit=100&service=trunkline-gateway", |answer| calls(answer) == 2);
     assert!(traces.contains("\"serviceName\":\"trunkline-session\""), "{traces}");
@@ -150,7 +157,7 @@ fn an_address_in_use_is_named_with_the_flag() {
 fn the_flag_wins_over_a_configured_collector() {
     let folder = tempfile::tempdir().unwrap();
     let shown = up(folder.path(), &["--set", "telemetry.endpoint=http://127.0.0.1:1"]);
-    call_modern(&shown.gateway);
+    shown.call("modern");
     shown.until("/api/traces?limit=1", |answer| answer.contains("trunkline-tool-registry"));
     shown.stop();
 }
