@@ -17,46 +17,42 @@ const fn method(operation: Operation) -> Method {
 /// Opens it; its parent is the caller's. A URI is no part of its name: there are too many of them.
 pub(crate) fn open(operation: Operation, target: &str, registry: &str, revision: Revision) -> Span {
     let method = method(operation).as_str();
-    let role = match operation {
-        Operation::Call => "tool-registry",
-        Operation::Read => "resource-registry",
-        Operation::Get => "prompt-registry",
-    };
-    let span = tracing::info_span!(
-        "hop",
-        trunkline.role = role,
-        otel.kind = "server",
-        otel.name = %name(operation, method, target),
-        otel.status_code = Empty,
-        otel.status_description = Empty,
-        { attribute::METHOD } = method,
-        { attribute::PROTOCOL_VERSION } = revision.as_str(),
-        { attribute::REGISTRY } = registry,
-        { attribute::OPERATION } = Empty,
-        { attribute::TOOL } = Empty,
-        { attribute::PROMPT } = Empty,
-        { attribute::RESOURCE_URI } = Empty,
-        { attribute::ERROR_TYPE } = Empty,
-        { attribute::RESPONSE_STATUS } = Empty,
-    );
-    if span.is_disabled() {
-        return span;
+    // What only one of them has is said at once: recording it later costs more than the span.
+    macro_rules! span {
+        ($role:literal, $name:expr, $($own:tt)*) => {
+            tracing::info_span!(
+                "hop",
+                trunkline.role = $role,
+                otel.kind = "server",
+                otel.name = $name,
+                otel.status_code = Empty,
+                otel.status_description = Empty,
+                { attribute::METHOD } = method,
+                { attribute::PROTOCOL_VERSION } = revision.as_str(),
+                { attribute::REGISTRY } = registry,
+                { attribute::ERROR_TYPE } = Empty,
+                { attribute::RESPONSE_STATUS } = Empty,
+                $($own)*
+            )
+        };
     }
     match operation {
-        Operation::Call => {
-            span.record(attribute::OPERATION, attribute::EXECUTE_TOOL);
-            span.record(attribute::TOOL, target);
+        Operation::Call => span!(
+            "tool-registry",
+            tracing::field::display(format_args!("{method} {target}")),
+            { attribute::OPERATION } = attribute::EXECUTE_TOOL,
+            { attribute::TOOL } = target
+        ),
+        Operation::Get => {
+            span!(
+                "prompt-registry",
+                tracing::field::display(format_args!("{method} {target}")),
+                { attribute::PROMPT } = target
+            )
         }
-        Operation::Get => _ = span.record(attribute::PROMPT, target),
-        Operation::Read => _ = span.record(attribute::RESOURCE_URI, bare_uri(target)),
-    }
-    span
-}
-
-fn name(operation: Operation, method: &str, target: &str) -> String {
-    match operation {
-        Operation::Call | Operation::Get => format!("{method} {target}"),
-        Operation::Read => method.to_owned(),
+        Operation::Read => {
+            span!("resource-registry", method, { attribute::RESOURCE_URI } = bare_uri(target))
+        }
     }
 }
 

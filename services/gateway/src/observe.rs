@@ -192,14 +192,14 @@ impl Operation {
         let tool = target.as_ref().filter(|_| letter.method == Some(Method::ToolsCall)).map(|name| {
             observed.tools.get(name).map_or_else(|| Tool::Named(name.as_ref().into()), Tool::Known)
         });
-        let scope =
-            Scope::of_origin(ROLE, Side::Server, origin(params(&letter.message), &parts.headers), || {
-                let method = METHODS.get(place).copied().unwrap_or(OTHER);
-                match target.as_deref().filter(|name| is_plain(name)) {
-                    Some(target) => format!("{method} {target}").into(),
-                    None => method.into(),
-                }
-            });
+        let from = || origin(params(&letter.message), &parts.headers);
+        let scope = Scope::of_origin(ROLE, Side::Server, from, || {
+            let method = METHODS.get(place).copied().unwrap_or(OTHER);
+            match target.as_deref().filter(|name| is_plain(name)) {
+                Some(target) => format!("{method} {target}").into(),
+                None => method.into(),
+            }
+        });
         scope.describe(|to| describe(to, keys, letter, parts, place, target.as_deref()));
         Some(Self {
             observed: observed.clone(),
@@ -222,8 +222,8 @@ impl Operation {
         let name = message.as_ref().and_then(Message::method);
         let name =
             name.and_then(|name| METHODS.iter().find(|known| **known == name)).copied().unwrap_or(OTHER);
-        let origin = origin(message.as_ref().and_then(params), &parts.headers);
-        let scope = Scope::of_origin(ROLE, Side::Server, origin, || name.into());
+        let from = || origin(message.as_ref().and_then(params), &parts.headers);
+        let scope = Scope::of_origin(ROLE, Side::Server, from, || name.into());
         scope.describe(|to| {
             to.set(attribute::METHOD, name);
             if let Some(Message::Request(request)) = &message {
@@ -254,8 +254,9 @@ impl Operation {
     /// It was answered. A notification is answered without a message.
     pub(crate) fn answered(self, response: Option<&Json>) {
         let outcome = response.map_or(Outcome::OK, |response| Outcome::of_response(self.method, response));
-        if records_content()
+        if self.scope.is_recorded()
             && self.method == Some(Method::ToolsCall)
+            && records_content()
             && let Some(result) = response.and_then(|response| scan::member(response.as_str(), "result"))
         {
             self.scope.describe(|to| _ = to.set(attribute::TOOL_RESULT, result.to_owned()));
@@ -298,8 +299,8 @@ impl Drop for Operation {
 
 /// Several messages at once, in one span: none of its members is a request of its own on the wire.
 pub(crate) fn batch(parts: &Parts) -> Scope {
-    let origin = Origin { parent: propagate::extract(&parts.headers), link: None };
-    let scope = Scope::of_origin(ROLE, Side::Server, origin, || "trunkline.gateway batch".into());
+    let from = || Origin { parent: propagate::extract(&parts.headers), link: None };
+    let scope = Scope::of_origin(ROLE, Side::Server, from, || "trunkline.gateway batch".into());
     scope.describe(|to| network(to, parts));
     scope
 }
@@ -373,8 +374,7 @@ fn is_plain(name: &str) -> bool {
 /// What `_meta` says is the parent, and then the context of the HTTP request a link; without it that is the parent.
 fn origin(params: Option<&Json>, headers: &HeaderMap) -> Origin {
     let header = propagate::extract(headers);
-    let inside = if is_exporting() { params.and_then(in_meta) } else { None };
-    match inside {
+    match params.and_then(in_meta) {
         Some(parent) => {
             let link = header.filter(|header| header.parent() != parent.parent());
             Origin { parent: Some(parent), link }

@@ -157,7 +157,7 @@ impl Asking {
             Operation::Get => Method::PromptsGet,
         };
         let asking = Self::begin(observed, route, method, &start.target, revision);
-        if records_content() && start.operation == Operation::Call {
+        if asking.scope.is_recorded() && start.operation == Operation::Call && records_content() {
             asking.scope.describe(|to| {
                 let arguments = scan::member(start.params.as_str(), "arguments").unwrap_or_default();
                 to.set(attribute::TOOL_ARGUMENTS, arguments.to_owned());
@@ -238,7 +238,7 @@ impl Asking {
     pub(crate) fn heard(&mut self, frame: &CallFrame) {
         match frame {
             CallFrame::Result(result) => {
-                if records_content() && self.method == Method::ToolsCall {
+                if self.scope.is_recorded() && self.method == Method::ToolsCall && records_content() {
                     self.scope.describe(|to| _ = to.set(attribute::TOOL_RESULT, result.as_str().to_owned()));
                 }
                 self.close(Outcome::of_result(Some(self.method), result.as_str()));

@@ -54,8 +54,13 @@ impl Tracer {
         Self { sdk, bound, content }
     }
 
-    fn current() -> Option<Self> {
-        tracing::dispatcher::get_default(|dispatch| dispatch.downcast_ref::<Self>().cloned())
+    /// Does something with that of this process, if there is one.
+    fn with<T>(act: impl FnOnce(&Self) -> T) -> Option<T> {
+        let mut act = Some(act);
+        tracing::dispatcher::get_default(|dispatch| {
+            let tracer = dispatch.downcast_ref::<Self>()?;
+            act.take().map(|act| act(tracer))
+        })
     }
 
     /// The draw is ours: whoever chooses a trace id must not choose what is recorded.
@@ -84,13 +89,13 @@ pub(super) fn is_current_recorded() -> bool {
 /// Whether anything is recorded at all.
 #[must_use]
 pub fn is_exporting() -> bool {
-    Tracer::current().is_some()
+    Tracer::with(|_| ()).is_some()
 }
 
 /// Whether arguments and results may be recorded.
 #[must_use]
 pub fn records_content() -> bool {
-    Tracer::current().is_some_and(|tracer| tracer.content)
+    Tracer::with(|tracer| tracer.content).unwrap_or_default()
 }
 
 /// What a request from outside says about its trace.
@@ -118,33 +123,48 @@ impl Scope {
     /// A request from outside, at the edge. Records a span where the draw says so, unless the caller does not record: a
     /// sampled flag from outside never raises the rate.
     #[must_use]
+    ///
+    /// What the request says is looked for only if it may be recorded; else the current trace goes on.
     pub fn of_origin(
+        role: &'static str,
+        side: Side,
+        origin: impl FnOnce() -> Origin,
+        name: impl FnOnce() -> Cow<'static, str>,
+    ) -> Self {
+        let recorded = Tracer::with(|tracer| {
+            tracer.wants().then(|| Self::of_wanted(tracer, role, side, origin(), name))
+        });
+        recorded.flatten().unwrap_or_else(|| {
+            let trace = Self::current().trace.map(Trace::unsampled);
+            Self { role, trace: Some(trace.unwrap_or_else(Trace::fresh)), live: None }
+        })
+    }
+
+    fn of_wanted(
+        tracer: &Tracer,
         role: &'static str,
         side: Side,
         origin: Origin,
         name: impl FnOnce() -> Cow<'static, str>,
     ) -> Self {
         let Origin { parent, link } = origin;
-        let tracer = Tracer::current()
-            .filter(|tracer| parent.as_ref().is_none_or(Trace::is_sampled) && tracer.wants());
-        let Some(tracer) = tracer else {
-            let trace = parent.or(link).map(Trace::unsampled).unwrap_or_else(Trace::fresh);
-            return Self { role, trace: Some(trace), live: None };
-        };
+        if let Some(parent) = parent.clone().filter(|parent| !parent.is_sampled()) {
+            return Self { role, trace: Some(parent), live: None };
+        }
         let above = match &parent {
             Some(parent) => Context::new().with_remote_span_context(parent.context()),
             None => Context::new(),
         };
         let links = link.map(|link| vec![Link::new(link.context(), Vec::new(), 0)]);
         let state = parent.as_ref().and_then(Trace::shared_state);
-        Self::record(&tracer, role, side, name(), links, &above, state)
+        Self::record(tracer, role, side, name(), links, &above, state)
     }
 
     /// A request from another process of the mesh, in the trace it came with; it records if its caller does.
     #[must_use]
     pub fn of_caller(role: &'static str, trace: Option<Trace>) -> Self {
         let Some(trace) = trace else { return Self { role, trace: Some(Trace::fresh()), live: None } };
-        let recorded = trace.is_sampled() && Tracer::current().is_some();
+        let recorded = trace.is_sampled() && is_exporting();
         let live = recorded.then(|| Context::new().with_remote_span_context(trace.context()));
         Self { role, trace: Some(trace), live }
     }
@@ -152,14 +172,11 @@ impl Scope {
     /// A hop of the same request. Records a span if this one is recorded.
     #[must_use]
     pub fn child(&self, role: &'static str, side: Side, name: impl FnOnce() -> Cow<'static, str>) -> Self {
-        let tracer = self.live.as_ref().and_then(|live| Some((live, Tracer::current()?)));
-        match tracer {
-            Some((above, tracer)) => {
-                let state = self.trace.as_ref().and_then(Trace::shared_state);
-                Self::record(&tracer, role, side, name(), None, above, state)
-            }
-            None => Self { role, ..self.clone() },
-        }
+        let recorded = self.live.as_ref().and_then(|above| {
+            let state = self.trace.as_ref().and_then(Trace::shared_state);
+            Tracer::with(|tracer| Self::record(tracer, role, side, name(), None, above, state))
+        });
+        recorded.unwrap_or_else(|| Self { role, ..self.clone() })
     }
 
     fn record(

@@ -56,7 +56,7 @@ fn recorded(act: impl FnOnce()) -> Vec<(String, SpanData)> {
 }
 
 fn edge(origin: Origin) -> Scope {
-    Scope::of_origin("gateway", Side::Server, origin, || "tools/call echo".into())
+    Scope::of_origin("gateway", Side::Server, || origin, || "tools/call echo".into())
 }
 
 fn from(parent: &str) -> Origin {
