@@ -18,10 +18,9 @@ sys.path.insert(0, str(HERE.parent / "harness"))
 import report  # noqa: E402
 from contestants import UNBOUND, Bench, Running  # noqa: E402
 from mesh import Mesh, exit_on_signals  # noqa: E402
-from rows import GROUPS, Group, Row  # noqa: E402
+from rows import GROUPS, GROWN, GROWTH, Group, Row  # noqa: E402
 
 ROOT = HERE.parents[1]
-GROWN = (1_000, 100_000)
 IDLE, STREAMS = 100_000, 5_000
 SINGLES = ("growth", "memory")
 
@@ -106,6 +105,8 @@ class Run:
                 for row in rows:
                     if (running := chains[row.chain]) is not None:
                         self.measure(row.name, running, row.kind, row.clients, *row.options)
+        if untraced := bench.untraced():
+            raise Wrong(f"no span came to {', '.join(untraced)}")
 
     def growth(self) -> None:
         """Older calls that take turns among few sessions and among many."""
@@ -210,7 +211,7 @@ def main() -> int:
         run.all()
     except Wrong as wrong:
         sys.exit(f"WRONG: {wrong}")
-    text = report.markdown(run.results, list(GROUPS))
+    text = report.markdown(run.results, [*GROUPS, GROWTH])
     report.write(run.results, text, target / "bench")
     print(text)
     if wanted.readme:

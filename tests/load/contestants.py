@@ -40,6 +40,7 @@ class Bench:
     trunkline: str = "trunkline"
     settings: list[str] = field(default_factory=list)
     with_peer: bool = True
+    collectors: list = field(default_factory=list)
     _number: int = 0
 
     def _start(self, binary: str, *args: str, said: str):
@@ -107,9 +108,16 @@ class Bench:
         flags = [("--namespace", f"team-{number}", "--tools", str(tools), *more) for number in range(count)]
         return [self._start("catalogue", *flag, said="catalogue")[1] for flag in flags]
 
-    def collector(self):
-        """A place for spans to go."""
-        return self._start("collector", "serve", said="collector")
+    def traced(self, share: float) -> Running:
+        """The whole mesh in one process, which tells a collector of so many of its calls."""
+        collector, address = self._start("collector", "serve", said="collector")
+        self.collectors.append(collector)
+        return self.up(f'telemetry.endpoint="{address}"', f"telemetry.sample={share}")
+
+    def untraced(self) -> list[str]:
+        """Once everything has stopped: the collectors that were told nothing."""
+        told = [any(int(line.split()[2]) > 0 for line in one.lines if line.startswith("count spans ")) for one in self.collectors]
+        return [one.name for one, was_told in zip(self.collectors, told) if not was_told]
 
 
 def single_flag(single: bool) -> list[str]:

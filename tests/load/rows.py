@@ -109,23 +109,24 @@ LISTS = Group(
 )
 
 
-def _traced(share: float) -> Callable[[Bench], Running]:
-    def start(bench: Bench) -> Running:
-        _, collector = bench.collector()
-        return bench.up(f'telemetry.endpoint="{collector}"', f"telemetry.sample={share}")
-
-    return start
-
-
 TRACING = Group(
     "tracing",
     "Tracing to an OTLP collector, `trunkline up`, 2026-07-28",
-    {"off": Bench.up, "1": _traced(0.01), "100": _traced(1.0)},
+    {"off": Bench.up, "1": lambda bench: bench.traced(0.01), "100": lambda bench: bench.traced(1.0)},
     (
         Row("trace-off", "off", "off", "modern"),
         Row("trace-1", "1 % of calls", "1", "modern"),
         Row("trace-100", "every call", "100", "modern"),
     ),
+)
+
+# Sessions are made before, as many as the names say; measured by a way of its own.
+GROWN = (1_000, 100_000)
+GROWTH = Group(
+    "growth",
+    "Older calls that take turns among all sessions there are, `trunkline up`",
+    {},
+    tuple(Row(f"grown-{count}", f"{count:,} sessions", "up", "older") for count in GROWN),
 )
 
 GROUPS = (CALLS, CREATE, LISTS, TRACING)
