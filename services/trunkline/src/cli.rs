@@ -26,7 +26,8 @@ Configuration: one TOML file with a section for each role, the same file for all
   [gateway]
   listen = \"127.0.0.1:8080\"
 Each key can also be set by the environment, TRUNKLINE_GATEWAY__LISTEN=.., and by --set gateway.listen=..; later ones win:
-default < file < environment < command line. `--dump-config` prints what is in effect, `--check` says what is wrong.
+default < file < environment < command line. `--dump-config` prints what is in effect, `--check` says what is wrong, and
+`trunkline config --example` prints every key with its meaning.
 
 Exit codes: 0 stopped when asked to, 1 failed, 2 wrong command line or configuration, 130 stopped at once by a second signal.";
 

@@ -12,6 +12,7 @@ mod question;
 mod results;
 
 use std::io::{self, IsTerminal as _, Read as _};
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -180,6 +181,9 @@ impl Session {
         let url = url.to_owned();
         let desk = Desk::new();
         let options = options(&url, connection)?;
+        if is_exposed(&options) {
+            desk.say("the token goes over the network for everybody on the way to read: use https");
+        }
         let client = {
             let _waiting = desk.waiting("connecting");
             let connected = Client::connect(&options, Arc::new(Process::default()));
@@ -238,6 +242,13 @@ fn options(url: &str, connection: &Connection) -> Result<Options, Ending> {
     options.limits.line = options.limits.body;
     options.limits.event = options.limits.body;
     Ok(options)
+}
+
+/// Whether credentials leave this machine unencrypted.
+fn is_exposed(options: &Options) -> bool {
+    let host = options.url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    options.headers.contains_key(AUTHORIZATION) && options.url.scheme_str() == Some("http") && !is_local
 }
 
 fn headers(connection: &Connection) -> Result<HeaderMap, Ending> {
@@ -305,5 +316,28 @@ impl Host for Process {
 
     fn sleep(&self, period: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(period))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_exposed_beyond_this_machine_only() {
+        let table = [
+            ("http://localhost:1/mcp", false),
+            ("http://127.0.0.1/mcp", false),
+            ("http://[::1]:8080/mcp", false),
+            ("https://mesh.example.com/mcp", false),
+            ("http://mesh.example.com/mcp", true),
+            ("http://10.0.0.1/mcp", true),
+        ];
+        for (url, exposed) in table {
+            let mut options = Options::new(url.parse().unwrap(), "t", "1");
+            assert!(!is_exposed(&options), "{url}");
+            options.headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer t"));
+            assert_eq!(is_exposed(&options), exposed, "{url}");
+        }
     }
 }

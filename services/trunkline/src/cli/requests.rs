@@ -12,7 +12,8 @@ pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8080/mcp";
 
 const EXIT: &str = "\
 Without URL it is http://127.0.0.1:8080/mcp, where `trunkline up` listens. A token is taken from the environment variable
-TRUNKLINE_TOKEN, or from the one that --bearer-env names.
+TRUNKLINE_TOKEN, or from the one that --bearer-env names. With https, SSL_CERT_FILE names authorities to trust instead of
+those of this machine.
 
 Exit codes: 0 done, 1 the tool reports an error, 2 wrong command line, 3 the server cannot be reached or does not answer,
 4 the server refuses, 130 cancelled with Ctrl-C.";
