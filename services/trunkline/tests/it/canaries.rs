@@ -19,7 +19,7 @@ struct Canaries(BTreeMap<String, String>);
 
 impl Canaries {
     /// A new one.
-    fn new(&mut self, kind: &str) -> String {
+    fn plant(&mut self, kind: &str) -> String {
         let text = format!("cnry-{kind}-5f3a9c{:04}", self.0.len());
         self.add(kind, &text);
         text
@@ -121,13 +121,13 @@ impl Driver<'_> {
             ("session-header", "mcp-session-id: "),
             ("event-header", "last-event-id: "),
         ] {
-            let canary = self.canaries.new(kind);
+            let canary = self.canaries.plant(kind);
             self.modern("tools/call", "echo", &format!("{header}{canary}\r\n"), echo);
             self.modern("tools/call", "nothing", &format!("{header}{canary}\r\n"), r#""name":"nothing""#);
             self.raw(&request("GET /mcp", self.host, &format!("{header}{canary}\r\n"), ""));
             self.raw(&request("DELETE /mcp", self.host, &format!("{header}{canary}\r\n"), ""));
         }
-        let user = STANDARD.encode(format!("me:{}", self.canaries.new("basic-user")));
+        let user = STANDARD.encode(format!("me:{}", self.canaries.plant("basic-user")));
         self.modern("tools/list", "", &format!("authorization: Basic {user}\r\n"), "");
     }
 
@@ -144,18 +144,18 @@ impl Driver<'_> {
             ("method-header", "mcp-protocol-version: 2026-07-28\r\nmcp-method: "),
             ("name-header", "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: "),
         ] {
-            let canary = self.canaries.new(kind);
+            let canary = self.canaries.plant(kind);
             self.post(&format!("{header}{canary}\r\n"), &list);
         }
-        let host = self.canaries.new("host");
+        let host = self.canaries.plant("host");
         self.raw(&request("POST /mcp", &format!("{host}.example"), "", &list));
-        let query = self.canaries.new("query");
+        let query = self.canaries.plant("query");
         self.raw(&request(&format!("POST /mcp?access_token={query}"), self.host, "", &list));
-        let path = self.canaries.new("path");
+        let path = self.canaries.plant("path");
         self.raw(&request(&format!("GET /{path}"), self.host, "", ""));
-        let target = self.canaries.new("long-target");
+        let target = self.canaries.plant("long-target");
         self.raw(&request(&format!("GET /mcp?{}", target.repeat(400)), self.host, "", ""));
-        let large = self.canaries.new("large-header");
+        let large = self.canaries.plant("large-header");
         self.post(&format!("x: {}\r\n", large.repeat(900)), &list);
         for (kind, body) in [
             ("not-json", "{\"a\": @"),
@@ -163,17 +163,17 @@ impl Driver<'_> {
             ("not-rpc", "{\"password\":\"@\"}"),
             ("doubled", "{\"jsonrpc\":\"2.0\",\"id\":1,\"id\":\"@\",\"method\":\"ping\"}"),
         ] {
-            let canary = self.canaries.new(kind);
+            let canary = self.canaries.plant(kind);
             self.post("", &body.replace('@', &canary));
         }
     }
 
     /// What is in messages, of calls that go well and of those that do not.
     fn contents(&mut self) {
-        let pem = self.canaries.new("pem");
+        let pem = self.canaries.plant("pem");
         let pem = format!("-----BEGIN PRIVATE KEY-----\\n{pem}\\n-----END PRIVATE KEY-----");
-        let dsn = self.canaries.new("dsn");
-        let (argument, nested) = (self.canaries.new("argument"), self.canaries.new("nested"));
+        let dsn = self.canaries.plant("dsn");
+        let (argument, nested) = (self.canaries.plant("argument"), self.canaries.plant("nested"));
         for text in [&argument, &pem, &format!("postgres://me:{dsn}@db.internal/x")] {
             self.modern(
                 "tools/call",
@@ -184,59 +184,59 @@ impl Driver<'_> {
         }
         let extra = format!(r#""name":"echo","arguments":{{"message":"x","deep":{{"er":["{nested}"]}}}}"#);
         self.modern("tools/call", "echo", "", &extra);
-        let unfit = self.canaries.new("ill-typed");
+        let unfit = self.canaries.plant("ill-typed");
         self.modern(
             "tools/call",
             "echo",
             "",
             &format!(r#""name":"echo","arguments":{{"message":["{unfit}"]}}"#),
         );
-        let meta = self.canaries.new("meta");
-        let baggage = self.canaries.new("baggage");
-        let token = self.canaries.new("progress-token");
-        let info = self.canaries.new("client-info");
+        let meta = self.canaries.plant("meta");
+        let baggage = self.canaries.plant("baggage");
+        let token = self.canaries.plant("progress-token");
+        let info = self.canaries.plant("client-info");
         let all = format!(
             r#""name":"echo","arguments":{{"message":"x"}},"_meta":{{{META},"com.example/secret":"{meta}","baggage":"k={baggage}","progressToken":"{token}","io.modelcontextprotocol/clientInfo":{{"name":"{info}","version":"1"}}}}"#
         );
         self.modern("tools/call", "echo", "", &all);
-        let prompt = self.canaries.new("prompt-argument");
+        let prompt = self.canaries.plant("prompt-argument");
         self.modern(
             "prompts/get",
             "greet",
             "",
             &format!(r#""name":"greet","arguments":{{"who":"{prompt}"}}"#),
         );
-        let wrong = self.canaries.new("prompt-wrong");
+        let wrong = self.canaries.plant("prompt-wrong");
         self.modern(
             "prompts/get",
             "greet",
             "",
             &format!(r#""name":"greet","arguments":{{"other":"{wrong}"}}"#),
         );
-        let completed = self.canaries.new("completed");
+        let completed = self.canaries.plant("completed");
         let reference = r#""ref":{"type":"ref/prompt","name":"greet"}"#;
         let argument = format!(r#"{reference},"argument":{{"name":"manner","value":"{completed}"}}"#);
         self.modern("completion/complete", "", "", &argument);
-        let uri = self.canaries.new("uri-query");
+        let uri = self.canaries.plant("uri-query");
         let uri = format!("https://files.example/a?token={uri}");
         self.modern("resources/read", &uri, "", &format!(r#""uri":"{uri}""#));
-        let user = self.canaries.new("uri-user");
+        let user = self.canaries.plant("uri-user");
         let uri = format!("https://me:{user}@files.example/a");
         self.modern("resources/read", &uri, "", &format!(r#""uri":"{uri}""#));
-        let cursor = self.canaries.new("cursor");
+        let cursor = self.canaries.plant("cursor");
         self.modern("tools/list", "", "", &format!(r#""cursor":"{cursor}""#));
-        let (state, answers) = (self.canaries.new("request-state"), self.canaries.new("input-responses"));
+        let (state, answers) = (self.canaries.plant("request-state"), self.canaries.plant("input-responses"));
         let retry = format!(
             r#""name":"echo","arguments":{{"message":"x"}},"requestState":"{state}","inputResponses":{{"a":{{"x":"{answers}"}}}}"#
         );
         self.modern("tools/call", "echo", "", &retry);
-        let method = self.canaries.new("method");
+        let method = self.canaries.plant("method");
         self.modern(&method, "", "", "");
     }
 
     /// What an older client says in a session, and what only it knows.
     fn session(&mut self) {
-        let capability = self.canaries.new("capability");
+        let capability = self.canaries.plant("capability");
         let begin = format!(
             r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-11-25","capabilities":{{"experimental":{{"{capability}":{{}}}}}},"clientInfo":{{"name":"it","version":"1"}}}}}}"#
         );
@@ -246,21 +246,21 @@ impl Driver<'_> {
         self.canaries.add("session-id", &session);
         let headers = format!("mcp-session-id: {session}\r\nmcp-protocol-version: 2025-11-25\r\n");
         self.post(&headers, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
-        let argument = self.canaries.new("session-argument");
+        let argument = self.canaries.plant("session-argument");
         let call = format!(
             r#"{{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{{"name":"echo","arguments":{{"message":"{argument}"}}}}}}"#
         );
         self.post(&headers, &call);
-        let reason = self.canaries.new("cancel-reason");
+        let reason = self.canaries.plant("cancel-reason");
         let cancel = format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":2,"reason":"{reason}"}}}}"#
         );
         self.post(&headers, &cancel);
-        let result = self.canaries.new("response");
+        let result = self.canaries.plant("response");
         self.post(&headers, &format!(r#"{{"jsonrpc":"2.0","id":"none","result":{{"content":"{result}"}}}}"#));
-        let notice = self.canaries.new("notice");
+        let notice = self.canaries.plant("notice");
         self.post(&headers, &format!(r#"{{"jsonrpc":"2.0","method":"notifications/{notice}"}}"#));
-        let batch = self.canaries.new("batch");
+        let batch = self.canaries.plant("batch");
         self.post(
             &headers,
             &format!(r#"[{{"jsonrpc":"2.0","id":3,"method":"ping","params":{{"x":"{batch}"}}}}]"#),
@@ -269,9 +269,9 @@ impl Driver<'_> {
         let subscribe = r#"{"jsonrpc":"2.0","id":4,"method":"resources/subscribe","params":{"uri":"file:///docs/welcome.md"}}"#;
         self.post(&headers, subscribe);
         self.raw(&request("GET /mcp", self.host, &headers, ""));
-        let event = self.canaries.new("event-id");
+        let event = self.canaries.plant("event-id");
         self.raw(&request("GET /mcp", self.host, &format!("{headers}last-event-id: {event}\r\n"), ""));
-        let message = self.canaries.new("message-session");
+        let message = self.canaries.plant("message-session");
         self.raw(&request(&format!("POST /messages?sessionId={message}"), self.host, "", &call));
         self.raw(&request("DELETE /mcp", self.host, &headers, ""));
         self.post(&headers, &call);
@@ -308,7 +308,7 @@ fn watched(start: fn(&[&str]) -> Mesh, more: &[&str], drive: impl FnOnce(&str)) 
     Watched { spans: spans.join("\n"), metrics, logs }
 }
 
-fn nothing_leaks(start: fn(&[&str]) -> Mesh) {
+fn nothing_leaks(start: fn(&[&str]) -> Mesh) -> Watched {
     let mut told = None;
     let seen = watched(start, &[], |host| {
         let mut driver = Driver { host, canaries: Canaries::default(), errors: Vec::new() };
@@ -338,22 +338,39 @@ fn nothing_leaks(start: fn(&[&str]) -> Mesh) {
             line.starts_with("{\"timestamp\":") && line.contains("\"node\":") && line.contains("\"role\":");
         assert!(is_whole, "{line}");
     }
+    seen
 }
 
 #[test]
 fn no_canary_is_seen_in_one_process() {
-    nothing_leaks(Mesh::in_one_process);
+    drop(nothing_leaks(Mesh::in_one_process));
 }
 
 #[test]
 fn no_canary_is_seen_across_processes() {
-    nothing_leaks(Mesh::across_processes);
+    let seen = nothing_leaks(Mesh::across_processes);
+    // And everything that the README tells of is there.
+    let readme = include_str!("../../../../README.md");
+    let names = readme.lines().filter(|line| line.starts_with("| `")).flat_map(|line| {
+        line.split('|')
+            .nth(1)
+            .unwrap()
+            .split('`')
+            .filter(|name| name.contains('_') && !name.contains(['[', '.', ' ']))
+    });
+    let names: Vec<_> =
+        names.filter(|name| ["mcp_", "rpc_", "trunkline_"].iter().any(|own| name.starts_with(own))).collect();
+    assert!(names.len() >= 18, "{names:?}");
+    for name in names {
+        let is_there = seen.metrics.lines().any(|line| line.starts_with(name));
+        assert!(is_there, "{name} is told of and not there");
+    }
 }
 
 #[test]
 fn a_planted_leak_is_found() {
     let mut canaries = Canaries::default();
-    let (argument, encoded) = (canaries.new("argument"), canaries.new("encoded"));
+    let (argument, encoded) = (canaries.plant("argument"), canaries.plant("encoded"));
     let mut errors = Vec::new();
     // What an operator has to ask for shows content in spans; the client itself plants the rest.
     let seen = watched(Mesh::in_one_process, &["telemetry.record_content=true"], |host| {
