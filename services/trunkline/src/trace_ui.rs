@@ -4,16 +4,20 @@
 //! crate `otlp-embedded`. It runs on a thread of its own and no call waits for it. Must not know: spans and roles. The
 //! exporter of this process reaches it over an ordinary OTLP connection, as that of any other process does.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use otlp_embedded::{State, TraceServiceImpl, TraceServiceServer};
+use otlp_embedded::proto::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use otlp_embedded::proto::trace::v1::Span;
+use otlp_embedded::{State, TraceService, TraceServiceImpl, TraceServiceServer};
 use tokio::sync::oneshot;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
@@ -26,8 +30,9 @@ pub(crate) const DEFAULT: &str = "127.0.0.1:16686";
 /// Where exporters look for a collector unless they are told otherwise.
 const OTLP_PORT: u16 = 4317;
 /// What is kept; the trace nobody has looked at or added to for longest goes first.
-const MAX_TRACES: u32 = 2_000;
-const MAX_BYTES: usize = 64 << 20;
+const MAX_TRACES: u32 = 500;
+/// Spans of one trace.
+const MAX_SPANS: u32 = 200;
 
 /// A running backend; dropping it ends it. What still exports to it has to be dropped before.
 #[derive(Debug)]
@@ -116,9 +121,11 @@ fn in_use(address: SocketAddr, cause: &io::Error) -> Failure {
 
 async fn serve(page: TcpListener, otlp: TcpListener) -> Result<(), Box<dyn Error>> {
     let (page, otlp) = (tokio::net::TcpListener::from_std(page)?, tokio::net::TcpListener::from_std(otlp)?);
-    let state = State::new(otlp_embedded::Config { max_length: MAX_TRACES, max_memory_usage: MAX_BYTES });
-    let receiver = TraceServiceServer::new(TraceServiceImpl::new(state.clone()))
-        .accept_compressed(CompressionEncoding::Gzip);
+    // The store's own count of bytes only rises (0.0.2): with a limit on it, the page would be empty for ever after a while.
+    let limits = otlp_embedded::Config { max_length: MAX_TRACES, max_memory_usage: usize::MAX };
+    let state = State::new(limits);
+    let receiver = Receiver { store: TraceServiceImpl::new(state.clone()), spans: Mutex::default() };
+    let receiver = TraceServiceServer::new(receiver).accept_compressed(CompressionEncoding::Gzip);
     let receiver = Server::builder().add_service(receiver).serve_with_incoming(TcpIncoming::from(otlp));
     let app = otlp_embedded::ui_app(state, "/").layer(middleware::from_fn(guard));
     tokio::select! {
@@ -126,6 +133,46 @@ async fn serve(page: TcpListener, otlp: TcpListener) -> Result<(), Box<dyn Error
         served = axum::serve(page, app) => served?,
     }
     Ok(())
+}
+
+/// Puts into the store what the page can show.
+struct Receiver {
+    store: TraceServiceImpl,
+    /// How many spans have come, by trace.
+    spans: Mutex<HashMap<Vec<u8>, u32>>,
+}
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        mut request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        let scopes = request.get_mut().resource_spans.iter_mut().flat_map(|of| &mut of.scope_spans);
+        scopes.for_each(|scope| scope.spans.retain(|span| is_shown(span) && self.has_room(span)));
+        self.store.export(request).await
+    }
+}
+
+impl Receiver {
+    fn has_room(&self, span: &Span) -> bool {
+        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        if spans.len() > 2 * MAX_TRACES as usize {
+            // What is forgotten may grow by as much once more.
+            spans.clear();
+        }
+        let count = spans.entry(span.trace_id.clone()).or_default();
+        *count = count.saturating_add(1);
+        *count <= MAX_SPANS
+    }
+}
+
+/// The page stumbles over spans that end before they begin, and over those that are their own parents.
+fn is_shown(span: &Span) -> bool {
+    span.trace_id.len() == 16
+        && span.span_id.len() == 8
+        && span.parent_span_id != span.span_id
+        && span.end_time_unix_nano >= span.start_time_unix_nano
 }
 
 /// Answers only those who asked for this machine by its own name: another site's name that was made to point here (DNS

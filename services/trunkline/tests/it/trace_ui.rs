@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use tonic::codec::CompressionEncoding;
 
-use crate::lifecycle::host;
+use crate::lifecycle::{host, post};
 use crate::process::{Running, command, finished};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,6 +74,27 @@ impl Shown {
     }
 }
 
+const MODERN: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}},"name":"echo","arguments":{"message":"hello"}}}"#;
+const OLDER: &str = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo","arguments":{"message":"hello"}}}"#;
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"it","version":"1"}}}"#;
+const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+/// Calls as clients do that trace nothing themselves: their traces begin here.
+fn call_modern(host: &str) {
+    let headers = "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: echo\r\n";
+    let answer = post(host, headers, MODERN);
+    assert!(answer.contains("hello"), "{answer}");
+}
+
+fn call_older(host: &str) {
+    let answer = post(host, "", INITIALIZE);
+    let session = answer.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).unwrap();
+    let headers = format!("mcp-session-id: {session}\r\nmcp-protocol-version: 2025-11-25\r\n");
+    post(host, &headers, INITIALIZED);
+    let answer = post(host, &headers, OLDER);
+    assert!(answer.contains("hello"), "{answer}");
+}
+
 #[test]
 fn calls_of_both_eras_are_listed_hop_by_hop() {
     let folder = tempfile::tempdir().unwrap();
@@ -91,10 +112,8 @@ fn calls_of_both_eras_are_listed_hop_by_hop() {
     shown.stop();
 }
 
-#[test]
-fn another_process_may_send_its_spans_compressed() {
-    let folder = tempfile::tempdir().unwrap();
-    let shown = up(folder.path(), &[]);
+/// Sends spans as another process, `billing`, does.
+fn send(shown: &Shown, spans: Vec<Span>) {
     let text = |value: &str| AnyValue { value: Some(any_value::Value::StringValue(value.into())) };
     let attribute =
         |key: &str, value| KeyValue { key: key.into(), value: Some(text(value)), ..Default::default() };
@@ -102,18 +121,54 @@ fn another_process_may_send_its_spans_compressed() {
         attributes: vec![attribute("service.name", "billing"), attribute("service.instance.id", "billing-1")],
         ..Default::default()
     };
-    let span =
-        Span { trace_id: vec![7; 16], span_id: vec![7; 8], name: "invoice".into(), ..Default::default() };
-    let spans = ScopeSpans { spans: vec![span], ..Default::default() };
-    let spans = ResourceSpans { resource: Some(resource), scope_spans: vec![spans], ..Default::default() };
+    let scope_spans = vec![ScopeSpans { spans, ..Default::default() }];
+    let resource_spans = vec![ResourceSpans { resource: Some(resource), scope_spans, ..Default::default() }];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let client = TraceServiceClient::connect(shown.otlp.clone()).await.unwrap();
         let mut client = client.send_compressed(CompressionEncoding::Gzip);
-        client.export(ExportTraceServiceRequest { resource_spans: vec![spans] }).await.unwrap();
+        client.export(ExportTraceServiceRequest { resource_spans }).await.unwrap();
     });
+}
+
+fn span(trace: u8, id: u64, name: &str) -> Span {
+    let (trace_id, span_id) = (vec![trace; 16], id.to_be_bytes().to_vec());
+    Span { trace_id, span_id, name: name.into(), ..Default::default() }
+}
+
+#[test]
+fn another_process_may_send_its_spans_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = up(folder.path(), &[]);
+    send(&shown, vec![span(7, 7, "invoice")]);
     let trace = shown.get(&format!("/api/traces/{}", "07".repeat(16)), &shown.page);
     assert!(trace.contains("\"operationName\":\"invoice\"") && trace.contains("billing"), "{trace}");
+    shown.stop();
+}
+
+#[test]
+fn what_the_page_cannot_show_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = up(folder.path(), &[]);
+    let own_parent = Span { parent_span_id: 1_u64.to_be_bytes().to_vec(), ..span(1, 1, "own parent") };
+    let backwards = Span { start_time_unix_nano: 2, end_time_unix_nano: 1, ..span(2, 2, "backwards") };
+    let nameless = Span { span_id: vec![3; 3], ..span(3, 3, "short") };
+    send(&shown, vec![own_parent, backwards, nameless, span(4, 4, "invoice")]);
+    let traces = shown.get("/api/traces?limit=10&service=billing", &shown.page);
+    assert_eq!(traces.matches("\"operationName\"").count(), 1, "{traces}");
+    shown.stop();
+}
+
+#[test]
+fn one_trace_does_not_grow_without_bound_and_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = up(folder.path(), &[]);
+    let spans = |trace| (1..=300).map(move |id| span(trace, id, "invoice"));
+    send(&shown, (1..=12).flat_map(spans).collect());
+    for trace in ["01", "0c"] {
+        let trace = shown.get(&format!("/api/traces/{}", trace.repeat(16)), &shown.page);
+        assert_eq!(trace.matches("\"operationName\"").count(), 200);
+    }
     shown.stop();
 }
 
