@@ -1,5 +1,6 @@
 //! The real clocks and the real randomness, as functions. Everything else takes them as arguments.
 
+use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,9 +22,27 @@ pub fn unix_millis() -> u64 {
 /// # Errors
 /// When the operating system has none to give.
 pub fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)?;
-    Ok(bytes)
+    const { assert!(N <= POOL, "more than the pool holds") };
+    UNUSED.with_borrow_mut(|(pool, used)| {
+        if *used + N > POOL {
+            getrandom::fill(pool.as_mut_slice())?;
+            *used = 0;
+        }
+        let mut bytes = [0; N];
+        let taken = &mut pool[*used..*used + N];
+        bytes.copy_from_slice(taken);
+        // Nothing is given twice, nor found later.
+        taken.fill(0);
+        *used += N;
+        Ok(bytes)
+    })
+}
+
+/// Bytes that are fetched at a time: every call of a client wants some, and asking the system costs more than drawing them.
+const POOL: usize = 1024;
+
+thread_local! {
+    static UNUSED: RefCell<([u8; POOL], usize)> = const { RefCell::new(([0; POOL], POOL)) };
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

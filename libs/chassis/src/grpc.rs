@@ -3,6 +3,7 @@
 
 pub mod allowed;
 pub mod channel;
+mod cork;
 mod guard;
 mod measure;
 pub mod server;

@@ -232,6 +232,10 @@ fn run(shared: Arc<Shared>, admitted: Admitted, prepared: Prepared, scope: Scope
     };
     let frames = async_stream::stream! {
         serving.begin(prepared);
+        // That it was accepted is said together with what follows, which is there within half a second.
+        while serving.out.len() == 1 && !serving.done {
+            serving.turn().await;
+        }
         loop {
             for frame in serving.out.drain(..) {
                 yield Ok(frame);

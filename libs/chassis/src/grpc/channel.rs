@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Layer as _, Service};
 
+use super::cork::Cork;
 use super::measure::{Measure, Measured};
 use super::server::MAX_HEADER_LIST;
 use super::stream::Stream;
@@ -141,9 +142,9 @@ impl Pause {
 }
 
 impl Service<Uri> for Patient {
-    type Response = TokioIo<Stream>;
+    type Response = TokioIo<Cork<Stream>>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Cork<Stream>>>> + Send>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -159,7 +160,7 @@ impl Service<Uri> for Patient {
             match connect(&authority, tls.as_ref()).await {
                 Ok(stream) => {
                     *lock(&pause) = Pause::default();
-                    Ok(TokioIo::new(stream))
+                    Ok(TokioIo::new(Cork::new(stream)))
                 }
                 Err(error) => {
                     let [draw] = clock::random::<1>().unwrap_or([255]);

@@ -13,6 +13,7 @@ use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 
+use super::cork::Cork;
 use super::guard::Guard;
 use super::measure::Measure;
 use super::sparse::Sparse;
@@ -168,7 +169,7 @@ async fn serve_dealt(
         .map(|stream| open(stream, tls.as_ref(), said))
         .buffer_unordered(HANDSHAKES)
         .filter_map(future::ready)
-        .map(Ok::<_, io::Error>);
+        .map(|accepted| io::Result::Ok(Cork::new(accepted)));
     let draining = {
         let shutdown = shutdown.clone();
         async move { shutdown.requested().await }

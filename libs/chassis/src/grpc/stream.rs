@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
+use super::cork::Cork;
 use crate::tls::{Identity, TlsStream};
 
 /// The bytes of a connection.
@@ -33,6 +34,14 @@ impl Connected for Accepted {
 
     fn connect_info(&self) -> Peer {
         self.peer
+    }
+}
+
+impl Connected for Cork<Accepted> {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.get_ref().connect_info()
     }
 }
 
