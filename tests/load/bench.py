@@ -164,6 +164,7 @@ class Run:
             "load_before": f"{before[0]:.2f}",
             "load_after": f"{os.getloadavg()[0]:.2f}",
             "nice": self.wanted.nice,
+            "quick": self.wanted.quick,
             "elsewhere": sum(shares) / max(1, len(shares)),
             "settings": settings,
         }

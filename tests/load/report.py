@@ -57,7 +57,8 @@ def _machine(results: Results) -> str:
     about = results.machine
     priority = f" (priority {about['nice']})" if about["nice"] else ""
     settings = ", ".join(f"`{name} = {value}`" for name, value in about["settings"].items()) or "defaults"
-    return (
+    quick = "**A quick run, with fewer sessions: it says that every answer was right, and nothing else.** " if about["quick"] else ""
+    return quick + (
         f"Written by `./scripts/bench` on {about['date']}: {about['processor']}, {about['cores']} cores, {about['system']}; "
         f"generator and servers share the cores, over loopback; {about['rounds']} rounds of {about['seconds']:g} s in turn, medians; "
         f"every answer checked. Load average {about['load_before']} before, {about['load_after']} after; "
