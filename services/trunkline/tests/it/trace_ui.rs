@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use tonic::codec::CompressionEncoding;
 
-use crate::lifecycle::{host, post};
+use crate::lifecycle::host;
 use crate::process::{Running, command, finished};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,27 +72,6 @@ impl Shown {
         self.mesh.signal("INT");
         assert_eq!(self.mesh.ended().code(), Some(0));
     }
-}
-
-const MODERN: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}},"name":"echo","arguments":{"message":"hello"}}}"#;
-const OLDER: &str = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo","arguments":{"message":"hello"}}}"#;
-const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"it","version":"1"}}}"#;
-const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
-
-/// Calls as clients do that trace nothing themselves: their traces begin here.
-fn call_modern(host: &str) {
-    let headers = "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: echo\r\n";
-    let answer = post(host, headers, MODERN);
-    assert!(answer.contains("hello"), "{answer}");
-}
-
-fn call_older(host: &str) {
-    let answer = post(host, "", INITIALIZE);
-    let session = answer.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).unwrap();
-    let headers = format!("mcp-session-id: {session}\r\nmcp-protocol-version: 2025-11-25\r\n");
-    post(host, &headers, INITIALIZED);
-    let answer = post(host, &headers, OLDER);
-    assert!(answer.contains("hello"), "{answer}");
 }
 
 #[test]
