@@ -39,6 +39,7 @@ suite! {
     giving_up_before_the_first_frame_reaches_the_node,
     large_requests_and_frames_pass_unchanged,
     a_reader_who_stalls_stops_nobody_else_and_fills_nothing,
+    a_reader_who_stalls_before_large_frames_fills_nothing,
     many_calls_at_a_time_get_their_own_answers,
     attaching_and_closing_are_calls_like_any_other,
 }

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 /// Payload of one event of a flood.
 pub(crate) const FLOOD: usize = 10 << 10;
+/// The same for events that a link sends in pieces.
+pub(crate) const DELUGE: usize = 100 << 10;
 
 pub(crate) struct Node {
     /// Everything that was asked, in words.
@@ -96,10 +98,11 @@ impl SessionHost for Host {
                 let frames = stream::iter([Ok(accepted())]).chain(stream::pending());
                 return Ok(visited(frames.boxed(), visit));
             }
-            "flood" => {
+            "flood" | "deluge" => {
+                let size = if method == "flood" { FLOOD } else { DELUGE };
                 let events = stream::repeat_with(move || {
                     node.taken.fetch_add(1, Ordering::Relaxed);
-                    Ok(event(None, format!("\"{}\"", "x".repeat(FLOOD))))
+                    Ok(event(None, format!("\"{}\"", "x".repeat(size))))
                 });
                 let frames = stream::iter([Ok(accepted()), Ok(Frame::Open)]).chain(events);
                 return Ok(visited(frames.boxed(), visit));

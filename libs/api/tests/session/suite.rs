@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use futures::future::join_all;
 use mcp::{Era, Json};
 
-use crate::node::{FLOOD, accepted, answer, event};
+use crate::node::{DELUGE, FLOOD, accepted, answer, event};
 use crate::ways::Way;
 
 pub(crate) fn delivery(message: impl Into<String>) -> Delivery {
@@ -118,19 +118,27 @@ pub(crate) async fn large_requests_and_frames_pass_unchanged(way: Way) {
 }
 
 pub(crate) async fn a_reader_who_stalls_stops_nobody_else_and_fills_nothing(way: Way) {
-    let mut stalled = way.host.deliver(method("flood")).await.unwrap();
+    stalls(way, "flood", FLOOD).await;
+}
+
+pub(crate) async fn a_reader_who_stalls_before_large_frames_fills_nothing(way: Way) {
+    stalls(way, "deluge", DELUGE).await;
+}
+
+async fn stalls(way: Way, what: &str, size: usize) {
+    let mut stalled = way.host.deliver(method(what)).await.unwrap();
     assert_eq!(soon(stalled.next()).await, Some(Ok(accepted())));
     for _ in 0..50 {
         let frames = all(way.host.deliver(method("echo")).await.unwrap()).await;
         assert_eq!(frames.len(), 2);
     }
     let taken = way.node.taken.load(Ordering::Relaxed);
-    assert!(taken * FLOOD < 2 << 20, "{taken} frames were made for somebody who reads none");
+    assert!(taken * size < 2 << 20, "{taken} frames were made for somebody who reads none");
     // It goes on where it was, for longer than any window.
     assert_eq!(soon(stalled.next()).await, Some(Ok(Frame::Open)));
     for _ in 0..100 {
         let Some(Ok(Frame::Event(event))) = soon(stalled.next()).await else { panic!("an event") };
-        assert_eq!(event.message.unwrap().as_str().len(), FLOOD + 2);
+        assert_eq!(event.message.unwrap().as_str().len(), size + 2);
     }
     drop(stalled);
     way.node.open_is(0).await;

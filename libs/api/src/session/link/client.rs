@@ -39,9 +39,11 @@ struct Shared(Mutex<State>);
 #[derive(Default)]
 struct State {
     phase: Phase,
-    /// Said, and not yet handed to the connection. Bounded by the calls that are open: each has at most one request, one
-    /// grant of credit and one cancellation here.
+    /// Said, and not yet handed to the connection. Bounded by the calls that are open, and those that were when the
+    /// connection stopped taking anything: a request that nobody waits for any more is taken out again.
     queue: VecDeque<pb::Up>,
+    /// How many links there were before this one.
+    link: u64,
     calls: HashMap<u64, Entry>,
     last: u64,
     driver: Option<Waker>,
@@ -114,6 +116,7 @@ impl Shared {
     fn lose(&self, error: &Error) {
         let mut state = self.lock();
         state.phase = Phase::Idle;
+        state.link += 1;
         state.queue.clear();
         state.sender = None;
         let mut wake = Vec::new();
@@ -142,11 +145,7 @@ impl Shared {
         // Nobody waits for what was cancelled.
         let Some(entry) = state.calls.get_mut(&down.call) else { return };
         entry.frames.extend(down.frames);
-        let mut piece = 0;
-        if let Some(part) = down.part {
-            piece = part.data.len();
-            entry.take_in(&part);
-        }
+        let broken = down.part.is_some_and(|part| !entry.take_in(&part));
         if let Some(end) = down.end
             && entry.end.is_none()
         {
@@ -155,9 +154,9 @@ impl Shared {
         let reader = entry.reader.take();
         // With the last call of a link that drains, our half ends.
         let sender = if state.phase == Phase::Draining { state.sender.take() } else { None };
-        if piece > 0 {
-            // What is not whole cannot be read: the rest must come whoever waits. A message has a bound of its own.
-            state.say(credit(down.call, piece));
+        if broken {
+            // Its reader is told by us, so the node has to be told, too.
+            state.say(cancel(down.call));
         }
         drop(state);
         reader.into_iter().chain(sender).for_each(Waker::wake);
@@ -174,19 +173,31 @@ impl State {
 }
 
 impl Entry {
-    fn take_in(&mut self, part: &pb::Part) {
+    /// Takes a piece of a large frame; false if the call has ended because that is none.
+    fn take_in(&mut self, part: &pb::Part) -> bool {
+        if self.end.is_some() {
+            return true;
+        }
         if self.pieces.len() + part.data.len() > MAX_MESSAGE {
             self.end = Some(Err(broken("a frame exceeds 8 MiB")));
-            return;
+            return false;
         }
         self.pieces.extend_from_slice(&part.data);
         if part.last {
             match pb::Frame::decode(self.pieces.split().freeze()) {
                 Ok(frame) => self.frames.push_back(frame),
-                Err(error) => self.end = Some(Err(broken(format!("a frame in pieces: {error}")))),
+                Err(error) => {
+                    self.end = Some(Err(broken(format!("a frame in pieces: {error}"))));
+                    return false;
+                }
             }
         }
+        true
     }
+}
+
+fn cancel(call: u64) -> pb::Up {
+    pb::Up { call, kind: Some(pb::up::Kind::Cancel(pb::Cancel {})), ..pb::Up::default() }
 }
 
 fn credit(call: u64, bytes: usize) -> pb::Up {
@@ -198,8 +209,8 @@ impl Driver {
     /// Makes the link when a call wants one, and again after it was lost.
     pub async fn run(mut self) {
         loop {
-            self.wanted().await;
-            let sayings = Sayings(self.shared.clone());
+            let link = self.wanted().await;
+            let sayings = Sayings { shared: self.shared.clone(), link };
             let lost = match self.client.link(sayings).await {
                 Ok(response) => self.listen(response.into_inner()).await,
                 Err(status) => status.into(),
@@ -208,8 +219,8 @@ impl Driver {
         }
     }
 
-    /// Returns once there is something to say.
-    async fn wanted(&self) {
+    /// Returns once there is something to say, and the number of the link that is to say it.
+    async fn wanted(&self) -> u64 {
         std::future::poll_fn(|cx| {
             let mut state = self.shared.lock();
             if state.queue.is_empty() {
@@ -217,9 +228,9 @@ impl Driver {
                 return Poll::Pending;
             }
             state.phase = Phase::Linked;
-            Poll::Ready(())
+            Poll::Ready(state.link)
         })
-        .await;
+        .await
     }
 
     /// Hears what the node says until it has nothing more to say.
@@ -244,13 +255,20 @@ impl Drop for Driver {
 }
 
 /// What is said to the node, as the stream that the connection reads.
-struct Sayings(Arc<Shared>);
+struct Sayings {
+    shared: Arc<Shared>,
+    link: u64,
+}
 
 impl Stream for Sayings {
     type Item = pb::Up;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<pb::Up>> {
-        let mut state = self.0.lock();
+        let mut state = self.shared.lock();
+        if state.link != self.link {
+            // The connection of a link that was lost may ask once more. What is said by now is for another one.
+            return Poll::Ready(None);
+        }
         if let Some(up) = state.queue.pop_front() {
             if let Some(entry) = state.calls.get_mut(&up.call) {
                 entry.sent = true;
@@ -341,9 +359,14 @@ impl Drop for Call {
         }
         let mut state = self.shared.lock();
         let Some(entry) = state.calls.remove(&self.number) else { return };
-        if entry.end.is_none() {
-            let cancel = Some(pb::up::Kind::Cancel(pb::Cancel {}));
-            state.say(pb::Up { call: self.number, kind: cancel, ..pb::Up::default() });
+        if entry.end.is_some() {
+            return;
+        }
+        if entry.sent {
+            state.say(cancel(self.number));
+        } else if let Some(at) = state.queue.iter().position(|up| up.call == self.number) {
+            // The node has never heard of it. A connection that takes nothing must not gather what callers gave up.
+            state.queue.remove(at);
         }
     }
 }
@@ -368,5 +391,63 @@ impl SessionHost for LinkClient {
     async fn close(&self, close: Close) -> Result<Frames, Error> {
         let kind = pb::up::Kind::Close(convert::close_to(close));
         self.shared.open(kind, (self.trace)())?.answer().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn request(shared: &Arc<Shared>) -> Call {
+        shared.open(pb::up::Kind::Close(pb::CloseRequest::default()), Trace::default()).ok().unwrap()
+    }
+
+    fn said(sayings: &mut Sayings) -> Option<Option<u64>> {
+        sayings.next().now_or_never().map(|up| up.map(|up| up.call))
+    }
+
+    #[test]
+    fn what_is_given_up_before_it_was_sent_leaves_nothing_behind() {
+        let shared = Arc::new(Shared::default());
+        let kept = request(&shared);
+        for _ in 0..1000 {
+            drop(request(&shared));
+        }
+        assert_eq!(shared.lock().queue.len(), 1);
+        assert_eq!(shared.lock().calls.len(), 1);
+        let mut sayings = Sayings { shared: shared.clone(), link: 0 };
+        assert_eq!(said(&mut sayings), Some(Some(kept.number)));
+        drop(kept);
+        assert_eq!(said(&mut sayings), Some(Some(1)), "its cancellation");
+        assert_eq!(said(&mut sayings), None);
+    }
+
+    #[test]
+    fn a_link_that_was_lost_says_nothing_that_is_meant_for_the_next() {
+        let shared = Arc::new(Shared::default());
+        let mut old = Sayings { shared: shared.clone(), link: 0 };
+        assert!(said(&mut old).is_none());
+        shared.lose(&broken("lost"));
+        let call = request(&shared);
+        assert_eq!(said(&mut old), Some(None));
+        assert_eq!(said(&mut Sayings { shared: shared.clone(), link: 1 }), Some(Some(call.number)));
+    }
+
+    #[test]
+    fn a_frame_that_is_none_ends_the_call_at_both_ends() {
+        let shared = Arc::new(Shared::default());
+        let mut sayings = Sayings { shared: shared.clone(), link: 0 };
+        let mut call = request(&shared);
+        assert_eq!(said(&mut sayings), Some(Some(1)));
+        let part = Some(pb::Part { data: vec![0xff_u8; 3].into(), last: true });
+        shared.hear(pb::Down { call: 1, part, ..pb::Down::default() });
+        let up = sayings.next().now_or_never().flatten().unwrap();
+        assert!(matches!(up.kind, Some(pb::up::Kind::Cancel(_))), "{up:?}");
+        assert!(matches!(call.next().now_or_never(), Some(Some(Err(_)))));
+        assert_eq!(call.next().now_or_never(), Some(None));
+        drop(call);
+        assert_eq!(said(&mut sayings), None);
     }
 }

@@ -231,10 +231,9 @@ impl Call {
         self.control.credit.load(Ordering::Relaxed) > 0
     }
 
-    /// The next piece of a large frame, when there is credit for it.
+    /// The next piece of a large frame.
     fn piece(&mut self) -> Option<pb::Part> {
         let data = self.pieces.pop_front()?;
-        self.spend(i64::try_from(data.len()).unwrap_or(i64::MAX));
         Some(pb::Part { data, last: self.pieces.is_empty() })
     }
 
@@ -258,11 +257,12 @@ impl Stream for Call {
         let mut down = pb::Down { call: this.number, ..pb::Down::default() };
         let mut sent = 0;
         loop {
-            let has_credit = this.has_credit(cx);
+            // A frame that has begun is sent whatever it takes, since a part of it cannot be read; it is paid for as a whole.
+            let may_send = this.has_credit(cx) || !this.pieces.is_empty();
             if matches!(this.step, Step::Done) || this.control.cancelled.load(Ordering::Relaxed) {
                 return Poll::Ready(None);
             }
-            if !has_credit {
+            if !may_send {
                 break;
             }
             if !this.pieces.is_empty() {
@@ -275,11 +275,11 @@ impl Stream for Call {
             match this.advance(cx) {
                 Poll::Ready(Ok(frame)) => {
                     let cost = cost(&frame);
+                    this.spend(cost);
                     if cost > LARGE as i64 {
                         this.cut(&frame);
                         continue;
                     }
-                    this.spend(cost);
                     sent += cost;
                     down.frames.push(frame);
                     if sent >= ENOUGH {
