@@ -199,13 +199,25 @@ impl App {
     /// # Errors
     /// [`BuildError`]; everything stays as it was then.
     pub fn replace_names(&self, config: &Config) -> Result<(), BuildError> {
+        self.shared.rules.replace(&self.names(config)?);
+        Ok(())
+    }
+
+    /// Whether [`App::replace_names`] could do it. Changes nothing.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn check_names(&self, config: &Config) -> Result<(), BuildError> {
+        self.names(config).map(drop)
+    }
+
+    fn names(&self, config: &Config) -> Result<Rules, BuildError> {
         let rules = Rules::new(&config.allowed_hosts, &config.allowed_origins)?;
         // Without any name nobody could call from elsewhere, which cannot be what is wanted.
         if rules.no_hosts() && !self.shared.rules.no_hosts() && !is_loopback(&config.listen) {
             return Err(BuildError::Public(config.listen.clone()));
         }
-        self.shared.rules.replace(&rules);
-        Ok(())
+        Ok(rules)
     }
 
     /// Serves connections until shutdown: then nothing new is accepted, streams that wait for news are closed, answers

@@ -15,7 +15,7 @@ use chassis::config::ConfigError;
 use chassis::drain::Shutdown;
 use chassis::entry::Flags;
 use chassis::serve::RoleResult;
-use chassis::telemetry::Levels;
+use chassis::telemetry::{self, Levels};
 use gateway::auth::Gate;
 use mcp::scan;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -103,6 +103,11 @@ impl Reload {
         let (taken, left): (Vec<String>, Vec<String>) =
             changed.into_iter().partition(|key| is_taken_over(key));
         let has = |prefix: &str| taken.iter().any(|key| key.starts_with(prefix));
+        if let Err(error) = hands.try_on(&config, has) {
+            // What is known stays what it was, so that the same file is taken over once what it names is there.
+            tracing::warn!(error, "the configuration is wrong; nothing of it is taken over");
+            return;
+        }
         let mut refused = Vec::new();
         // Keys of a data directory do not show in the configuration.
         if has("keys.") || config.keys.is_empty() {
@@ -123,18 +128,40 @@ impl Reload {
         {
             refused.extend(gate.replace(&config.auth).err().map(|error| error.to_string()));
         }
+        let is_whole = refused.is_empty();
         for error in refused {
             tracing::warn!(error, "a part of the configuration is not taken over");
         }
         if !left.is_empty() {
             tracing::warn!(keys = left.join(", "), "changed keys take effect at the next start");
         }
-        tracing::info!(keys = taken.join(", "), "the configuration was read again");
-        self.now = config;
+        if is_whole {
+            tracing::info!(keys = taken.join(", "), "the configuration was read again");
+            self.now = config;
+        }
     }
 }
 
 impl Hands {
+    /// Whether everything that is to be taken over can be. Changes nothing.
+    fn try_on(&self, config: &Config, has: impl Fn(&str) -> bool) -> Result<(), String> {
+        if has("keys.") && !config.keys.is_empty() {
+            drop(config.keys.ring().map_err(|error| error.to_string())?);
+        }
+        if has("telemetry.log") {
+            telemetry::check(&config.telemetry).map_err(|error| error.to_string())?;
+        }
+        if has("gateway.allowed_")
+            && let Some(edge) = &self.edge
+        {
+            edge.check_names(&config.gateway).map_err(|error| error.to_string())?;
+        }
+        if has("auth.") && self.gate.is_some() {
+            drop(Gate::new(&config.auth).map_err(|error| error.to_string())?);
+        }
+        Ok(())
+    }
+
     /// Signs and seals with these keys from now on, or with those of the data directory.
     fn renew(&self, keys: &Keys) -> Result<(), String> {
         let Some(ring) = &self.keys else { return Ok(()) };

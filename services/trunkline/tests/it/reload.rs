@@ -148,6 +148,25 @@ fn a_wrong_file_changes_nothing() {
 }
 
 #[test]
+fn a_mistake_in_one_part_changes_nothing_and_can_be_put_right_elsewhere() {
+    let up = Up::start("[gateway]\nallowed_hosts = [\"a.example.com\"]\n");
+    let set = up.file.with_file_name("keys.json");
+    up.change(&format!(
+        "[gateway]\nallowed_hosts = [\"b.example.com\"]\n[auth]\nresource = \"https://a.example.com/mcp\"\n\
+         issuers = [{{ issuer = \"https://login.example.com\", jwks = {set:?} }}]\n"
+    ));
+    up.hang_up();
+    let said = "the configuration is wrong; nothing of it is taken over";
+    up.until("it is said", || up.log().contains(said));
+    assert_eq!((up.list("Host: a.example.com"), up.list("Host: b.example.com")), (Some(0), Some(4)));
+    fs::write(&set, "{\"keys\":[]}").unwrap();
+    up.hang_up();
+    up.until("it is taken over", || up.log().contains("the configuration was read again"));
+    assert_eq!(up.list("Host: localhost"), Some(4), "tokens are asked for");
+    assert!(up.post(None, "{}").starts_with("HTTP/1.1 401"));
+}
+
+#[test]
 fn callers_are_told_apart_from_now_on() {
     let up = Up::start("");
     assert_eq!(up.list("X-Any: thing"), Some(0));
