@@ -49,6 +49,8 @@ struct Shared {
     tls: Option<Acceptor>,
     /// Whether anybody may call from other machines.
     is_open: bool,
+    /// Where it listens until it ends, whatever a later configuration says.
+    listen: String,
     limits: Arc<Limits>,
     stalls: Arc<Stalls>,
     patience: Arc<Patience>,
@@ -180,6 +182,7 @@ impl App {
                 paths,
                 tls: tls(config)?,
                 is_open,
+                listen: config.listen.clone(),
                 limits: Arc::new(Limits::new(config)),
                 stalls: Stalls::new(),
                 patience: Arc::new(Patience::new(config)),
@@ -214,8 +217,9 @@ impl App {
     fn names(&self, config: &Config) -> Result<Rules, BuildError> {
         let rules = Rules::new(&config.allowed_hosts, &config.allowed_origins)?;
         // Without any name nobody could call from elsewhere, which cannot be what is wanted.
-        if rules.no_hosts() && !self.shared.rules.no_hosts() && !is_loopback(&config.listen) {
-            return Err(BuildError::Public(config.listen.clone()));
+        let listen = &self.shared.listen;
+        if rules.no_hosts() && !self.shared.rules.no_hosts() && !is_loopback(listen) {
+            return Err(BuildError::Public(listen.clone()));
         }
         Ok(rules)
     }

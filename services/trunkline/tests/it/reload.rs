@@ -27,19 +27,16 @@ struct Up {
 
 impl Up {
     fn start(configuration: &str) -> Self {
+        Self::start_with(configuration, &["--listen", "127.0.0.1:0"])
+    }
+
+    fn start_with(configuration: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("mesh.toml");
         fs::write(&file, configuration).unwrap();
         let data = folder.path().join("data");
-        let args = [
-            "up",
-            "--listen",
-            "127.0.0.1:0",
-            "--config",
-            file.to_str().unwrap(),
-            "--data",
-            data.to_str().unwrap(),
-        ];
+        let mut args = vec!["up", "--config", file.to_str().unwrap(), "--data", data.to_str().unwrap()];
+        args.extend(more);
         let log = File::create(folder.path().join("log")).unwrap();
         let mut child = command(&args).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -164,6 +161,18 @@ fn a_mistake_in_one_part_changes_nothing_and_can_be_put_right_elsewhere() {
     up.until("it is taken over", || up.log().contains("the configuration was read again"));
     assert_eq!(up.list("Host: localhost"), Some(4), "tokens are asked for");
     assert!(up.post(None, "{}").starts_with("HTTP/1.1 401"));
+}
+
+#[test]
+fn where_it_will_listen_next_does_not_lock_out_who_calls_now() {
+    let everybody = "[gateway]\nlisten = \"0.0.0.0:0\"\ninsecure_no_auth = true\n";
+    let up = Up::start_with(&format!("{everybody}allowed_hosts = [\"127.0.0.1\"]\n"), &[]);
+    assert_eq!(up.list("X-Any: thing"), Some(0));
+    up.change("[gateway]\ninsecure_no_auth = true\nlisten = \"127.0.0.1:0\"\n");
+    up.hang_up();
+    let said = "the configuration is wrong; nothing of it is taken over";
+    up.until("it is said", || up.log().contains(said));
+    assert_eq!(up.list("X-Any: thing"), Some(0));
 }
 
 #[test]
