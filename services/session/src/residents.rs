@@ -227,6 +227,7 @@ impl Residents {
 
     fn forget(&self, shard: &mut Shard, id: &SessionId) -> Option<Removed> {
         let entry = shard.sessions.remove(id)?;
+        give_back(&mut shard.sessions);
         if let Some(armed) = entry.armed {
             shard.wheel.remove(&(armed, id.clone()));
         }
@@ -350,6 +351,13 @@ impl Residents {
             shard.lock().unwrap_or_else(PoisonError::into_inner).sessions.keys().cloned().collect()
         };
         self.shards.iter().flat_map(lock).collect()
+    }
+}
+
+/// Returns memory that a map has from fuller times, now and then.
+pub(crate) fn give_back<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > 1024 && map.len() < map.capacity() / 4 {
+        map.shrink_to(map.len() * 2);
     }
 }
 

@@ -28,6 +28,8 @@ const ASK: Duration = Duration::from_secs(10);
 const RELEASE_EVERY: Duration = Duration::from_secs(1);
 /// How many are remembered, to be released or cancelled; beyond it they are left to expire.
 const QUEUE: usize = 4096;
+/// Invocations that are released without waiting longer: a busy node must not have its registries keep what nobody wants.
+const ENOUGH: usize = 512;
 /// How many are cancelled at a time.
 const CANCELS: usize = 16;
 /// Most pages that one list may have.
@@ -49,6 +51,8 @@ pub(crate) struct Link {
     cancels: Mutex<Vec<(Context, String)>>,
     /// Rung when there is something to cancel.
     bell: Notify,
+    /// Rung when enough is to be released that it should not wait for its time.
+    enough: Notify,
     /// Whether it is connected to.
     up: Gauge,
     /// Resource subscriptions at this process.
@@ -80,6 +84,7 @@ impl Link {
             releases: Mutex::default(),
             cancels: Mutex::default(),
             bell: Notify::new(),
+            enough: Notify::new(),
             up,
         }
     }
@@ -111,6 +116,9 @@ impl Link {
         if releases.len() < QUEUE {
             let invocation = context.invocation.clone();
             releases.push((in_own_time(context), invocation));
+        }
+        if releases.len() == ENOUGH {
+            self.enough.notify_one();
         }
     }
 
@@ -325,7 +333,10 @@ impl Link {
     async fn release_regularly(&self) -> Infallible {
         let mut tick = tokio::time::interval(RELEASE_EVERY);
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.enough.notified() => {}
+            }
             self.flush_releases().await;
         }
     }

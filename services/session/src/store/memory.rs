@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use machines::{Change, CommitRefusal, Snapshot};
 
 use super::{SessionStore, Stored};
+use crate::residents::give_back;
 
 /// See the module.
 #[derive(Default)]
@@ -19,7 +20,8 @@ pub struct Memory {
 #[derive(Default)]
 struct Shard {
     fences: HashMap<Slot, Epoch>,
-    sessions: HashMap<SessionId, Stored>,
+    /// Boxed: an entry is large, and a map keeps room for more than it holds.
+    sessions: HashMap<SessionId, Box<Stored>>,
 }
 
 impl Memory {
@@ -66,7 +68,7 @@ impl SessionStore for Memory {
             }
             let (principal, snapshot) = (principal.clone(), Snapshot::default());
             let stored = Stored { principal, transport, snapshot, version: 0 };
-            shard.sessions.insert(id.clone(), stored);
+            shard.sessions.insert(id.clone(), Box::new(stored));
             Ok(())
         })
     }
@@ -93,13 +95,14 @@ impl SessionStore for Memory {
     }
 
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, CommitRefusal> {
-        Ok(self.locked(id.slot(), |shard| shard.sessions.get(id).cloned()))
+        Ok(self.locked(id.slot(), |shard| shard.sessions.get(id).map(|stored| stored.as_ref().clone())))
     }
 
     async fn remove(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal> {
         self.locked(id.slot(), |shard| {
             shard.check(id.slot(), epoch)?;
             shard.sessions.remove(id);
+            give_back(&mut shard.sessions);
             Ok(())
         })
     }
