@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
 
 import report  # noqa: E402
-from contestants import UNBOUND, Bench, Running  # noqa: E402
+from contestants import UNBOUND, Bench, Running  # noqa: E402, threads_of_three
 from mesh import Mesh, exit_on_signals  # noqa: E402
 from rows import GROUPS, GROWN, GROWTH, Group, Row  # noqa: E402
 
@@ -108,6 +108,11 @@ class Run:
         if untraced := bench.untraced():
             raise Wrong(f"no span came to {', '.join(untraced)}")
 
+    def wanted_threads(self) -> str:
+        """Of a process that shares the machine with two others."""
+        given = dict(setting.split("=", 1) for setting in self.wanted.set)
+        return given.get("runtime.threads", str(threads_of_three()))
+
     def growth(self) -> None:
         """Older calls that take turns among few sessions and among many."""
         with tempfile.TemporaryDirectory() as work, Mesh(self.binaries, Path(work)) as mesh:
@@ -152,6 +157,7 @@ class Run:
         settings = dict(setting.split("=", 1) for setting in [*UNBOUND, *self.wanted.set])
         if "runtime" in effective:
             settings.setdefault("runtime.threads", effective["runtime"]["threads"])
+            settings["runtime.threads of each separate process"] = self.wanted_threads()
         shares = [figures.get("elsewhere", 0.0) for rounds in self.results.rounds.values() for figures in rounds]
         self.results.machine = {
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -82,7 +82,8 @@ class Bench:
         return Running(url, [process.pid])
 
     def split(self, *settings: str) -> Running:
-        """A gateway, a session node and a tool registry, each a process of its own."""
+        """A gateway, a session node and a tool registry, each a process of its own. They share the cores between them."""
+        settings = (f"runtime.threads={threads_of_three()}", *settings)
         keys = f'keys.ring={{k1="{base64.b64encode(os.urandom(32)).decode()}"}}'
         both = ["keys.current=k1", keys, *settings]
         tools, tools_at = self._role("tool-registry", list(settings))
@@ -118,6 +119,11 @@ class Bench:
         """Once everything has stopped: the collectors that were told nothing."""
         told = [any(int(line.split()[2]) > 0 for line in one.lines if line.startswith("count spans ")) for one in self.collectors]
         return [one.name for one, was_told in zip(self.collectors, told) if not was_told]
+
+
+def threads_of_three() -> int:
+    """Threads for each of three processes that share this machine."""
+    return max(1, (os.cpu_count() or 1) // 3)
 
 
 def single_flag(single: bool) -> list[str]:

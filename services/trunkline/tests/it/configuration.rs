@@ -142,7 +142,8 @@ fn a_made_key_has_a_line_that_the_gateway_accepts() {
 
 #[test]
 fn other_machines_are_let_in_only_when_somebody_may_call() {
-    let public = ["up", "--check", "--listen", "0.0.0.0:0", "--set", "gateway.allowed_hosts=[\"mesh.example\"]"];
+    let public =
+        ["up", "--check", "--listen", "0.0.0.0:0", "--set", "gateway.allowed_hosts=[\"mesh.example\"]"];
     assert!(refused(&public, &[]).contains("auth.keys"));
     for set in ["gateway.insecure_no_auth=true", "auth.anonymous=true"] {
         let (code, _, said) = finished(&mut command(&[&public[..], &["--set", set]].concat()));
