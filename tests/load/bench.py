@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
 
 import report  # noqa: E402
-from contestants import UNBOUND, Bench, Running  # noqa: E402, threads_of_three
+from contestants import UNBOUND, Bench, Running, threads_of_three  # noqa: E402
 from mesh import Mesh, exit_on_signals  # noqa: E402
 from rows import GROUPS, GROWN, GROWTH, Group, Row  # noqa: E402
 
