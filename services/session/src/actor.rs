@@ -109,7 +109,7 @@ impl Actor {
     }
 
     /// Works until nothing is in flight any more, or the session is over.
-    pub(crate) async fn run(mut self, mut letters: mpsc::Receiver<Letter>) {
+    pub(crate) async fn run(mut self, mut letters: mpsc::Receiver<Box<Letter>>) {
         if std::mem::take(&mut self.resident.is_restored) {
             self.restore();
         }
@@ -174,7 +174,7 @@ impl Actor {
         self.readers.is_empty() && self.news.is_empty() && self.calls.is_empty() && self.pending.is_empty()
     }
 
-    async fn wait(&mut self, letters: &mut mpsc::Receiver<Letter>) -> Turn {
+    async fn wait(&mut self, letters: &mut mpsc::Receiver<Box<Letter>>) -> Turn {
         let timer = wake::reached(self.wake);
         tokio::select! {
             Some(news) = self.news.next(), if !self.news.is_empty() => Turn::News(news),
@@ -183,7 +183,7 @@ impl Actor {
                 // The stream was finished by us.
                 Err(futures::future::Aborted) => Turn::Gone(StreamId::OWN, 0),
             },
-            letter = letters.recv() => Turn::Letter(letter),
+            letter = letters.recv() => Turn::Letter(letter.map(|letter| *letter)),
             () = timer => Turn::Time,
         }
     }
@@ -358,7 +358,7 @@ impl Actor {
     }
 
     /// The session is over on this node.
-    async fn end(mut self, reason: StopReason, mut letters: mpsc::Receiver<Letter>) {
+    async fn end(mut self, reason: StopReason, mut letters: mpsc::Receiver<Box<Letter>>) {
         let (revision, now) = (self.resident.machine.revision(), chassis::clock::unix_millis());
         self.shared.observed.ended(revision, self.resident.begun, now, reason);
         for (_, call) in std::mem::take(&mut self.calls) {
@@ -368,7 +368,7 @@ impl Actor {
         if reason != StopReason::Lost {
             // What came too late is told so.
             while let Ok(letter) = letters.try_recv() {
-                self.open_letter(letter).await;
+                self.open_letter(*letter).await;
             }
         }
         if reason == StopReason::Lost {

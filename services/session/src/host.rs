@@ -115,7 +115,7 @@ impl Shared {
         visitor: Option<Visitor<'_>>,
         letter: Letter,
     ) -> Result<(), Undelivered> {
-        let start = |resident: Box<Resident>, letters: mpsc::Receiver<Letter>| {
+        let start = |resident: Box<Resident>, letters: mpsc::Receiver<Box<Letter>>| {
             let this = self.this.clone();
             let work = async move {
                 if let Some(shared) = this.upgrade() {

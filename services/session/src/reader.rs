@@ -22,14 +22,15 @@ const LIGHT: usize = 4 << 10;
 /// Where the frames of an answer go.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
-    frames: mpsc::Sender<Waiting>,
+    /// Boxed, because a queue has room for many from its first one on.
+    frames: mpsc::Sender<Box<Waiting>>,
     /// Room for bytes, once there was a frame that is not light.
     room: Option<Arc<Semaphore>>,
 }
 
 /// The frames of an answer, for whoever reads them.
 #[derive(Debug)]
-pub(crate) struct Queue(mpsc::Receiver<Waiting>);
+pub(crate) struct Queue(mpsc::Receiver<Box<Waiting>>);
 
 #[derive(Debug)]
 struct Waiting {
@@ -57,12 +58,12 @@ impl Reader {
                 Err(_full) => return false,
             }
         };
-        self.frames.try_send(Waiting { frame: Ok(frame), _room: room }).is_ok()
+        self.frames.try_send(Box::new(Waiting { frame: Ok(frame), _room: room })).is_ok()
     }
 
     /// Says the one thing there is to say. False if nobody reads.
     pub(crate) fn say(&self, frame: Result<Frame, Error>) -> bool {
-        self.frames.try_send(Waiting { frame, _room: None }).is_ok()
+        self.frames.try_send(Box::new(Waiting { frame, _room: None })).is_ok()
     }
 
     /// Whether most of the room is taken.

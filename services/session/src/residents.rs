@@ -60,7 +60,11 @@ pub(crate) enum Letter {
 
 enum Cell {
     Idle(Box<Resident>),
-    Active { mailbox: mpsc::Sender<Letter>, _task: Handle<()> },
+    /// The letters are boxed, because a queue has room for many from its first one on.
+    Active {
+        mailbox: mpsc::Sender<Box<Letter>>,
+        _task: Handle<()>,
+    },
 }
 
 /// Who asks for a session, and in which way.
@@ -155,7 +159,7 @@ impl Shard {
 }
 
 /// Starts the actor of a session; called with the shard locked, so it must not wait.
-pub(crate) type Start<'a> = &'a dyn Fn(Box<Resident>, mpsc::Receiver<Letter>) -> Handle<()>;
+pub(crate) type Start<'a> = &'a dyn Fn(Box<Resident>, mpsc::Receiver<Box<Letter>>) -> Handle<()>;
 
 impl Default for Residents {
     fn default() -> Self {
@@ -259,17 +263,17 @@ impl Residents {
             Some(Cell::Idle(resident)) => {
                 let (mailbox, letters) = mpsc::channel(MAILBOX);
                 // A new queue has room.
-                let _taken = mailbox.try_send(letter).is_ok();
+                let _taken = mailbox.try_send(Box::new(letter)).is_ok();
                 entry.cell = Some(Cell::Active { mailbox, _task: start(resident, letters) });
                 Ok(())
             }
             Some(Cell::Active { mailbox, _task }) => {
-                let sent = mailbox.try_send(letter);
+                let sent = mailbox.try_send(Box::new(letter));
                 entry.cell = Some(Cell::Active { mailbox, _task });
                 match sent {
                     Ok(()) => Ok(()),
                     Err(mpsc::error::TrySendError::Full(letter)) => {
-                        let kept = entry.overdue.get_or_insert_default().keep(letter);
+                        let kept = entry.overdue.get_or_insert_default().keep(*letter);
                         if kept { Ok(()) } else { Err(Undelivered::Full) }
                     }
                     Err(mpsc::error::TrySendError::Closed(_)) => {
@@ -295,11 +299,11 @@ impl Residents {
     pub(crate) fn rest(
         &self,
         resident: Box<Resident>,
-        letters: &mut mpsc::Receiver<Letter>,
+        letters: &mut mpsc::Receiver<Box<Letter>>,
     ) -> Result<(), Box<(Box<Resident>, Letter)>> {
         let mut shard = self.shard(&resident.id);
         if let Ok(letter) = letters.try_recv() {
-            return Err(Box::new((resident, letter)));
+            return Err(Box::new((resident, *letter)));
         }
         let (id, wake) = (resident.id.clone(), resident.machine.next_wake());
         if let Some(entry) = shard.sessions.get_mut(&id) {
