@@ -37,6 +37,7 @@ fn delivery(
         param_headers: Vec::new(),
         request_key: String::new(),
         transport,
+        again: None,
     }
 }
 

@@ -57,6 +57,17 @@ pub struct Delivery {
     pub request_key: String,
     /// How the client speaks to the gateway; a session is found only in the way it was begun.
     pub transport: Transport,
+    /// What became of an earlier attempt, as far as the gateway knows; `None` = this is the first.
+    pub again: Option<Again>,
+}
+
+/// What is known of an earlier attempt at a delivery. A node that finds what came of it goes on with that.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Again {
+    /// It was taken on. If nothing of it can be found, its outcome is unknown; else it may be taken on now.
+    pub accepted: bool,
+    /// Id of the last event of the answer that the client was sent; `None` = none with an id.
+    pub last_event_id: Option<String>,
 }
 
 /// Opens or continues a server-to-client stream.

@@ -2,7 +2,7 @@
 
 use mcp::{Era, Json};
 
-use super::{Answer, Attach, Close, Delivery, Event, Frame, Transport};
+use super::{Again, Answer, Attach, Close, Delivery, Event, Frame, Transport};
 use crate::error::{Code, Error};
 use crate::pb::session as pb;
 use crate::registry::convert::{json, optional_json, principal_from, principal_to, raw};
@@ -30,6 +30,10 @@ pub(super) fn delivery_to(d: Delivery) -> pb::DeliverRequest {
         param_headers: d.param_headers.into_iter().map(|(name, value)| pb::Header { name, value }).collect(),
         request_key: d.request_key,
         transport: transport.into(),
+        again: d.again.map(|again| pb::Again {
+            accepted: again.accepted,
+            last_event_id: again.last_event_id.unwrap_or_default(),
+        }),
     }
 }
 
@@ -55,6 +59,9 @@ pub(super) fn delivery_from(d: pb::DeliverRequest) -> Result<Delivery, Error> {
         param_headers: d.param_headers.into_iter().map(|h| (h.name, h.value)).collect(),
         request_key: d.request_key,
         transport,
+        again: d
+            .again
+            .map(|again| Again { accepted: again.accepted, last_event_id: optional(again.last_event_id) }),
     })
 }
 

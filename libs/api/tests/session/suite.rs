@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api::session::{Answer, Attach, Close, Delivery, Frame, Frames, Transport};
+use api::session::{Again, Answer, Attach, Close, Delivery, Frame, Frames, Transport};
 use api::{Code, Detail, Error, Principal};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -25,6 +25,7 @@ pub(crate) fn delivery(message: impl Into<String>) -> Delivery {
         param_headers: Vec::new(),
         request_key: String::new(),
         transport: Transport::Streamable,
+        again: None,
     }
 }
 
@@ -62,6 +63,7 @@ pub(crate) async fn every_field_of_a_request_arrives(way: Way) {
         param_headers: vec![("mcp-param-a".into(), Bytes::from_static(b"\xff"))],
         request_key: "key".into(),
         transport: Transport::HttpSse,
+        again: Some(Again { accepted: true, last_event_id: Some("1.2-3.ff".into()) }),
         ..method("describe")
     };
     drop(all(way.host.deliver(full.clone()).await.unwrap()).await);

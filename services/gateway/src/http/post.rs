@@ -93,6 +93,7 @@ async fn deliver(
         param_headers: letter.param_headers,
         request_key: edge.forward().request_key(),
         transport,
+        again: None,
     }));
     let answering = async {
         let taken = edge.forward().send(&call, slot).await;
@@ -121,6 +122,7 @@ async fn deliver_batch(
         param_headers: Vec::new(),
         request_key: edge.forward().request_key(),
         transport,
+        again: None,
     }));
     let members = match transport {
         Transport::Streamable => batch.requests,

@@ -26,6 +26,7 @@ fn expected(body: &str, era: Era, key: &str) -> Delivery {
         param_headers: Vec::new(),
         request_key: key.to_owned(),
         transport: Transport::Streamable,
+        again: None,
     }
 }
 
