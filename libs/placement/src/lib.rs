@@ -1,115 +1,34 @@
 //! Who owns a slot, and where.
 //!
-//! Owns: slot ranges and the table a gateway looks owners up in. Must not know: what a session contains. Today the table
-//! is fixed by configuration ([`Static`]) or is one node that owns everything ([`Static::embedded`]); leases will stand
-//! behind the same port, [`Locator`]. Start reading there.
+//! Owns: slots and their owners. A node claims slots in a lease store ([`Claimer`]), gateways and nodes look owners up in
+//! what they saw there ([`Directory`]), registries and gateways show themselves there ([`Announce`]). Without a lease store
+//! the table is fixed by configuration ([`Static`]). A lease only finds the owner: what makes writes safe is the epoch that
+//! the session store checks, which is why a claim ends with [`Tenant::fence`]. Must not know: what a session contains.
+//!
+//! Start reading at [`Locator`], then [`port`], then [`Claimer`].
 
+pub mod announce;
+pub mod claim;
+mod cluster;
+pub mod directory;
+pub mod etcd;
+mod fixed;
+pub mod keeper;
+pub mod locate;
+pub mod port;
 mod range;
+pub mod record;
+pub mod tenant;
 
-use std::sync::Arc;
-
-use api::Slot;
-
+pub use self::announce::{Announce, Announced};
+pub use self::claim::{ClaimError, Claimer, Claims, Drained, Identity, Standing};
+pub use self::cluster::{Cluster, Now};
+pub use self::directory::{Directory, Following};
+pub use self::etcd::EtcdConfig;
+pub use self::fixed::{Static, TableError};
+pub use self::keeper::{Keeper, Kept, LeaseState, Tick, keep};
+pub use self::locate::{Incarnation, Locator, Owner, Peer};
+pub use self::port::{LeaseId, LeaseStore, StoreError};
 pub use self::range::{RangeError, SlotRange};
-
-/// A session node, as a gateway addresses it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Peer {
-    /// `host:port`; in one process, any name.
-    pub address: Arc<str>,
-}
-
-/// Says which session node to ask. Answers from memory, never waits.
-pub trait Locator: Send + Sync + 'static {
-    /// The owner of a slot; `None` while it has none.
-    fn owner(&self, slot: Slot) -> Option<Peer>;
-
-    /// Every ready node, for requests that no session owns. Callers take turns.
-    fn ready(&self) -> Vec<Peer>;
-}
-
-/// A table that does not change.
-#[derive(Debug, Clone)]
-pub struct Static {
-    nodes: Vec<(Peer, SlotRange)>,
-}
-
-/// Why a table cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TableError {
-    /// Two nodes would own a slot.
-    #[error("slot {slot} is given to both {first} and {second}")]
-    Twice {
-        /// A slot of both.
-        slot: u16,
-        /// One of them.
-        first: Arc<str>,
-        /// The other.
-        second: Arc<str>,
-    },
-    /// A slot would have no owner.
-    #[error("slot {0} is given to no session node")]
-    Nobody(u16),
-}
-
-impl Static {
-    /// A table in which every slot has exactly one owner.
-    ///
-    /// # Errors
-    /// [`TableError`] naming the first slot with none or two.
-    pub fn new(nodes: impl IntoIterator<Item = (String, SlotRange)>) -> Result<Self, TableError> {
-        let nodes: Vec<(Peer, SlotRange)> =
-            nodes.into_iter().map(|(address, slots)| (Peer { address: address.into() }, slots)).collect();
-        for number in 0..Slot::COUNT {
-            let mut owners = nodes.iter().filter(|(_, slots)| slots.contains_number(number));
-            let first = owners.next().ok_or(TableError::Nobody(number))?;
-            if let Some(second) = owners.next() {
-                let (first, second) = (first.0.address.clone(), second.0.address.clone());
-                return Err(TableError::Twice { slot: number, first, second });
-            }
-        }
-        Ok(Self { nodes })
-    }
-
-    /// One node owns everything.
-    #[must_use]
-    pub fn embedded(name: &str) -> Self {
-        Self { nodes: vec![(Peer { address: name.into() }, SlotRange::ALL)] }
-    }
-}
-
-impl Locator for Static {
-    fn owner(&self, slot: Slot) -> Option<Peer> {
-        self.nodes.iter().find(|(_, slots)| slots.contains(slot)).map(|(peer, _)| peer.clone())
-    }
-
-    fn ready(&self) -> Vec<Peer> {
-        self.nodes.iter().map(|(peer, _)| peer.clone()).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(nodes: &[(&str, &str)]) -> Result<Static, TableError> {
-        Static::new(nodes.iter().map(|(address, slots)| ((*address).to_owned(), slots.parse().unwrap())))
-    }
-
-    #[test]
-    fn every_slot_has_exactly_one_owner() {
-        let good = table(&[("a", "0-2047"), ("b", "2048-4095")]).unwrap();
-        let owner = |n: u16| good.owner(Slot::new(n).unwrap()).unwrap().address.to_string();
-        assert_eq!(
-            (owner(0), owner(2047), owner(2048), owner(4095)),
-            ("a".into(), "a".into(), "b".into(), "b".into())
-        );
-        assert_eq!(good.ready().len(), 2);
-        assert_eq!(table(&[("a", "0-2046"), ("b", "2048-4095")]).err(), Some(TableError::Nobody(2047)));
-        assert_eq!(
-            table(&[("a", "0-2048"), ("b", "2048-4095")]).err(),
-            Some(TableError::Twice { slot: 2048, first: "a".into(), second: "b".into() })
-        );
-        assert_eq!(table(&[]).err(), Some(TableError::Nobody(0)));
-    }
-}
+pub use self::record::{GatewayRecord, Keys, Readiness, RegistryRecord};
+pub use self::tenant::{Fenced, Tenant};

@@ -1,0 +1,159 @@
+//! Keeping a lease.
+//!
+//! Owns: when a lease is renewed, when it counts as lost, and the rule that a process which does not work does not renew.
+//! Must not know: what hangs on the lease. [`Keeper::run`] is for a thread of its own, so that busy workers cannot starve
+//! it; each renewal asks for a [`Tick`] of the workers, so that it does not speak for workers that stand still.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::cluster::Now;
+use crate::port::{LeaseId, LeaseStore, StoreError};
+
+/// A tick older than this is no sign of life.
+const FRESH_MS: u64 = 1_000;
+/// Between two attempts that failed. The attempts themselves have deadlines.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A lease counts as unsure so long before the store may end it.
+const MARGIN_MS: u64 = 500;
+/// Longest that a stop waits for the store.
+const REVOKING: Duration = Duration::from_secs(2);
+
+/// Says that the workers run. Whoever gives it up lets the lease go.
+#[derive(Debug, Clone)]
+pub struct Tick(Arc<AtomicU64>);
+
+impl Tick {
+    /// Runs now.
+    pub fn beat(&self, now_ms: u64) {
+        self.0.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    fn is_fresh(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.0.load(Ordering::Relaxed)) < FRESH_MS
+    }
+}
+
+/// The lease, as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LeaseState {
+    /// The lease; `None` before the first one and between two.
+    pub lease: Option<LeaseId>,
+    /// Until when, on the clock of the cluster, nobody else can believe it ended: the time the last renewal that succeeded
+    /// was *sent*, plus what the lease lives, less half a second.
+    pub sure_until_ms: u64,
+    /// Leases that were lost.
+    pub lost: u64,
+}
+
+/// Keeps a lease, and gets another when it is lost.
+pub struct Keeper {
+    store: Arc<dyn LeaseStore>,
+    ttl: Duration,
+    now: Now,
+    tick: Tick,
+    state: watch::Sender<LeaseState>,
+    stop: watch::Receiver<bool>,
+}
+
+/// The handle of a kept lease.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The lease, as it stands.
+    pub state: watch::Receiver<LeaseState>,
+    /// To be beaten at least every half second by the workers.
+    pub tick: Tick,
+    stop: Arc<watch::Sender<bool>>,
+}
+
+impl Kept {
+    /// Ends the lease, and [`Keeper::run`] with it.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// Prepares to keep a lease. The store is the keeper's own: connections belong to the runtime that made them.
+#[must_use]
+pub fn keep(store: Arc<dyn LeaseStore>, ttl: Duration, now: Now) -> (Keeper, Kept) {
+    let tick = Tick(Arc::new(AtomicU64::new(now())));
+    let (state, state_seen) = watch::channel(LeaseState::default());
+    let (stop, stopped) = watch::channel(false);
+    let kept = Kept { state: state_seen, tick: tick.clone(), stop: Arc::new(stop) };
+    (Keeper { store, ttl, now, tick, state, stop: stopped }, kept)
+}
+
+impl Keeper {
+    /// Keeps a lease until it is stopped or nobody holds the handle; ends it then.
+    pub async fn run(mut self) {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = self.renew_for_ever() => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        let Some(lease) = self.state.borrow().lease else { return };
+        self.state.send_modify(|state| state.lease = None);
+        let revoked = async {
+            while let Err(StoreError::Unavailable(_)) = self.store.revoke(lease).await {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(REVOKING, revoked).await.is_err() {
+            tracing::warn!(lease = lease.0, "lease could not be ended: it runs out by itself");
+        }
+    }
+
+    async fn renew_for_ever(&mut self) {
+        let mut since_trouble: Option<u64> = None;
+        loop {
+            let sent = (self.now)();
+            if !self.tick.is_fresh(sent) {
+                since_trouble =
+                    Self::trouble(since_trouble, sent, "workers stand still, the lease is not renewed");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            let lease = self.state.borrow().lease;
+            let answer = match lease {
+                Some(lease) => self.store.keep_alive(lease).await,
+                None => self.store.grant(self.ttl).await,
+            };
+            match answer {
+                Ok(granted) => {
+                    let lived = u64::try_from(granted.ttl.as_millis()).unwrap_or(u64::MAX);
+                    let sure_until_ms = sent.saturating_add(lived).saturating_sub(MARGIN_MS);
+                    self.state.send_modify(|state| {
+                        state.lease = Some(granted.lease);
+                        state.sure_until_ms = sure_until_ms;
+                    });
+                    if since_trouble.take().is_some() {
+                        tracing::info!(lease = granted.lease.0, "lease is renewed again");
+                    }
+                    tokio::time::sleep(granted.ttl.min(self.ttl) / 5).await;
+                }
+                Err(StoreError::Gone) => {
+                    tracing::warn!(lease = lease.map(|lease| lease.0), "lease lost");
+                    self.state.send_modify(|state| {
+                        state.lease = None;
+                        state.lost += 1;
+                    });
+                }
+                Err(error) => {
+                    since_trouble = Self::trouble(since_trouble, sent, &error.to_string());
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Says so once, not with every attempt.
+    fn trouble(since: Option<u64>, now: u64, why: &str) -> Option<u64> {
+        if since.is_none() {
+            tracing::warn!(why, "lease is not renewed");
+        }
+        since.or(Some(now))
+    }
+}
