@@ -145,7 +145,7 @@ impl Exchange {
             return Effects::new();
         }
         match input {
-            Input::Frame { call, frame } if call == Self::CALL => self.frame(frame),
+            Input::Frame { call, frame, .. } if call == Self::CALL => self.frame(frame),
             Input::ReaderGone(_) => self.abandoned(),
             Input::DeadlineReached if self.deadline <= now => {
                 self.fail(&wire::lost("timeout", Outcome::Unknown), Call::Running("timeout"))

@@ -41,6 +41,8 @@ pub enum Input {
         stream: StreamId,
         /// What it says.
         message: Message,
+        /// Tells this delivery from every other one, should it come again to the next owner.
+        key: Option<String>,
     },
     /// A reader attached to a stream: GET for [`StreamId::OWN`], or a resumption of any.
     ReaderAttached(StreamId),
@@ -50,6 +52,8 @@ pub enum Input {
     Frame {
         /// Which call.
         call: CallId,
+        /// Its number in the invocation, from 1; 0 = the host says it on the registry's behalf.
+        number: u64,
         /// What.
         frame: CallFrame,
     },

@@ -8,6 +8,7 @@ use mcp::{Json, Method};
 use serde::{Deserialize, Serialize};
 
 use crate::input::{Continuation, Millis, StreamId};
+use crate::wire::{self, Outcome};
 
 /// How far a call has come. Entries in an ending state are not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,6 +62,18 @@ pub struct Entry {
     pub method: Method,
     /// Where the answer goes.
     pub stream: StreamId,
+    /// Of the delivery it came with: a gateway that has lost the owner asks for it under this.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Epoch of the owner that began it. With the call's number and `generation` it names the invocation.
+    #[serde(default)]
+    pub epoch: u64,
+    /// The round with whose state it was begun again, after its handler had returned; 0 = it was not.
+    #[serde(default)]
+    pub generation: u32,
+    /// Number of the last frame of the invocation that what is stored takes account of.
+    #[serde(default)]
+    pub heard: u64,
     /// As they go to the registry.
     pub params: Json,
     /// The client's progress token.
@@ -73,6 +86,42 @@ pub struct Entry {
     pub instance: Option<String>,
     /// What the client is being asked.
     pub round: Option<Round>,
+    /// The round whose answers were handed to the registry, until it is heard of again.
+    #[serde(default)]
+    pub answered: Option<Round>,
+}
+
+impl Entry {
+    /// How the next owner takes the call up again.
+    #[must_use]
+    pub fn pickup(&self) -> Pickup {
+        match (&self.answered, &self.round) {
+            (Some(round), _) => round.pickup(),
+            (None, Some(Round { continuation: Continuation::State(_), .. })) => Pickup::Wait,
+            (None, Some(_) | None) => Pickup::Attach { after: self.heard },
+        }
+    }
+}
+
+/// How a call goes on with its next owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pickup {
+    /// Its handler has returned; it is called again once the client has answered.
+    Wait,
+    /// Its frames are asked for from this number on.
+    Attach {
+        /// The last number that was heard.
+        after: u64,
+    },
+    /// The answers to its questions are handed over again; a registry that has them already goes on all the same.
+    Resume {
+        /// The registry's number of the round.
+        round: u32,
+        /// The client's answers by key.
+        responses: Vec<(String, Answer)>,
+        /// `None`: the handler is parked. Else the state to call it again with.
+        state: Option<bytes::Bytes>,
+    },
 }
 
 /// One round of questions to the client.
@@ -92,6 +141,18 @@ impl Round {
     /// The questions that were sent and are not answered.
     pub fn open(&self) -> impl Iterator<Item = &Ask> {
         self.asks.iter().filter(|ask| ask.answer.is_none())
+    }
+
+    /// What the registry is told.
+    #[must_use]
+    pub fn pickup(&self) -> Pickup {
+        let state = match &self.continuation {
+            Continuation::Parked | Continuation::Sealed(_) => None,
+            Continuation::State(state) => Some(state.clone()),
+        };
+        let unanswered = || Err(wire::lost("timeout", Outcome::Unknown));
+        let with_key = |ask: &Ask| (ask.key.clone(), ask.answer.clone().unwrap_or_else(unanswered));
+        Pickup::Resume { round: self.number, responses: self.asks.iter().map(with_key).collect(), state }
     }
 }
 

@@ -186,7 +186,7 @@ impl Listen {
             return effects;
         }
         match input {
-            Input::Frame { call, frame } => self.frame(call, &frame, &mut effects),
+            Input::Frame { call, frame, .. } => self.frame(call, &frame, &mut effects),
             Input::DeadlineReached => match self.stage {
                 Stage::Subscribing if self.deadline <= now => self.acknowledge(&mut effects),
                 Stage::Subscribing => effects.push(Effect::WakeAt(self.deadline)),

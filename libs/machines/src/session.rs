@@ -64,6 +64,8 @@ struct Live {
     armed: Option<Millis>,
     next_stream: u64,
     next_call: u64,
+    /// Of the owner.
+    epoch: u64,
 }
 
 /// A call under way.
@@ -80,6 +82,10 @@ struct Call {
     open_at: Option<Millis>,
     /// Rounds of questions so far.
     rounds: u32,
+    /// Of the delivery it came with.
+    key: Option<String>,
+    /// The registry instance that took it on; stored with whatever is stored next.
+    instance: Option<String>,
 }
 
 impl Call {
@@ -98,6 +104,8 @@ impl Call {
             deadline: entry.deadline,
             open_at: (!opened).then_some(open_at),
             rounds: 0,
+            key: entry.key.clone(),
+            instance: entry.instance.clone(),
         }
     }
 }
@@ -155,8 +163,39 @@ impl Session {
             armed: None,
             next_stream: snapshot.next_stream,
             next_call: snapshot.next_call,
+            epoch: 0,
         };
         Self { settings, saved: snapshot, live, mark: None }
+    }
+
+    /// The same session with an owner of this epoch, which is written down with the calls that it begins.
+    #[must_use]
+    pub const fn owned_by(mut self, epoch: u64) -> Self {
+        self.live.epoch = epoch;
+        self
+    }
+
+    /// The stream on which a delivery is answered that was taken on before, by this owner or another one; `None` if no journaled
+    /// call came with it, or nothing is kept of it any more.
+    #[must_use]
+    pub fn delivered_before(&self, key: &str) -> Option<StreamId> {
+        let is = |of: &Option<String>| of.as_deref() == Some(key);
+        let under_way = self.live.calls.values().find(|call| is(&call.key)).map(|call| call.stream);
+        under_way
+            .or_else(|| self.saved.streams.iter().find(|(_, log)| is(&log.key)).map(|(stream, _)| *stream))
+    }
+
+    /// What tells the invocation of a call from those of other owners and earlier generations: see [`Entry`].
+    #[must_use]
+    pub fn place_in_journal(&self, call: CallId) -> (u64, u32) {
+        let entry = self.saved.journal.get(&call);
+        entry.map_or((self.live.epoch, 0), |entry| (entry.epoch, entry.generation))
+    }
+
+    /// Whether events of a stream are kept, so that [`Session::replay`] knows it.
+    #[must_use]
+    pub fn is_event_stream(&self, stream: StreamId) -> bool {
+        self.saved.streams.contains_key(&stream)
     }
 
     /// A number for the answer to the next POST or DELETE.

@@ -63,6 +63,9 @@ pub struct Handshake {
 pub struct StreamLog {
     /// The request it answers; `None` for the session's own stream.
     pub request: Option<Id>,
+    /// Of the delivery of a journaled call: a gateway that has lost the owner asks for it under this.
+    #[serde(default)]
+    pub key: Option<String>,
     /// Highest number given to an event.
     pub last: u64,
     /// Highest number of a message that is no longer kept.
@@ -124,6 +127,8 @@ pub enum CallChange {
     Dispatched,
     /// This registry instance has taken it on.
     Placed(String),
+    /// What is stored takes account of the invocation's frames up to this number.
+    Heard(u64),
     /// It asks the client.
     Asked(Box<Round>),
     /// The client has answered a question.
@@ -149,6 +154,9 @@ pub enum StreamChange {
     Opened {
         /// The request it answers; `None` for the session's own stream.
         request: Option<Id>,
+        /// Of the delivery of a journaled call.
+        #[serde(default)]
+        key: Option<String>,
     },
     /// It has an event.
     Appended {

@@ -198,7 +198,7 @@ impl Actor {
                     self.add_reader(stream, reply);
                 }
                 let before = self.resident.version;
-                scope.clone().within(self.take(Input::Client { stream, message })).await;
+                scope.clone().within(self.take(Input::Client { stream, message, key: None })).await;
                 if self.resident.version > before {
                     scope.describe(|to| _ = to.set(attribute::JOURNAL_OUTCOME, "committed"));
                 }
@@ -237,7 +237,7 @@ impl Actor {
                     Ok(subscription) => (CallFrame::Result(Json::empty_object()), Some(subscription)),
                     Err(error) => (CallFrame::Error(error), None),
                 };
-                self.take(Input::Frame { call, frame }).await;
+                self.take(Input::Frame { call, number: 0, frame }).await;
                 // A request that was given up meanwhile subscribes to nothing.
                 let wanted = self.resident.machine.subscriptions().any(|wanted| wanted == uri);
                 if let Some(subscription) = subscription.filter(|_| wanted) {
@@ -250,7 +250,10 @@ impl Actor {
             News::Renewed(uri, Err(error)) => {
                 tracing::warn!(%uri, error = %error.message, "a restored session no longer hears of a resource");
             }
-            News::Heard(call, Heard::Frame(frame)) => self.take(Input::Frame { call, frame }).await,
+            News::Heard(call, Heard::Frame(frame)) => {
+                let number = self.number(call);
+                self.take(Input::Frame { call, number, frame }).await;
+            }
             News::Heard(call, Heard::InputRequired(input)) => {
                 let continuation = match input.continuation {
                     api::registry::Continuation::Parked => {
@@ -265,9 +268,15 @@ impl Actor {
                 };
                 let frame =
                     CallFrame::InputRequired { requests: input.requests, round: input.round, continuation };
-                self.take(Input::Frame { call, frame }).await;
+                let number = self.number(call);
+                self.take(Input::Frame { call, number, frame }).await;
             }
         }
+    }
+
+    /// Number of the frame that a call has just passed on: no other one is asked for meanwhile.
+    fn number(&self, call: CallId) -> u64 {
+        self.calls.get(&call).map_or(0, |call| call.last())
     }
 
     /// From now on frames of a stream go to this reader.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::registry::{Context, Operation, Round, Start};
-use api::{Epoch, Principal, Slot};
+use api::{Epoch, Principal, SessionId, Slot};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use machines::{CallContext, CallFrame, Millis};
+use machines::{CallContext, CallFrame, CallId, Millis};
 use mcp::edit::ObjectEditor;
 use mcp::rpc::RpcError;
 use mcp::{Json, Method, Revision, code, edit, scan};
+use sha2::{Digest as _, Sha256};
 
 use crate::observe::Asking;
 use crate::registries::Registries;
@@ -44,6 +45,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) deadline: Option<Instant>,
     /// Answers that came with the request itself.
     pub(crate) brought: Option<Round>,
+    /// Name of the invocation; `None` if there is no need to know it again.
+    pub(crate) invocation: Option<String>,
 }
 
 /// Begins what the machine asked for.
@@ -100,7 +103,7 @@ pub(crate) fn target(operation: Operation, params: &Json) -> Result<String, RpcE
         .ok_or_else(|| RpcError::new(code::INVALID_PARAMS, format!("`{member}` must be a string")))
 }
 
-fn start(registries: &Arc<Registries>, caller: &Caller, operation: Operation, wish: Wish<'_>) -> Opened {
+fn start(registries: &Arc<Registries>, caller: &Caller, operation: Operation, mut wish: Wish<'_>) -> Opened {
     let modern = wish.context.revision >= Revision::V2026_07_28;
     let named = target(operation, wish.params);
     let (name, route) =
@@ -110,8 +113,11 @@ fn start(registries: &Arc<Registries>, caller: &Caller, operation: Operation, wi
         };
     // A read by template names the URI, not the template.
     let target = if operation == Operation::Read { name } else { route.entry.own.clone() };
+    let invocation = wish.invocation.take().or_else(new_invocation);
     let begin = Start { operation, target, params: wish.params.clone(), continuation: wish.brought };
-    let Some(context) = registry_context(caller, &route.entry.source.registry, wish.context, wish.deadline)
+    let registry = &route.entry.source.registry;
+    let Some(context) =
+        invocation.map(|i| registry_context(caller, registry, wish.context, wish.deadline, i))
     else {
         return Opened::Now(CallFrame::Lost { reason: "no_randomness", not_executed: true });
     };
@@ -126,7 +132,9 @@ fn complete(registries: &Arc<Registries>, caller: &Caller, wish: &Wish<'_>) -> O
         Ok(route) => route,
         Err(error) => return Opened::Now(CallFrame::Error(error)),
     };
-    let Some(context) = registry_context(caller, &route.entry.source.registry, wish.context, wish.deadline)
+    let registry = &route.entry.source.registry;
+    let Some(context) =
+        new_invocation().map(|i| registry_context(caller, registry, wish.context, wish.deadline, i))
     else {
         return Opened::Now(CallFrame::Lost { reason: "no_randomness", not_executed: true });
     };
@@ -169,17 +177,18 @@ fn with_own_name(params: &Json, own: &str) -> Json {
     ObjectEditor::new(params.as_str()).set("ref", renamed).finish_json()
 }
 
-/// What a registry is told; `None` if the operating system has no random bytes to give.
+/// What a registry is told.
 pub(crate) fn registry_context(
     caller: &Caller,
     registry: &str,
     context: &CallContext,
     deadline: Option<Instant>,
-) -> Option<Context> {
-    Some(Context {
+    invocation: String,
+) -> Context {
+    Context {
         mesh: caller.mesh.to_string(),
         registry: registry.to_owned(),
-        invocation: new_invocation()?,
+        invocation,
         owner: caller.owner,
         principal: caller.principal.clone(),
         affinity: caller.affinity.clone(),
@@ -189,14 +198,25 @@ pub(crate) fn registry_context(
         progress: context.progress,
         catalogue_digest: String::new(),
         deadline,
-    })
+    }
 }
 
-/// A fresh invocation id.
+/// The invocation of a session's call. Every owner of the session finds the same name, and nobody else does: it is made of the
+/// session's id, which registries do not learn.
+pub(crate) fn invocation_of(session: &SessionId, epoch: u64, call: CallId, generation: u32) -> String {
+    let name = format!("{}\0{epoch}\0{}\0{generation}", session.as_str(), call.0);
+    text(&Sha256::digest(name)[..16])
+}
+
+/// A fresh invocation id; `None` if the operating system has no random bytes to give.
 pub(crate) fn new_invocation() -> Option<String> {
-    use base64::Engine as _;
     let random: [u8; 16] = chassis::clock::random().ok()?;
-    Some(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random))
+    Some(text(&random))
+}
+
+fn text(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// A machine's moment as one of the runtime's clock.

@@ -173,7 +173,7 @@ impl Actor {
         let reader = self.begin_batch(&members, reply);
         for (stream, message) in members {
             match message {
-                Ok(message) => self.take(Input::Client { stream, message }).await,
+                Ok(message) => self.take(Input::Client { stream, message, key: None }).await,
                 Err(bad) => {
                     let error = rpc::error(bad.id.as_ref(), &RpcError::new(bad.code, bad.message));
                     self.pass_on(reader, Some(error));

@@ -140,6 +140,7 @@ impl Shared {
         }
         let settings = self.facts.settings(&self.registries.catalogue());
         let machine = Session::restore(settings, stored.snapshot, chassis::clock::unix_millis());
+        let machine = machine.owned_by(self.epoch.0);
         self.residents.insert(Box::new(Resident {
             id: id.clone(),
             epoch: self.epoch,
@@ -268,7 +269,7 @@ impl Host {
             epoch: shared.epoch,
             principal: Arc::new(principal),
             transport,
-            machine: Session::new(settings, chassis::clock::unix_millis()),
+            machine: Session::new(settings, chassis::clock::unix_millis()).owned_by(shared.epoch.0),
             version: 0,
             subscriptions: std::collections::HashMap::new(),
             begun: chassis::clock::unix_millis(),

@@ -119,13 +119,13 @@ impl Serving {
             Some((call, uri, outcome)) = self.outcomes.next(), if !self.outcomes.is_empty() => {
                 match outcome {
                     Ok(subscription) => {
-                        self.take(Input::Frame { call, frame: CallFrame::Result(Json::empty_object()) });
+                        self.take(Input::Frame { call, number: 0, frame: CallFrame::Result(Json::empty_object()) });
                         // What comes after the acknowledgement is not accepted any more.
                         if self.listen.accepted().uris.contains(&uri) {
                             self.subscriptions.insert(uri, subscription);
                         }
                     }
-                    Err(error) => self.take(Input::Frame { call, frame: CallFrame::Error(error) }),
+                    Err(error) => self.take(Input::Frame { call, number: 0, frame: CallFrame::Error(error) }),
                 }
             }
             () = drain.cancelled() => self.take(Input::Drain),

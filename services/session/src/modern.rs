@@ -161,14 +161,12 @@ fn retry(
     let answers = answers(&responses).filter(|_| good).ok_or(Refusal::BadState)?;
     let handler_state = unbase64(&state.handler_state).ok_or(Refusal::BadState)?;
     let deadline = calling::instant(chassis::clock::unix_millis() + shared.config.call_timeout_s * 1000);
-    let context =
-        calling::registry_context(&admitted.caller, &state.registry, &admitted.context, Some(deadline));
-    let mut context =
-        context.ok_or_else(|| Refusal::Rpc(500, RpcError::new(code::INTERNAL_ERROR, "internal error")))?;
     let parked = !state.invocation.is_empty();
-    if parked {
-        context.invocation = state.invocation;
-    }
+    let invocation = if parked { Some(state.invocation) } else { calling::new_invocation() };
+    let invocation =
+        invocation.ok_or_else(|| Refusal::Rpc(500, RpcError::new(code::INTERNAL_ERROR, "internal error")))?;
+    let (caller, context) = (&admitted.caller, &admitted.context);
+    let context = calling::registry_context(caller, &state.registry, context, Some(deadline), invocation);
     let own = if operation == Operation::Read { target } else { route.entry.own.clone() };
     let begin =
         Start { operation, target: own, params: Exchange::payload(&admitted.params), continuation: None };
@@ -290,7 +288,7 @@ impl Serving {
     }
 
     const fn frame(&self, frame: CallFrame) -> Input {
-        Input::Frame { call: Exchange::CALL, frame }
+        Input::Frame { call: Exchange::CALL, number: 0, frame }
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
@@ -328,7 +326,7 @@ impl Serving {
             return;
         }
         let deadline = Some(calling::instant(deadline));
-        let wish = Wish { method, params, context, deadline, brought: self.brought.take() };
+        let wish = Wish { method, params, context, deadline, brought: self.brought.take(), invocation: None };
         match calling::open(&self.shared.registries, &self.admitted.caller, wish) {
             Opened::Now(CallFrame::Result(result)) => {
                 self.heard = now(CallFrame::Result(self.with_ttl(result)))

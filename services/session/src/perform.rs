@@ -69,9 +69,16 @@ impl Actor {
 
     fn call(&mut self, call: CallId, method: Method, params: &Json, context: &CallContext, deadline: Millis) {
         let deadline = Some(calling::instant(deadline));
-        let wish = Wish { method, params, context, deadline, brought: None };
+        let wish = Wish {
+            method,
+            params,
+            context,
+            deadline,
+            brought: None,
+            invocation: Some(self.invocation(call)),
+        };
         match calling::open(&self.shared.registries, &self.caller, wish) {
-            Opened::Now(frame) => self.pending.push_back(Input::Frame { call, frame }),
+            Opened::Now(frame) => self.pending.push_back(Input::Frame { call, number: 0, frame }),
             Opened::Once(answer) => {
                 let news = stream::once(answer).map(move |frame| News::Heard(call, Heard::Frame(frame)));
                 self.listen_to(news.boxed());
@@ -81,6 +88,12 @@ impl Actor {
                 self.listen_to(frames.map(move |heard| News::Heard(call, heard)).boxed());
             }
         }
+    }
+
+    /// What a call's invocation is called, for the registry and for the next owner.
+    fn invocation(&self, call: CallId) -> String {
+        let (epoch, generation) = self.resident.machine.place_in_journal(call);
+        calling::invocation_of(&self.resident.id, epoch, call, generation)
     }
 
     fn listen_to(&mut self, news: stream::BoxStream<'static, News>) {
@@ -100,10 +113,8 @@ impl Actor {
         let frames = match state {
             None => running.resume(round, responses),
             Some(state) => {
-                let Some(invocation) = calling::new_invocation() else {
-                    let frame = CallFrame::Lost { reason: "no_randomness", not_executed: true };
-                    return self.pending.push_back(Input::Frame { call, frame });
-                };
+                let (epoch, _) = self.resident.machine.place_in_journal(call);
+                let invocation = calling::invocation_of(&self.resident.id, epoch, call, round);
                 running.restart(invocation, Round { state, round, responses })
             }
         };
@@ -128,7 +139,7 @@ impl Actor {
         let Some((entry, link)) = entry.and_then(|e| registries.link_of(&e.source).map(|link| (e, link)))
         else {
             let frame = CallFrame::Error(watches::unknown_resource(&uri, false));
-            return self.pending.push_back(Input::Frame { call, frame });
+            return self.pending.push_back(Input::Frame { call, number: 0, frame });
         };
         let listener = self.listener();
         let revision = self.resident.machine.revision().unwrap_or(Revision::LATEST_OLDER);
@@ -150,7 +161,7 @@ impl Actor {
         for (call, entry) in &saved.journal {
             let not_executed = entry.state == JournalState::Accepted;
             let frame = CallFrame::Lost { reason: "owner_lost", not_executed };
-            self.pending.push_back(Input::Frame { call: *call, frame });
+            self.pending.push_back(Input::Frame { call: *call, number: 0, frame });
         }
         for uri in saved.subscriptions {
             let registries = &self.shared.registries;

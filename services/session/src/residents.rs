@@ -395,7 +395,7 @@ mod tests {
     fn say(resident: &mut Resident, now: Millis, text: &'static str) {
         let message = Message::parse(&text.into()).unwrap();
         let stream = resident.machine.reserve_stream();
-        resident.machine.step(now, Input::Client { stream, message });
+        resident.machine.step(now, Input::Client { stream, message, key: None });
     }
 
     fn wheel(residents: &Residents) -> usize {

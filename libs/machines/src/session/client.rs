@@ -12,7 +12,8 @@ use crate::snapshot::Change;
 use crate::wire;
 
 impl Turn<'_> {
-    pub(super) fn client(&mut self, stream: StreamId, message: Message) {
+    pub(super) fn client(&mut self, stream: StreamId, message: Message, key: Option<String>) {
+        self.key = key;
         self.live.readers.insert(stream);
         self.live.active = self.now;
         match self.live.phase {

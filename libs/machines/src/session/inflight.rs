@@ -64,7 +64,20 @@ impl Turn<'_> {
         let deadline = self.now.saturating_add(self.settings.call_timeout_ms);
         let open_at = Some(self.now.saturating_add(self.settings.open_after_ms));
         let id = request.id.clone();
-        let entry = Call { id, method, stream, params, token, progress: None, deadline, open_at, rounds: 0 };
+        let key = self.key.take();
+        let entry = Call {
+            id,
+            method,
+            stream,
+            params,
+            token,
+            progress: None,
+            deadline,
+            open_at,
+            rounds: 0,
+            key,
+            instance: None,
+        };
         self.live.calls.insert(call, entry);
         self.advance(Trigger::CallStarted);
         (call, deadline)
@@ -80,12 +93,17 @@ impl Turn<'_> {
             id: under_way.id.clone(),
             method: under_way.method,
             stream: under_way.stream,
+            key: under_way.key.clone(),
+            epoch: self.live.epoch,
+            generation: 0,
+            heard: 0,
             params: under_way.params.clone(),
             token: under_way.token.clone(),
             deadline: under_way.deadline,
             state: JournalState::Accepted,
-            instance: None,
+            instance: under_way.instance.clone(),
             round: None,
+            answered: None,
         };
         self.change_call(call, CallChange::Accepted(Box::new(entry)));
         self.change_call(call, CallChange::Dispatched);
@@ -106,11 +124,35 @@ impl Turn<'_> {
     }
 
     /// What a registry says. A call that has ended hears nothing more.
-    pub(super) fn frame(&mut self, call: CallId, frame: CallFrame) {
+    pub(super) fn frame(&mut self, call: CallId, number: u64, frame: CallFrame) {
+        self.hear(call, frame);
+        if number > 0 && self.has_changes() {
+            self.note_heard(call, number);
+        }
+    }
+
+    /// What goes along with a commit, for the next owner: how far the invocation was heard, and where it runs.
+    fn note_heard(&mut self, call: CallId, number: u64) {
+        let (Some(entry), Some(under_way)) = (self.saved.journal.get(&call), self.live.calls.get(&call))
+        else {
+            return;
+        };
+        let moved = under_way.instance.clone().filter(|at| entry.instance.as_ref() != Some(at));
+        let heard = entry.heard < number || entry.answered.is_some();
+        if let Some(instance) = moved {
+            self.change_call(call, CallChange::Placed(instance));
+        }
+        if heard {
+            self.change_call(call, CallChange::Heard(number));
+        }
+    }
+
+    fn hear(&mut self, call: CallId, frame: CallFrame) {
         let Some(under_way) = self.live.calls.get_mut(&call) else { return };
         let method = under_way.method;
         match frame {
-            CallFrame::Accepted { instance } => self.placed(call, instance),
+            // Alone it is not worth a commit: the next owner asks all replicas.
+            CallFrame::Accepted { instance } => under_way.instance = Some(instance),
             CallFrame::Progress(params) => {
                 let message = wire::progress(&params, under_way.token.as_ref(), &mut under_way.progress);
                 self.say(call, message);
@@ -149,13 +191,6 @@ impl Turn<'_> {
                 self.end(call, Err(wire::lost(reason, outcome)), state);
                 self.release(call, method);
             }
-        }
-    }
-
-    fn placed(&mut self, call: CallId, instance: String) {
-        let journaled = self.saved.journal.get(&call);
-        if journaled.is_some_and(|entry| entry.instance.as_ref() != Some(&instance)) {
-            self.change_call(call, CallChange::Placed(instance));
         }
     }
 

@@ -8,9 +8,9 @@ use super::turn::Turn;
 use crate::asks::{self, Wanted};
 use crate::effect::Effect;
 use crate::input::{CallId, Continuation, StreamId};
-use crate::journal::{Answer, Ask, Round, ask_id};
+use crate::journal::{Ask, Pickup, Round, ask_id};
 use crate::snapshot::CallChange;
-use crate::wire::{self, Outcome};
+use crate::wire;
 
 impl Turn<'_> {
     /// A registry needs answers of the client to go on.
@@ -45,7 +45,7 @@ impl Turn<'_> {
             if asking {
                 self.close_round(call);
             }
-            return self.resume(call, round);
+            return self.resume(call, &round);
         }
         self.journal(call);
         self.change_call(call, CallChange::Asked(Box::new(round)));
@@ -121,7 +121,7 @@ impl Turn<'_> {
         let round = self.saved.journal.get(&call).and_then(|entry| entry.round.as_ref());
         if let Some(round) = round.filter(|round| round.open().next().is_none()).cloned() {
             self.close_round(call);
-            self.resume(call, round);
+            self.resume(call, &round);
         }
     }
 
@@ -135,15 +135,10 @@ impl Turn<'_> {
     }
 
     /// Hands the answers to the registry.
-    fn resume(&mut self, call: CallId, round: Round) {
-        let state = match round.continuation {
-            Continuation::Parked | Continuation::Sealed(_) => None,
-            Continuation::State(state) => Some(state),
-        };
-        let unanswered = || Err(wire::lost("timeout", Outcome::Unknown));
-        let with_key = |ask: Ask| (ask.key, ask.answer.unwrap_or_else(unanswered));
-        let responses: Vec<(String, Answer)> = round.asks.into_iter().map(with_key).collect();
-        self.want(Effect::Resume { call, round: round.number, responses, state });
+    fn resume(&mut self, call: CallId, round: &Round) {
+        if let Pickup::Resume { round, responses, state } = round.pickup() {
+            self.want(Effect::Resume { call, round, responses, state });
+        }
     }
 
     /// The client took too long: it is told so, and the registry gets errors for what is missing.

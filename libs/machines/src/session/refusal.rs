@@ -50,7 +50,7 @@ pub(super) enum Cause {
 impl Cause {
     pub(super) fn of(input: &Input) -> Self {
         match input {
-            Input::Client { stream, message } => {
+            Input::Client { stream, message, .. } => {
                 let id = match message {
                     Message::Request(request) => Some(request.id.clone()),
                     Message::Notification(_) | Message::Response(_) => None,
@@ -59,7 +59,7 @@ impl Cause {
             }
             Input::ReaderAttached(stream) => Self::Attached(*stream),
             Input::ReaderGone(stream) => Self::Gone(*stream),
-            Input::Frame { call, frame } => match frame {
+            Input::Frame { call, frame, .. } => match frame {
                 CallFrame::Accepted { .. }
                 | CallFrame::Progress(_)
                 | CallFrame::Log(_)
@@ -92,7 +92,7 @@ impl Session {
         let mut turn = Turn::new(now, &self.settings, &mut self.saved, &mut self.live);
         match refusal {
             CommitRefusal::Stale | CommitRefusal::Regress | CommitRefusal::Conflict => {
-                turn.lose(cause.as_ref())
+                turn.lose();
             }
             CommitRefusal::Down => {
                 if let Some(cause) = cause {
@@ -116,17 +116,12 @@ impl Session {
 
 impl Turn<'_> {
     /// Another owner is at work, or the store and this owner disagree: no more effects of ours. What is under way goes on
-    /// with the next owner, so nothing is cancelled and no stream is finished.
-    fn lose(&mut self, cause: Option<&Cause>) {
+    /// with the next owner, so nothing is cancelled and no stream is finished: the host tells all readers to ask there.
+    fn lose(&mut self) {
         if !self.live.phase.is_alive() {
             return;
         }
-        if let Some(Cause::Post(stream, _) | Cause::Close(stream)) = cause {
-            self.live.readers.insert(*stream);
-        }
-        for stream in std::mem::take(&mut self.live.readers) {
-            self.want(Effect::Pause { stream });
-        }
+        self.live.readers.clear();
         self.live.calls.clear();
         self.live.owed.clear();
         self.advance(Trigger::OwnershipLost);

@@ -66,8 +66,9 @@ impl Turn<'_> {
             return;
         }
         let (stream, id) = (under_way.stream, under_way.id.clone());
+        let key = under_way.key.clone().filter(|_| self.saved.journal.contains_key(&call));
         if self.resumable() {
-            self.change_stream(stream, StreamChange::Opened { request: Some(id) });
+            self.change_stream(stream, StreamChange::Opened { request: Some(id), key });
         }
         self.want(Effect::Open { stream });
         if self.revision() >= Revision::V2025_11_25 {
@@ -114,7 +115,7 @@ impl Turn<'_> {
                     return;
                 }
             }
-            None => self.change_stream(StreamId::OWN, StreamChange::Opened { request: None }),
+            None => self.change_stream(StreamId::OWN, StreamChange::Opened { request: None, key: None }),
         }
         self.emit(StreamId::OWN, message);
     }
@@ -165,7 +166,7 @@ impl Turn<'_> {
         let stream = StreamId::OWN;
         if self.revision() >= Revision::V2025_11_25 {
             if !self.saved.streams.contains_key(&stream) {
-                self.change_stream(stream, StreamChange::Opened { request: None });
+                self.change_stream(stream, StreamChange::Opened { request: None, key: None });
             }
             return self.prime(stream, self.settings.retry_ms);
         }

@@ -17,6 +17,8 @@ pub(super) struct Turn<'a> {
     pub(super) settings: &'a Settings,
     pub(super) saved: &'a mut Snapshot,
     pub(super) live: &'a mut Live,
+    /// Of the delivery that is being looked at, until a call takes it.
+    pub(super) key: Option<String>,
     effects: Effects,
     changes: Vec<Change>,
     undo: Vec<Undo>,
@@ -36,16 +38,25 @@ impl<'a> Turn<'a> {
         saved: &'a mut Snapshot,
         live: &'a mut Live,
     ) -> Self {
-        Self { now, settings, saved, live, effects: Vec::new(), changes: Vec::new(), undo: Vec::new() }
+        Self {
+            now,
+            settings,
+            saved,
+            live,
+            key: None,
+            effects: Vec::new(),
+            changes: Vec::new(),
+            undo: Vec::new(),
+        }
     }
 
     /// Dispatches one input; a refused commit is not a turn.
     pub(super) fn take(&mut self, input: Input) {
         match input {
-            Input::Client { stream, message } => self.client(stream, message),
+            Input::Client { stream, message, key } => self.client(stream, message, key),
             Input::ReaderAttached(stream) => self.attached(stream),
             Input::ReaderGone(stream) => self.gone(stream),
-            Input::Frame { call, frame } => self.frame(call, frame),
+            Input::Frame { call, number, frame } => self.frame(call, number, frame),
             Input::CatalogChanged(kind) => self.catalog_changed(kind),
             Input::ResourceUpdated { uri, params } => self.resource_updated(&uri, &params),
             Input::CommitRefused(_) => {}
@@ -62,6 +73,11 @@ impl<'a> Turn<'a> {
         }
         self.arm();
         Done { effects: self.effects, changes: self.changes, undo: self.undo }
+    }
+
+    /// Whether something is to be committed.
+    pub(super) const fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
     }
 
     /// Makes a durable change.

@@ -1,7 +1,7 @@
 //! Applying a change, and taking it back when its commit was refused.
 
 use super::{CallChange, Change, Handshake, Logged, Snapshot, StreamChange, StreamLog};
-use crate::input::{CallId, StreamId};
+use crate::input::{CallId, Continuation, StreamId};
 use crate::journal::{Entry, JournalState};
 
 /// What takes one change back.
@@ -74,6 +74,10 @@ impl Snapshot {
             CallChange::Accepted(_) | CallChange::Ended(_) => {}
             CallChange::Dispatched => entry.state = JournalState::Dispatched,
             CallChange::Placed(instance) => entry.instance = Some(instance.clone()),
+            CallChange::Heard(number) => {
+                entry.heard = *number;
+                entry.answered = None;
+            }
             CallChange::Asked(round) => {
                 let highest = round.asks.iter().filter_map(|ask| ask.number).max().unwrap_or(0);
                 self.next_ask = self.next_ask.max(highest.saturating_add(1));
@@ -86,16 +90,23 @@ impl Snapshot {
                 }
             }
             CallChange::RoundClosed { deadline } => {
-                entry.round = None;
+                entry.answered = entry.round.take();
                 entry.deadline = *deadline;
+                let begun =
+                    entry.answered.as_ref().filter(|r| matches!(r.continuation, Continuation::State(_)));
+                if let Some(round) = begun {
+                    // Another invocation, with numbers of its own.
+                    (entry.generation, entry.heard) = (round.number, 0);
+                }
             }
         }
     }
 
     fn apply_to_stream(&mut self, stream: StreamId, change: &StreamChange) {
-        if let StreamChange::Opened { request } = change {
+        if let StreamChange::Opened { request, key } = change {
             self.next_stream = self.next_stream.max(stream.0.saturating_add(1));
-            self.streams.insert(stream, StreamLog { request: request.clone(), ..StreamLog::default() });
+            let (request, key) = (request.clone(), key.clone());
+            self.streams.insert(stream, StreamLog { request, key, ..StreamLog::default() });
             return;
         }
         if let StreamChange::Dropped = change {

@@ -56,7 +56,7 @@ pub(crate) fn apply(world: &mut World, (step, refusal): &Refusable) -> Effects {
             let outcome = if well { Ok(Json::empty_object()) } else { Err(refused) };
             world.post(Message::Response(Response { id: Id::text(&format!("ask-{number}")), outcome }))
         }
-        Move::Frame(call, frame) => world.give(Input::Frame { call, frame }),
+        Move::Frame(call, frame) => world.give(Input::Frame { call, number: 0, frame }),
         Move::Attach(stream) => world.attach(stream),
         Move::Gone(stream) => world.detach(stream),
         Move::Changed(kind) => world.give(Input::CatalogChanged(kind)),

@@ -24,8 +24,14 @@ enum Stage {
 
 /// Plays a whole file and returns it with what was done.
 pub(crate) fn play(text: &str) -> String {
-    let mut player =
-        Player { stage: Stage::Nothing, settings: world::settings(), now: 1000, wake: None, wakes: false };
+    let mut player = Player {
+        stage: Stage::Nothing,
+        settings: world::settings(),
+        now: 1000,
+        wake: None,
+        wakes: false,
+        frames: 0,
+    };
     let mut out = String::new();
     for line in text.lines().filter(|line| !line.starts_with('<')) {
         out.push_str(line);
@@ -50,6 +56,8 @@ struct Player {
     now: u64,
     wake: Option<u64>,
     wakes: bool,
+    /// Frames of registries so far, in the session at hand.
+    frames: u64,
 }
 
 fn word(text: &str) -> (&str, &str) {
@@ -81,6 +89,7 @@ impl Player {
     fn set_up(&mut self, line: &str) -> Vec<String> {
         let (what, rest) = word(line);
         let (first, more) = word(rest);
+        self.frames = 0;
         match what {
             "set" => self.set(first, more),
             "show" => self.wakes = true,
@@ -165,7 +174,7 @@ impl Player {
         lines
     }
 
-    fn act_in_session(&self, world: &mut World, command: &str) -> Vec<String> {
+    fn act_in_session(&mut self, world: &mut World, command: &str) -> Vec<String> {
         let (what, rest) = word(command);
         let (first, more) = word(rest);
         let effects = match what {
@@ -202,8 +211,21 @@ impl Player {
                 let after = more.strip_prefix("after ").map(number);
                 return lines::replay(world.session.replay(StreamId(number(first)), after).as_ref());
             }
+            "pickup" => return lines::pickups(&world.saved),
+            "delivered" => {
+                let before = world.session.delivered_before(rest);
+                return vec![before.map_or("not known".to_owned(), |stream| format!("stream {}", stream.0))];
+            }
             "phase" => return vec![format!("{:?}", world.session.phase())],
-            _ => world.give(happening(what, rest)),
+            _ => {
+                let mut input = happening(what, rest);
+                if let Input::Frame { number, .. } = &mut input {
+                    // A registry numbers what it says; one invocation a dialogue is enough to show what comes of it.
+                    self.frames += 1;
+                    *number = self.frames;
+                }
+                world.give(input)
+            }
         };
         lines::effects(&effects, self.wakes)
     }
@@ -282,7 +304,7 @@ fn exchange(method: &str, options: &str, now: u64) -> Exchange {
 fn happening(what: &str, rest: &str) -> Input {
     let (first, more) = word(rest);
     match what {
-        "frame" => Input::Frame { call: CallId(number(first)), frame: frame(more) },
+        "frame" => Input::Frame { call: CallId(number(first)), number: 0, frame: frame(more) },
         "changed" => Input::CatalogChanged(match rest {
             "tools" => ListKind::Tools,
             "resources" => ListKind::Resources,

@@ -1,8 +1,9 @@
 //! Effects as lines of text.
 
 use machines::effect::{CallContext, Effect, Event};
+use machines::journal::{Entry, Pickup};
 use machines::snapshot::{CallChange, StreamChange};
-use machines::{Change, Effects, Replay};
+use machines::{CallId, Change, Effects, Replay, Snapshot};
 use mcp::Json;
 use mcp::rpc::RpcError;
 
@@ -103,6 +104,7 @@ fn call_change(change: &CallChange) -> String {
         CallChange::Accepted(_) => "accepted".to_owned(),
         CallChange::Dispatched => "dispatched".to_owned(),
         CallChange::Placed(instance) => format!("at {instance}"),
+        CallChange::Heard(number) => format!("heard {number}"),
         CallChange::Asked(round) => format!("asks round {}", round.number),
         CallChange::Answered { key, answer } => format!("answered {key}={}", outcome(answer)),
         CallChange::RoundClosed { .. } => "goes on".to_owned(),
@@ -120,6 +122,24 @@ fn stream_change(change: &StreamChange) -> String {
         StreamChange::Finished { .. } => "finished".to_owned(),
         StreamChange::Dropped => "dropped".to_owned(),
     }
+}
+
+/// How the next owner takes up what is in the journal.
+pub(crate) fn pickups(saved: &Snapshot) -> Vec<String> {
+    let line = |(call, entry): (&CallId, &Entry)| {
+        let how = match entry.pickup() {
+            Pickup::Wait => "wait".to_owned(),
+            Pickup::Attach { after } => format!("attach after {after}"),
+            Pickup::Resume { round, responses, state } => {
+                let answers: Vec<String> =
+                    responses.iter().map(|(key, answer)| format!("{key}={}", outcome(answer))).collect();
+                let state = state.map_or("parked".to_owned(), |s| String::from_utf8_lossy(&s).into_owned());
+                format!("resume round {round} ({state}) {}", answers.join(" "))
+            }
+        };
+        format!("call {} generation {}: {how}", call.0, entry.generation)
+    };
+    saved.journal.iter().map(line).collect()
 }
 
 /// What a late reader would be given.

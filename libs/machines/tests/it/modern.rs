@@ -11,13 +11,19 @@ use proptest::prelude::*;
 use crate::{alphabet, dialogue, world};
 
 fn inputs() -> Vec<Input> {
-    let mut all: Vec<Input> =
-        alphabet::frames().into_iter().map(|frame| Input::Frame { call: Exchange::CALL, frame }).collect();
+    let mut all: Vec<Input> = alphabet::frames()
+        .into_iter()
+        .map(|frame| Input::Frame { call: Exchange::CALL, number: 0, frame })
+        .collect();
     let uri = "file:///a".to_owned();
     all.extend([
-        Input::Frame { call: CallId(2), frame: machines::CallFrame::Result(Json::empty_object()) },
-        Input::Client { stream: StreamId(9), message: dialogue::request("1", "ping", "") },
-        Input::Client { stream: StreamId(8), message: dialogue::notification("notifications/x", "{}") },
+        Input::Frame { call: CallId(2), number: 0, frame: machines::CallFrame::Result(Json::empty_object()) },
+        Input::Client { stream: StreamId(9), message: dialogue::request("1", "ping", ""), key: None },
+        Input::Client {
+            stream: StreamId(8),
+            message: dialogue::notification("notifications/x", "{}"),
+            key: None,
+        },
         Input::ReaderAttached(Exchange::STREAM),
         Input::ReaderGone(Exchange::STREAM),
         Input::CatalogChanged(ListKind::Tools),

@@ -35,7 +35,7 @@ fn changes_survive_being_written_down() {
     let mut effects = world.request("1", "tools/call", Some(r#"{"name":"a","_meta":{"progressToken":1}}"#));
     effects.extend(world.request("2", "logging/setLevel", Some(r#"{"level":"alert"}"#)));
     for frame in crate::alphabet::frames().into_iter().take(9) {
-        effects.extend(world.give(machines::Input::Frame { call: machines::CallId(1), frame }));
+        effects.extend(world.give(machines::Input::Frame { call: machines::CallId(1), number: 0, frame }));
     }
     effects.extend(world.close());
     let mut count = 0;
@@ -68,7 +68,7 @@ fn an_idle_session_is_small() {
     let big = format!(r#"{{"name":"a","arguments":{{"text":"{}"}}}}"#, "x".repeat(100_000));
     world.request("1", "tools/call", Some(&big));
     let frame = machines::CallFrame::Result(Json::empty_object());
-    world.give(machines::Input::Frame { call: machines::CallId(1), frame });
+    world.give(machines::Input::Frame { call: machines::CallId(1), number: 0, frame });
     world.session.settle();
     let text = format!("{:?}", world.session);
     assert!(text.len() < 3000, "{} bytes are left of a finished call", text.len());

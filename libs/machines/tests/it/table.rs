@@ -15,7 +15,7 @@ use crate::{alphabet, compare, dialogue, lines};
 /// A session in each phase, the busy one with an asking and an open call.
 fn in_phase(phase: Phase) -> World {
     let mut world = World::new(world::settings());
-    let frame = |frame| Input::Frame { call: CallId(1), frame };
+    let frame = |frame| Input::Frame { call: CallId(1), number: 0, frame };
     match phase {
         Phase::Uninitialised => {}
         Phase::Initialising => {
@@ -39,6 +39,7 @@ fn in_phase(phase: Phase) -> World {
         let continuation = machines::Continuation::Parked;
         world.give(Input::Frame {
             call: CallId(2),
+            number: 0,
             frame: CallFrame::InputRequired { requests, round: 1, continuation },
         });
         world.request("2", "tools/call", Some(r#"{"name":"a","_meta":{"progressToken":2}}"#));
@@ -50,7 +51,7 @@ fn in_phase(phase: Phase) -> World {
 const STREAM: StreamId = StreamId(99);
 
 fn client(message: Message) -> Input {
-    Input::Client { stream: STREAM, message }
+    Input::Client { stream: STREAM, message, key: None }
 }
 
 /// A name and an example of everything that may happen. Call 3 is under way in the busy session, call 9 nowhere.
@@ -86,10 +87,16 @@ fn examples() -> Vec<(String, Input)> {
         all.push((format!("response {id}"), client(Message::Response(response))));
     }
     for frame in alphabet::frames() {
-        all.push((format!("frame {}", frame_kind(&frame)), Input::Frame { call: CallId(3), frame }));
+        all.push((
+            format!("frame {}", frame_kind(&frame)),
+            Input::Frame { call: CallId(3), number: 0, frame },
+        ));
     }
     let late = CallFrame::Result(Json::empty_object());
-    all.push(("frame of a call that has ended".to_owned(), Input::Frame { call: CallId(9), frame: late }));
+    all.push((
+        "frame of a call that has ended".to_owned(),
+        Input::Frame { call: CallId(9), number: 0, frame: late },
+    ));
     let uri = "file:///a".to_owned();
     all.extend([
         ("reader of the own stream".to_owned(), Input::ReaderAttached(StreamId::OWN)),

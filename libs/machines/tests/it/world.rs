@@ -125,7 +125,7 @@ impl World {
         let id =
             if let Message::Request(request) = &message { Some(request.id.json().clone()) } else { None };
         self.streams.insert(stream, Answering { id, connected: true, ..Answering::default() });
-        self.give(Input::Client { stream, message })
+        self.give(Input::Client { stream, message, key: Some(format!("key-{}", stream.0)) })
     }
 
     pub(crate) fn close(&mut self) -> Effects {
@@ -325,7 +325,7 @@ impl World {
         for call in calls {
             if self.stopped.is_none() {
                 let frame = machines::CallFrame::Result(Json::empty_object());
-                self.give(Input::Frame { call, frame });
+                self.give(Input::Frame { call, number: 0, frame });
             }
         }
         if self.stopped.is_some() {

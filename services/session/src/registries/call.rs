@@ -85,6 +85,11 @@ impl Call {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).context.clone()
     }
 
+    /// Number of the last frame that was passed on.
+    pub(crate) fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
     /// The instance that took it on.
     pub(crate) fn instance(&self) -> Option<String> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).instance.clone()
