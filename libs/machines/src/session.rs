@@ -240,6 +240,12 @@ impl Session {
         self.saved.clone()
     }
 
+    /// The same, to look at.
+    #[must_use]
+    pub const fn saved(&self) -> &Snapshot {
+        &self.saved
+    }
+
     /// What a reader that knows the events up to `after` has missed; without cursor: what no reader has been given of the
     /// session's own stream. `None` as answer: the stream is not known, or no longer. The host asks this, writes it, and
     /// then says [`Input::ReaderAttached`], all in one turn.

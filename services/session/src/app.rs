@@ -24,6 +24,7 @@ use crate::host::{Host, ROLE, Shared};
 use crate::observe::Observed;
 use crate::registries::Registries;
 use crate::residents::{Letter, Residents};
+use crate::store::Fenced;
 
 /// How long a starting node waits for registries that do not answer.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -106,9 +107,12 @@ impl App {
         self.health.sessions(move || sessions.upgrade().map_or(0, |shared| shared.residents.len()));
         let stop = CancellationToken::new();
         let _end = stop.clone().drop_guard();
-        for slot in (0..Slot::COUNT).filter_map(Slot::new).filter(|s| self.shared.config.slots.contains(*s)) {
-            let fenced = self.shared.store.fence(slot, self.shared.epoch).await;
-            fenced.map_err(|refusal| format!("slot {slot} cannot be taken over: {refusal:?}"))?;
+        let owned = (0..Slot::COUNT).filter_map(Slot::new).filter(|s| self.shared.config.slots.contains(*s));
+        let claimed: Vec<_> = owned.map(|slot| (slot, self.shared.epoch)).collect();
+        let fenced = self.shared.store.fence(&claimed).await;
+        if let Some(((slot, _), why)) = claimed.iter().zip(fenced).find(|(_, fenced)| *fenced != Fenced::Done)
+        {
+            return Err(format!("slot {slot} cannot be taken over: {why:?}").into());
         }
         let registries = self.shared.registries.clone();
         let changes = registries.changes();

@@ -16,6 +16,7 @@ use crate::observe::Asking;
 use crate::registries::Route;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::{self, Listener, Watches};
+use crate::store::Commit;
 
 impl Actor {
     /// Performs effects in order.
@@ -26,7 +27,8 @@ impl Actor {
                 Effect::Commit(changes) => {
                     let (id, epoch, version) =
                         (&self.resident.id, self.resident.epoch, self.resident.version);
-                    match self.shared.store.commit(id, epoch, version, &changes).await {
+                    let commit = Commit::new(&changes, self.resident.machine.saved());
+                    match self.shared.store.commit(id, epoch, version, commit).await {
                         Ok(()) => {
                             self.resident.version += 1;
                             self.resident.machine.settle();

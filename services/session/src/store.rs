@@ -1,12 +1,17 @@
 //! Where sessions outlive their actors.
+//!
+//! [`SessionStore`] is the port. `memory` keeps sessions in this process, `redis` in Redis; `contract` is the suite that both
+//! pass. Must not decide anything about a conversation, nor know who owns which slot: what is written carries the epoch of
+//! its writer, and the store refuses all but the highest it has been told of.
 
 pub mod contract;
 mod memory;
 
 use api::session::Transport;
-use api::{Epoch, Principal, SessionId};
+use api::{Epoch, Principal, SessionId, Slot};
 use async_trait::async_trait;
 use machines::{Change, CommitRefusal, Snapshot};
+use mcp::Json;
 
 pub use self::memory::Memory;
 
@@ -23,11 +28,71 @@ pub struct Stored {
     pub version: u64,
 }
 
+/// What is to be made durable, all or none.
+#[derive(Debug, Clone)]
+pub struct Commit<'a> {
+    /// The steps.
+    pub changes: &'a [Change],
+    /// The state behind them: that of the version before, and `changes` applied to it.
+    pub after: &'a Snapshot,
+    /// The answer that leaves with this commit, if a request ends in it.
+    pub answered: Option<Answered>,
+}
+
+impl<'a> Commit<'a> {
+    /// A commit in which no request ends.
+    #[must_use]
+    pub const fn new(changes: &'a [Change], after: &'a Snapshot) -> Self {
+        Self { changes, after, answered: None }
+    }
+}
+
+/// How a request ended, for a gateway that asks again with the same key. See [`Answered::MOST`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// The gateway's key of the request.
+    pub key: String,
+    /// HTTP status.
+    pub status: u16,
+    /// JSON body.
+    pub body: Option<Json>,
+}
+
+impl Answered {
+    /// Most answers that are kept for one session; the oldest go first.
+    pub const MOST: usize = 64;
+    /// Most bytes of answers that are kept for one session. A larger one is not kept at all.
+    pub const BYTES: usize = 1 << 20;
+    /// How long one is kept, in milliseconds.
+    pub const KEPT_MS: u64 = 600_000;
+
+    /// What it counts for.
+    fn size(&self) -> usize {
+        self.key.len() + self.body.as_ref().map_or(0, |body| body.as_str().len())
+    }
+}
+
+/// What came of taking over a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fenced {
+    /// Writes with a lower epoch are refused from now on.
+    Done,
+    /// The store knows of an owner with this higher epoch.
+    Higher(Epoch),
+    /// The store cannot be reached, or does not answer in time. It may have been done.
+    Down,
+}
+
 /// Keeps sessions. Every write carries the epoch of the writer and the version it was made for.
+///
+/// A refusal says what the store knows: [`CommitRefusal::Stale`] a higher epoch, [`CommitRefusal::Regress`] none as high as
+/// the writer's, so that it has lost data, [`CommitRefusal::Conflict`] another version, or no such session,
+/// [`CommitRefusal::Down`] nothing: the write may have been done. Whoever goes on after `Down` commits the same version again:
+/// what that finds of the write before, it replaces.
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
-    /// Takes over a slot: from now on writes with a lower epoch are refused.
-    async fn fence(&self, slot: api::Slot, epoch: Epoch) -> Result<(), CommitRefusal>;
+    /// Takes over slots: from now on writes with a lower epoch are refused. One answer for each, in order.
+    async fn fence(&self, slots: &[(Slot, Epoch)]) -> Vec<Fenced>;
 
     /// Makes a session with version 0. [`CommitRefusal::Conflict`] if it exists.
     async fn create(
@@ -38,18 +103,31 @@ pub trait SessionStore: Send + Sync + 'static {
         transport: Transport,
     ) -> Result<(), CommitRefusal>;
 
-    /// Applies changes, all or none, if the session has this version.
+    /// Makes the changes, all or none, if the session has this version; it has the next one then.
     async fn commit(
         &self,
         id: &SessionId,
         epoch: Epoch,
         version: u64,
-        changes: &[Change],
+        commit: Commit<'_>,
     ) -> Result<(), CommitRefusal>;
 
     /// Reads a session; `None` if there is none.
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, CommitRefusal>;
 
+    /// How the request with this key ended, if that is still kept.
+    async fn answered(&self, id: &SessionId, key: &str) -> Result<Option<Answered>, CommitRefusal>;
+
+    /// Writes the whole of a session that the store has lost, or has lost the end of. [`CommitRefusal::Conflict`] if the
+    /// store has a higher version.
+    async fn repair(&self, id: &SessionId, epoch: Epoch, stored: &Stored) -> Result<(), CommitRefusal>;
+
+    /// Says that a session is in use although nothing of it is committed, so that it is kept for longer.
+    async fn touch(&self, id: &SessionId) -> Result<(), CommitRefusal>;
+
     /// Forgets a session. Forgetting what is not there is no error.
     async fn remove(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal>;
+
+    /// Whether it answers.
+    async fn is_up(&self) -> bool;
 }

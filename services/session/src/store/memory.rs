@@ -1,14 +1,17 @@
 //! Sessions in this process: gone when it ends, and fenced all the same.
 
+mod recent;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use api::session::Transport;
 use api::{Epoch, Principal, SessionId, Slot};
 use async_trait::async_trait;
-use machines::{Change, CommitRefusal, Snapshot};
+use machines::{CommitRefusal, Snapshot};
 
-use super::{SessionStore, Stored};
+use self::recent::Recent;
+use super::{Answered, Commit, Fenced, SessionStore, Stored};
 use crate::residents::give_back;
 
 /// See the module.
@@ -22,6 +25,7 @@ struct Shard {
     fences: HashMap<Slot, Epoch>,
     /// Boxed: an entry is large, and a map keeps room for more than it holds.
     sessions: HashMap<SessionId, Box<Stored>>,
+    recent: Recent,
 }
 
 impl Memory {
@@ -43,15 +47,18 @@ impl Shard {
 
 #[async_trait]
 impl SessionStore for Memory {
-    async fn fence(&self, slot: Slot, epoch: Epoch) -> Result<(), CommitRefusal> {
-        self.locked(slot, |shard| {
-            let fence = shard.fences.entry(slot).or_insert(epoch);
-            if *fence > epoch {
-                return Err(CommitRefusal::Stale);
-            }
-            *fence = epoch;
-            Ok(())
-        })
+    async fn fence(&self, slots: &[(Slot, Epoch)]) -> Vec<Fenced> {
+        let raise = |(slot, epoch): &(Slot, Epoch)| {
+            self.locked(*slot, |shard| {
+                let fence = shard.fences.entry(*slot).or_insert(*epoch);
+                if *fence > *epoch {
+                    return Fenced::Higher(*fence);
+                }
+                *fence = *epoch;
+                Fenced::Done
+            })
+        };
+        slots.iter().map(raise).collect()
     }
 
     async fn create(
@@ -78,7 +85,7 @@ impl SessionStore for Memory {
         id: &SessionId,
         epoch: Epoch,
         version: u64,
-        changes: &[Change],
+        commit: Commit<'_>,
     ) -> Result<(), CommitRefusal> {
         self.locked(id.slot(), |shard| {
             shard.check(id.slot(), epoch)?;
@@ -86,10 +93,13 @@ impl SessionStore for Memory {
             if stored.version != version {
                 return Err(CommitRefusal::Conflict);
             }
-            for change in changes {
+            for change in commit.changes {
                 stored.snapshot.apply(change);
             }
             stored.version += 1;
+            if let Some(answered) = commit.answered {
+                shard.recent.keep(id, answered, chassis::clock::now_millis());
+            }
             Ok(())
         })
     }
@@ -98,13 +108,37 @@ impl SessionStore for Memory {
         Ok(self.locked(id.slot(), |shard| shard.sessions.get(id).map(|stored| stored.as_ref().clone())))
     }
 
+    async fn answered(&self, id: &SessionId, key: &str) -> Result<Option<Answered>, CommitRefusal> {
+        Ok(self.locked(id.slot(), |shard| shard.recent.find(id, key, chassis::clock::now_millis())))
+    }
+
+    async fn repair(&self, id: &SessionId, epoch: Epoch, stored: &Stored) -> Result<(), CommitRefusal> {
+        self.locked(id.slot(), |shard| {
+            shard.check(id.slot(), epoch)?;
+            if shard.sessions.get(id).is_some_and(|there| there.version > stored.version) {
+                return Err(CommitRefusal::Conflict);
+            }
+            shard.sessions.insert(id.clone(), Box::new(stored.clone()));
+            Ok(())
+        })
+    }
+
+    async fn touch(&self, _id: &SessionId) -> Result<(), CommitRefusal> {
+        Ok(())
+    }
+
     async fn remove(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal> {
         self.locked(id.slot(), |shard| {
             shard.check(id.slot(), epoch)?;
             shard.sessions.remove(id);
+            shard.recent.forget(id);
             give_back(&mut shard.sessions);
             Ok(())
         })
+    }
+
+    async fn is_up(&self) -> bool {
+        true
     }
 }
 
