@@ -1,0 +1,117 @@
+//! What happened in a run, in numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::history::{Ending, History};
+use crate::line::What;
+use crate::verdict;
+use crate::windows::{outages_of, windows};
+
+/// A session that was out for less than this felt nothing, in nanoseconds.
+const FELT: u64 = 100_000_000;
+
+/// Numbers of a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Operations that clients began.
+    pub operations: usize,
+    /// Those that were done.
+    pub done: usize,
+    /// Those that certainly were not.
+    pub failed: usize,
+    /// Those the mesh said it does not know the outcome of.
+    pub unknown: usize,
+    /// Those whose connection broke before anybody said anything.
+    pub broken: usize,
+    /// Faults injected.
+    pub faults: usize,
+    /// Done for the client and not by any tool, and events that were left out.
+    pub lost: usize,
+    /// Run twice that must not be, and events that came twice.
+    pub duplicated: usize,
+    /// Writes of former owners that were refused.
+    pub refused: u64,
+    /// How long sessions were out because of the faults.
+    pub recovery: Spread,
+}
+
+/// How durations are spread, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// How many there were.
+    pub count: usize,
+    /// Half were at most this.
+    pub p50: u64,
+    /// 99 of 100 were at most this.
+    pub p99: u64,
+    /// All were at most this.
+    pub max: u64,
+}
+
+impl Figures {
+    /// Counts.
+    #[must_use]
+    pub fn of(history: &History) -> Self {
+        let mut figures = Self { operations: history.operations(), ..Self::default() };
+        for operation in history.operations.values() {
+            let ran = operation.executions.len();
+            match history.ending(operation) {
+                Some((Ending::Done, _)) => {
+                    figures.done += 1;
+                    figures.lost += usize::from(operation.f.recorded() && ran == 0);
+                }
+                Some((Ending::NotDone, _)) => figures.failed += 1,
+                Some((Ending::Unknown, line)) => match &line.what {
+                    What::Info { explicit: true, .. } => figures.unknown += 1,
+                    _other => figures.broken += 1,
+                },
+                Some((Ending::TakenBack, _)) | None => {}
+            }
+            figures.duplicated += usize::from(operation.f.once() && ran > 1);
+        }
+        let mut seen: BTreeMap<(&str, &str), BTreeSet<(u64, u64)>> = BTreeMap::new();
+        // Several processes count for themselves.
+        let mut refused: BTreeMap<&str, u64> = BTreeMap::new();
+        for (at, line) in history.lines.iter().enumerate() {
+            match &line.what {
+                What::Event { at: place, .. } => {
+                    let stream = seen.entry((history.session(at), &place.stream)).or_default();
+                    figures.duplicated += usize::from(!stream.insert((place.epoch, place.seq)));
+                }
+                What::Refused { count } => {
+                    refused.insert(&line.proc, *count);
+                }
+                what => figures.faults += usize::from(verdict::is_injection(what)),
+            }
+        }
+        figures.refused = refused.values().sum();
+        let left_out = crate::streams::in_order(history).breaches;
+        figures.lost += left_out.iter().filter(|breach| breach.lines.len() == 3).count();
+        figures.recovery = recovery(history);
+        figures
+    }
+}
+
+/// Outages that met a window of a fault.
+fn recovery(history: &History) -> Spread {
+    let windows = windows(history);
+    let of_fault = |from: u64, to: u64| windows.iter().any(|window| window.meets(from, to));
+    let outages = outages_of(history).into_iter();
+    let felt = outages.filter(|outage| outage.took() >= FELT && of_fault(outage.from, outage.to));
+    Spread::of(felt.map(|outage| outage.took() / 1_000_000).collect())
+}
+
+impl Spread {
+    /// Of durations in milliseconds.
+    #[must_use]
+    pub fn of(mut all: Vec<u64>) -> Self {
+        all.sort_unstable();
+        let at = |share: usize| all.get((all.len() * share).div_ceil(100).saturating_sub(1)).copied();
+        Self {
+            count: all.len(),
+            p50: at(50).unwrap_or(0),
+            p99: at(99).unwrap_or(0),
+            max: all.last().copied().unwrap_or(0),
+        }
+    }
+}
