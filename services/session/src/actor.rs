@@ -371,7 +371,7 @@ impl Actor {
         let (revision, now) = (self.resident.machine.revision(), chassis::clock::unix_millis());
         self.shared.observed.ended(revision, self.resident.begun, now, reason);
         for (_, call) in std::mem::take(&mut self.calls) {
-            call.route.link.release(call.context());
+            call.release();
         }
         self.leave();
         if reason != StopReason::Lost {

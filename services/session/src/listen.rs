@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::Principal;
+use api::registry::Operation;
 use api::session::{Answer, Event, Frame, Frames};
 use chassis::telemetry::Scope;
 use futures::StreamExt as _;
@@ -16,7 +17,7 @@ use tokio::sync::{broadcast, mpsc};
 use crate::budget::Inside;
 use crate::host::Shared;
 use crate::refuse;
-use crate::registries::watches::{self, Listener, Subscription, Watches};
+use crate::registries::watches::{Listener, Subscription};
 use crate::wake;
 
 /// Updates that may wait for a reader; more are dropped and logged.
@@ -168,22 +169,19 @@ impl Serving {
     }
 
     fn subscribe(&mut self, call: CallId, uri: String) {
-        let catalogue = self.shared.registries.catalogue();
-        let found = catalogue
-            .resource(&uri)
-            .and_then(|e| Some((e.clone(), self.shared.registries.link_of(&e.source)?)));
+        let registries = self.shared.registries.clone();
         let updated = self.updated.clone();
         let outcome = async move {
-            let Some((entry, link)) = found else {
-                let refused = watches::unknown_resource(&uri, true);
-                return (call, uri, Err(refused));
+            let route = match registries.route(Operation::Read, &uri, true) {
+                Ok(route) => route,
+                Err(error) => return (call, uri, Err(error)),
             };
             let listener: Listener = Arc::new(move |uri: &str, params: &Json| {
                 if updated.try_send((uri.to_owned(), params.clone())).is_err() {
                     tracing::warn!("a listener does not keep up: an update of a resource was dropped");
                 }
             });
-            let subscribed = Watches::subscribe(&link, &entry.source.registry, &uri, listener).await;
+            let subscribed = registries.subscribe(&route, &uri, listener).await;
             (call, uri, subscribed)
         };
         self.outcomes.push(futures::stream::once(outcome).boxed());

@@ -1,6 +1,6 @@
 //! Does what a session machine wants, in order. Behind a refused commit nothing is done; the refusal is the next input.
 
-use api::registry::{InputResponse, Round};
+use api::registry::{InputResponse, Operation, Round};
 use api::session::Answer;
 use chassis::telemetry::Scope;
 use futures::{StreamExt as _, stream};
@@ -13,9 +13,8 @@ use mcp::{Json, Method, Revision};
 use crate::actor::{Actor, News};
 use crate::calling::{self, Opened, Wish};
 use crate::observe::Asking;
-use crate::registries::Route;
 use crate::registries::call::{Call, Heard};
-use crate::registries::watches::{self, Listener, Watches};
+use crate::registries::watches::Listener;
 use crate::store::Commit;
 
 impl Actor {
@@ -125,31 +124,34 @@ impl Actor {
 
     fn cancel(&self, call: CallId, reason: String) {
         if let Some(running) = self.calls.get(&call) {
-            running.route.link.cancel(running.context(), reason);
+            running.cancel(reason);
         }
     }
 
     fn release(&mut self, call: CallId) {
         if let Some(running) = self.calls.remove(&call) {
-            running.route.link.release(running.context());
+            running.release();
         }
     }
 
     fn subscribe(&mut self, call: CallId, uri: String) {
-        let registries = &self.shared.registries;
-        let entry = registries.catalogue().resource(&uri).cloned();
-        let Some((entry, link)) = entry.and_then(|e| registries.link_of(&e.source).map(|link| (e, link)))
-        else {
-            let frame = CallFrame::Error(watches::unknown_resource(&uri, false));
-            return self.pending.push_back(Input::Frame { call, number: 0, frame });
+        let registries = self.shared.registries.clone();
+        let route = match registries.route(Operation::Read, &uri, false) {
+            Ok(route) => route,
+            Err(error) => {
+                return self.pending.push_back(Input::Frame {
+                    call,
+                    number: 0,
+                    frame: CallFrame::Error(error),
+                });
+            }
         };
         let listener = self.listener();
         let revision = self.resident.machine.revision().unwrap_or(Revision::LATEST_OLDER);
-        let route = Route { link: link.clone(), entry };
         let asking = Asking::begin(&self.shared.observed, &route, Method::ResourcesSubscribe, &uri, revision);
         let scope = asking.scope();
         let outcome = scope.within(async move {
-            let subscribed = Watches::subscribe(&link, &route.entry.source.registry, &uri, listener).await;
+            let subscribed = registries.subscribe(&route, &uri, listener).await;
             asking.finish(&subscribed);
             News::Subscribed(call, uri, subscribed)
         });
@@ -166,16 +168,13 @@ impl Actor {
             self.pending.push_back(Input::Frame { call: *call, number: 0, frame });
         }
         for uri in saved.subscriptions {
-            let registries = &self.shared.registries;
-            let entry = registries.catalogue().resource(&uri).cloned();
-            let found = entry.and_then(|entry| Some((registries.link_of(&entry.source)?, entry)));
+            let registries = self.shared.registries.clone();
+            let route = registries.route(Operation::Read, &uri, false);
             let listener = self.listener();
             let renewed = async move {
-                let subscribed = match found {
-                    Some((link, entry)) => {
-                        Watches::subscribe(&link, &entry.source.registry, &uri, listener).await
-                    }
-                    None => Err(watches::unknown_resource(&uri, false)),
+                let subscribed = match route {
+                    Ok(route) => registries.subscribe(&route, &uri, listener).await,
+                    Err(error) => Err(error),
                 };
                 News::Renewed(uri, subscribed)
             };

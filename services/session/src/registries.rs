@@ -21,8 +21,9 @@ use mcp::{Json, Method, code, scan};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::catalogue::{Catalogue, Entry, SourceKey};
+use self::catalogue::{Catalogue, Entry};
 pub(crate) use self::link::Link;
+use self::watches::{Listener, Subscription, Watches};
 use crate::deps::RegistryPeer;
 use crate::observe::Observed;
 
@@ -170,6 +171,16 @@ impl Registries {
             .ok_or_else(|| unknown_target(operation, target, modern))
     }
 
+    /// Watches a resource; returns once its registry has accepted or refused it, or has not answered for too long.
+    pub(crate) async fn subscribe(
+        &self,
+        route: &Route,
+        uri: &str,
+        listener: Listener,
+    ) -> Result<Subscription, RpcError> {
+        Watches::subscribe(&route.link, &route.entry.source.registry, uri, listener).await
+    }
+
     /// Finds who completes an argument.
     pub(crate) fn route_completion(&self, params: &Json) -> Result<Route, RpcError> {
         let refuse = |text: &str| RpcError::new(code::INVALID_PARAMS, text);
@@ -194,11 +205,6 @@ impl Registries {
     fn route_to(&self, entry: Entry) -> Option<Route> {
         let link = self.links.get(entry.source.link)?.clone();
         Some(Route { link, entry })
-    }
-
-    /// The registry a sealed state belongs to, if it is configured here.
-    pub(crate) fn link_of(&self, key: &SourceKey) -> Option<Arc<Link>> {
-        self.links.get(key.link).cloned()
     }
 
     /// How long a merged list may be cached, and whether principals may share it.

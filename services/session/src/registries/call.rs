@@ -95,6 +95,16 @@ impl Call {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).instance.clone()
     }
 
+    /// It shall stop. Its registry is told so whatever becomes of whoever began it.
+    pub(crate) fn cancel(&self, reason: String) {
+        self.route.link.cancel(self.context(), reason);
+    }
+
+    /// It will not be come back to any more.
+    pub(crate) fn release(&self) {
+        self.route.link.release(self.context());
+    }
+
     /// The same call goes on under a new invocation: its frames are numbered anew.
     pub(crate) fn renew(&self, invocation: String) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).context.invocation = invocation;

@@ -346,12 +346,5 @@ async fn tell(
     senders.get(registry).ok_or_else(gone)?.send(change).await.map_err(|_| gone())
 }
 
-/// The error for a resource that nobody serves.
-pub(crate) fn unknown_resource(uri: &str, modern: bool) -> RpcError {
-    let code = if modern { code::INVALID_PARAMS } else { code::RESOURCE_NOT_FOUND };
-    RpcError::new(code, format!("Resource not found: {uri}"))
-        .with_data(Json::trusted(format!("{{\"uri\":{}}}", edit::quote(uri))))
-}
-
 #[cfg(test)]
 mod tests;
