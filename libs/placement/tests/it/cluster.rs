@@ -1,0 +1,1 @@
+//! Nodes that share slots, on lease stores that fail.

@@ -1,0 +1,7 @@
+//! Placement against lease stores, real and in the process.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod cluster;
+mod contract;
+mod etcd;
