@@ -19,7 +19,7 @@ use crate::auth::Authenticate;
 use crate::config::Config;
 use crate::connection::{self, Patience, Terms};
 use crate::deps::Deps;
-use crate::forward::Forward;
+use crate::forward::{Forward, Patience as Waits};
 use crate::http;
 use crate::http::body;
 use crate::http::caller::Ask;
@@ -42,7 +42,7 @@ pub struct App {
 
 struct Shared {
     keys: KeyRing,
-    forward: Forward,
+    forward: Arc<Forward>,
     auth: Arc<dyn Authenticate>,
     rules: Rules,
     paths: Arc<Paths>,
@@ -171,12 +171,17 @@ impl App {
         }
         let paths = Arc::new(Paths::read(config, deps.auth.resource_path())?);
         let seed = clock::random::<8>().map_err(|error| BuildError::Random(error.to_string()))?;
-        let timeout = Duration::from_secs(config.request_timeout_s.max(1));
+        let waits = Waits {
+            request: Duration::from_secs(config.request_timeout_s.max(1)),
+            owner: Duration::from_millis(config.failover_wait_ms),
+        };
+        let seed = u64::from_le_bytes(seed);
+        let forward = Forward::new(deps.locator, deps.peers, waits, seed, &deps.process.metrics);
         let max_age = Duration::from_secs(config.stream_max_age_s);
         Ok(Self {
             shared: Arc::new(Shared {
                 keys: deps.keys,
-                forward: Forward::new(deps.locator, deps.peers, timeout, u64::from_le_bytes(seed)),
+                forward: Arc::new(forward),
                 auth: deps.auth,
                 rules,
                 paths,
@@ -351,7 +356,7 @@ impl Edge {
         self.shared.auth.as_ref()
     }
 
-    pub(crate) fn forward(&self) -> &Forward {
+    pub(crate) fn forward(&self) -> &Arc<Forward> {
         &self.shared.forward
     }
 

@@ -35,6 +35,9 @@ pub struct Config {
     pub sessions: Vec<SessionNode>,
     /// How long a session node may take to say whether it takes a request on, in seconds. Then the client gets a 503.
     pub request_timeout_s: u64,
+    /// How long a session may be without an owner before its requests and streams hear of it, in milliseconds; until then they
+    /// wait for the next one. Lower it for clients that would rather ask again. 0 = nobody waits.
+    pub failover_wait_ms: u64,
     /// Silence on an event stream after which a comment is sent, in seconds. Lower it if a proxy on the way is impatient.
     pub keep_alive_s: u64,
     /// How long a client may leave what it is sent unread, in seconds; then its connection is closed. An older client resumes
@@ -121,6 +124,7 @@ impl Default for Config {
             allowed_origins: Vec::new(),
             sessions: vec![SessionNode { address: "127.0.0.1:7101".into(), slots: SlotRange::ALL }],
             request_timeout_s: 60,
+            failover_wait_ms: 7000,
             keep_alive_s: 15,
             write_stall_s: 20,
             tls_certificate: PathBuf::new(),

@@ -1,33 +1,37 @@
 //! Which session node gets a request, and what is tried when one cannot take it.
 //!
-//! A node may be asked again, or another one instead, only until one has accepted; from then on the outcome belongs to it.
-//! A call of a tool that was lost before that can be told is neither sent again nor said to be safe to send again.
+//! What no session owns goes from node to node until one has accepted it; from then on the outcome belongs to that one. A call
+//! of a tool that was lost before that can be told is neither sent again nor said to be safe to send again. What a session owns
+//! goes to the owner of its slot, which is waited for while it changes ([`owner`]), and is followed to the next owner when
+//! that changes later ([`following`]).
+
+mod call;
+mod counts;
+mod following;
+mod owner;
+mod reach;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use api::session::{Answer, Attach, Close, Delivery, Frame, Frames};
-use api::{Code, Detail, Error, SessionHost, Slot};
+use api::session::{Answer, Frame, Frames};
+use api::{Code, Detail, Error, Slot};
+use chassis::metrics::Metrics;
 use futures::StreamExt as _;
-use mcp::Method;
-use mcp::scan::is_object;
 use placement::{Locator, Peer};
 
+pub(crate) use self::call::Call;
+use self::counts::Counts;
+use self::following::Following;
+use self::owner::Found;
+use self::reach::Reach;
+use crate::limits::Gauge;
 use crate::peers::Peers;
 
-/// Redirections that are followed for one request.
-const MAX_HINTS: u32 = 2;
-const TOOLS_CALL: &str = Method::ToolsCall.as_str();
-
-/// One thing to ask of a session node.
-#[derive(Debug, Clone)]
-pub(crate) enum Call {
-    Deliver(Box<Delivery>),
-    Attach(Attach),
-    Close(Close),
-}
+/// Requests that may wait for an owner at a time, each with its body.
+const MAX_HELD: usize = 10_000;
 
 /// What a node said first.
 pub(crate) enum Taken {
@@ -46,31 +50,22 @@ pub(crate) enum Taken {
 pub(crate) struct Forward {
     locator: Arc<dyn Locator>,
     peers: Arc<dyn Peers>,
-    timeout: Duration,
+    patience: Patience,
     seed: u64,
     requests: AtomicU64,
     turn: AtomicU64,
+    reach: Reach,
+    held: Gauge,
+    counts: Counts,
 }
 
-impl Call {
-    /// Whether nothing is executed twice when a request that may have been taken on is sent again, by us or by the client.
-    fn is_repeatable(&self) -> bool {
-        match self {
-            Self::Deliver(delivery) => {
-                let message = &delivery.message;
-                is_object(message.as_str()) && message.text("method").as_deref() != Some(TOOLS_CALL)
-            }
-            Self::Attach(_) | Self::Close(_) => true,
-        }
-    }
-
-    async fn on(&self, host: &dyn SessionHost) -> Result<Frames, Error> {
-        match self {
-            Self::Deliver(delivery) => host.deliver(delivery.as_ref().clone()).await,
-            Self::Attach(attach) => host.attach(attach.clone()).await,
-            Self::Close(close) => host.close(close.clone()).await,
-        }
-    }
+/// How long is waited for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For a node to take a request on.
+    pub(crate) request: Duration,
+    /// For an owner of a session, from when it was missed.
+    pub(crate) owner: Duration,
 }
 
 impl Forward {
@@ -78,10 +73,21 @@ impl Forward {
     pub(crate) fn new(
         locator: Arc<dyn Locator>,
         peers: Arc<dyn Peers>,
-        timeout: Duration,
+        patience: Patience,
         seed: u64,
+        metrics: &Metrics,
     ) -> Self {
-        Self { locator, peers, timeout, seed, requests: AtomicU64::new(0), turn: AtomicU64::new(0) }
+        Self {
+            locator,
+            peers,
+            patience,
+            seed,
+            requests: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            reach: Reach::default(),
+            held: Gauge::new(MAX_HELD),
+            counts: Counts::new(metrics),
+        }
     }
 
     /// A key that no other request has.
@@ -94,32 +100,46 @@ impl Forward {
     /// # Errors
     /// Whatever kept the last node that was asked from taking it on. Nothing was accepted, unless the code is
     /// [`Code::OutcomeUnknown`]: then nobody can tell.
-    pub(crate) async fn send(&self, call: &Call, slot: Option<Slot>) -> Result<Taken, Error> {
-        let asked = tokio::time::timeout(self.timeout, self.ask_in_turn(call, slot)).await;
-        asked.unwrap_or_else(|_elapsed| {
+    pub(crate) async fn send(self: &Arc<Self>, mut call: Call, slot: Option<Slot>) -> Result<Taken, Error> {
+        let found = {
+            let finding = async {
+                match slot {
+                    Some(slot) => self.find(&mut call, slot, None).await,
+                    None => self.ask_in_turn(&call).await,
+                }
+            };
+            tokio::time::timeout(self.patience.request, finding).await
+        };
+        let Ok(found) = found else {
             let code = if call.is_repeatable() { Code::Deadline } else { Code::OutcomeUnknown };
-            Err(Error::new(code, "no session node took the request on in time"))
+            return Err(Error::new(code, "no session node took the request on in time"));
+        };
+        let Found { node, taken } = found?;
+        Ok(match (taken, slot) {
+            (Taken::Accepted { session, frames }, Some(slot)) if self.follows(&call) => {
+                let frames = Following::new(self.clone(), call, slot, node, frames).boxed();
+                Taken::Accepted { session, frames }
+            }
+            (taken, _) => taken,
         })
     }
 
-    async fn ask_in_turn(&self, call: &Call, slot: Option<Slot>) -> Result<Taken, Error> {
-        let mut nodes = self.candidates(slot);
-        let mut hints = MAX_HINTS;
+    fn follows(&self, call: &Call) -> bool {
+        call.can_move() && !self.patience.owner.is_zero()
+    }
+
+    /// Asks one ready node after the other until one takes the request on.
+    async fn ask_in_turn(&self, call: &Call) -> Result<Found, Error> {
         let mut last = Error::new(Code::Unavailable, "no session node is ready");
-        while let Some(node) = nodes.pop_front() {
+        for node in self.candidates() {
             let error = match self.ask(call, &node).await {
-                Ok(taken) => return Ok(taken),
+                Ok(taken) => return Ok(Found { node, taken }),
                 Err(error) => error,
             };
-            if let Some(Detail::NotOwner { owner, .. }) = &error.detail {
-                if hints == 0 || owner.is_empty() {
-                    return Err(Error::new(Code::Unavailable, "the owner of the slot could not be found"));
-                }
-                hints -= 1;
-                nodes.push_front(Peer { address: owner.as_str().into() });
-            } else if error.code != Code::Unavailable {
+            if error.code != Code::Unavailable {
                 return Err(error);
-            } else if matches!(error.detail, Some(Detail::OutcomeUnknown { .. })) && !call.is_repeatable() {
+            }
+            if is_uncertain(&error) && !call.is_repeatable() {
                 return Err(Error { code: Code::OutcomeUnknown, ..error });
             }
             last = error;
@@ -127,33 +147,55 @@ impl Forward {
         Err(last)
     }
 
-    /// The owner alone, or every ready node, each request beginning with the next one.
-    fn candidates(&self, slot: Option<Slot>) -> VecDeque<Peer> {
-        if let Some(slot) = slot {
-            return self.locator.owner(slot).into_iter().collect();
-        }
+    /// Every ready node, each request beginning with the next one; those in doubt are the last resort.
+    fn candidates(&self) -> VecDeque<Peer> {
         let mut nodes = VecDeque::from(self.locator.ready());
         if let Some(first) = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(nodes.len() as u64) {
             nodes.rotate_left(usize::try_from(first).unwrap_or_default());
         }
+        nodes.make_contiguous().sort_by_key(|node| self.reach.is_recent(node));
         nodes
     }
 
+    /// Asks one node, and notes whether it could be reached.
     async fn ask(&self, call: &Call, node: &Peer) -> Result<Taken, Error> {
+        let asked = self.first_word(call, node).await;
+        match &asked {
+            Ok(_) => self.reach.answered(node),
+            Err(error) if error.detail == Some(Detail::NotReached) => {
+                if self.reach.failed(node) {
+                    self.locator.suspect(node, &error.message);
+                }
+            }
+            Err(error) if is_uncertain(error) => self.reach.lost(node),
+            Err(_) => {}
+        }
+        // One that ended without a word is there, and may have taken it on all the same.
+        asked?.ok_or_else(|| uncertain("a session node said nothing"))
+    }
+
+    async fn first_word(&self, call: &Call, node: &Peer) -> Result<Option<Taken>, Error> {
         let unreachable = || Error::new(Code::Unavailable, format!("{} is not an address", node.address));
         let host = self.peers.get(&node.address).ok_or_else(unreachable)?;
         let mut frames = call.on(host.as_ref()).await?;
         match frames.next().await {
-            Some(Ok(Frame::Accepted { session })) => Ok(Taken::Accepted { session, frames }),
-            Some(Ok(Frame::Refused(answer))) => Ok(Taken::Refused(answer)),
+            Some(Ok(Frame::Accepted { session })) => Ok(Some(Taken::Accepted { session, frames })),
+            Some(Ok(Frame::Refused(answer))) => Ok(Some(Taken::Refused(answer))),
             Some(Ok(Frame::Answer(_) | Frame::Open | Frame::Event(_))) => {
                 Err(Error::new(Code::Internal, "a session node answered without accepting"))
             }
             Some(Err(error)) => Err(error),
-            None => {
-                let lost = Detail::OutcomeUnknown { invocation: String::new() };
-                Err(Error::new(Code::Unavailable, "a session node said nothing").with(lost))
-            }
+            None => Ok(None),
         }
     }
+}
+
+/// A request that a node may have, though it has not said so.
+fn uncertain(message: impl Into<String>) -> Error {
+    let lost = Detail::OutcomeUnknown { invocation: String::new() };
+    Error::new(Code::Unavailable, message).with(lost)
+}
+
+fn is_uncertain(error: &Error) -> bool {
+    error.code == Code::Unavailable && matches!(error.detail, Some(Detail::OutcomeUnknown { .. }))
 }

@@ -12,8 +12,7 @@ use api::Principal;
 
 pub(crate) use self::accounts::{Account, Lease};
 use self::accounts::{Accounts, Bounds};
-use self::gauge::Gauge;
-pub(crate) use self::gauge::{Inside, Weight};
+pub(crate) use self::gauge::{Gauge, Inside, Weight};
 use crate::config::Config;
 
 /// All bounds of one gateway.

@@ -25,7 +25,7 @@ pub(super) async fn delete(edge: &Edge, parts: &Parts) -> Response {
         principal: caller.principal.clone(),
         when_idle: false,
     });
-    let taken = edge.forward().send(&call, Some(slot)).await;
+    let taken = edge.forward().send(call, Some(slot)).await;
     reply::taken(
         edge,
         Asked {

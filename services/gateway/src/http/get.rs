@@ -30,7 +30,7 @@ pub(super) async fn get(edge: &Edge, parts: &Parts) -> Response {
         last_event_id: visit.last_event_id,
         begin: false,
     });
-    let taken = edge.forward().send(&call, Some(slot)).await;
+    let taken = edge.forward().send(call, Some(slot)).await;
     reply::taken(
         edge,
         Asked {

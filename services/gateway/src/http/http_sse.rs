@@ -30,7 +30,7 @@ pub(super) async fn events(State(edge): State<Edge>, request: Request) -> Respon
         last_event_id: None,
         begin: true,
     });
-    let taken = edge.forward().send(&call, None).await;
+    let taken = edge.forward().send(call, None).await;
     let endpoint = |session: &str| format!("{}?{}={session}", edge.message_path(), admit::SESSION);
     reply::begun(&edge, caller, taken, place, endpoint).await
 }
@@ -40,7 +40,7 @@ pub(super) async fn leave(edge: Edge, session: String, principal: Principal) {
     edge.shutdown().requested().await;
     let Some(slot) = SessionId::parse(edge.keys(), &session).map(|id| id.slot()) else { return };
     let call = Call::Close(Close { session, revision: None, principal, when_idle: true });
-    if let Err(error) = edge.forward().send(&call, Some(slot)).await {
+    if let Err(error) = edge.forward().send(call, Some(slot)).await {
         tracing::debug!(error = %error.message, "a session was not told that its gateway drains");
     }
 }

@@ -12,7 +12,7 @@ use chassis::telemetry::Scope;
 use mcp::{Era, Method};
 
 use super::admit::{self, Admitted, Batch, Letter, Refusal};
-use super::reply::{self, Asked, Lost};
+use super::reply::{self, Asked, Lost, Members};
 use super::{body, caller, quota};
 use crate::app::Edge;
 use crate::auth::Caller;
@@ -70,7 +70,9 @@ async fn deliver(
     // On HTTP+SSE the answer to a request is no answer to its POST.
     let lost = match transport {
         Transport::Streamable if letter.id().is_some() => Lost::Unknown,
-        Transport::Streamable | Transport::HttpSse => Lost::Nothing,
+        // What has no answer does no harm twice, and must not be said to have arrived.
+        Transport::Streamable => Lost::Again,
+        Transport::HttpSse => Lost::Nothing,
     };
     let asked = Asked {
         id: letter.id().cloned(),
@@ -96,7 +98,7 @@ async fn deliver(
         again: None,
     }));
     let answering = async {
-        let taken = edge.forward().send(&call, slot).await;
+        let taken = edge.forward().send(call, slot).await;
         reply::taken(edge, asked, taken).await
     };
     scope.within(answering).await
@@ -125,12 +127,11 @@ async fn deliver_batch(
         again: None,
     }));
     let members = match transport {
-        Transport::Streamable => batch.requests,
-        // Their answers do not come here.
-        Transport::HttpSse => Vec::new(),
+        Transport::Streamable => Members::Here(batch.requests),
+        Transport::HttpSse => Members::Elsewhere,
     };
     let answering = async {
-        let taken = edge.forward().send(&call, Some(slot)).await;
+        let taken = edge.forward().send(call, Some(slot)).await;
         reply::batch(edge, caller, members, taken).await
     };
     scope.within(answering).await

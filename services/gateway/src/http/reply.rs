@@ -49,6 +49,14 @@ pub(super) enum Lost {
     Again,
 }
 
+/// Where the requests of a batch are answered.
+pub(super) enum Members {
+    /// In the response, each of these, come what may.
+    Here(Vec<Id>),
+    /// On the stream of the session.
+    Elsewhere,
+}
+
 /// The response to a client that begins a session of HTTP+SSE. `endpoint` says where to post for a session.
 pub(super) async fn begun(
     edge: &Edge,
@@ -126,11 +134,11 @@ pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Er
     response
 }
 
-/// The response to a batch. `members` are the ids of its requests; each of them is answered, come what may.
+/// The response to a batch.
 pub(super) async fn batch(
     edge: &Edge,
     caller: &Caller,
-    members: Vec<Id>,
+    members: Members,
     taken: Result<Taken, Error>,
 ) -> Response {
     let mut frames = match taken {
@@ -143,7 +151,11 @@ pub(super) async fn batch(
         Some(Ok(Frame::Answer(whole))) => answer(edge, whole),
         Some(Ok(Frame::Open)) => {
             let stream = Stream::new(edge.stalls(), frames, edge.keep_alive(), None, None);
-            sse::response(stream.owing_all(members).lent(caller))
+            let owed = match members {
+                Members::Here(ids) => ids,
+                Members::Elsewhere => Vec::new(),
+            };
+            sse::response(stream.owing_all(owed).lent(caller))
         }
         Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_)) | Err(_)) | None => {
             tracing::warn!("a batch was lost after it had been accepted");
@@ -152,10 +164,14 @@ pub(super) async fn batch(
     }
 }
 
-fn lost_batch(members: &[Id]) -> Response {
-    if members.is_empty() {
-        return StatusCode::ACCEPTED.into_response();
-    }
+fn lost_batch(members: &Members) -> Response {
+    let members = match members {
+        Members::Elsewhere => return StatusCode::ACCEPTED.into_response(),
+        Members::Here(ids) if ids.is_empty() => {
+            return later(StatusCode::SERVICE_UNAVAILABLE, None, "unavailable", 1);
+        }
+        Members::Here(ids) => ids,
+    };
     let answers: Vec<Json> = members.iter().map(|id| unknown_outcome(Some(id), "unavailable")).collect();
     let answers: Vec<&str> = answers.iter().map(Json::as_str).collect();
     json(StatusCode::OK, Some(Json::trusted(format!("[{}]", answers.join(",")))))

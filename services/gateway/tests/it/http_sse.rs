@@ -185,7 +185,8 @@ async fn every_request_of_a_lost_batch_is_answered() {
         Act::Say(vec![accepted()]),
         Act::Say(vec![accepted(), Ok(Frame::Open), event(None, asked), event(None, done), gone()]),
     ]);
-    let gateway = Gateway::one(&node).await;
+    let config = Config { failover_wait_ms: 0, ..Config::default() };
+    let gateway = Gateway::start(config, &[("a", &node)], 1).await;
     let id = session(12);
     let note = r#"{"jsonrpc":"2.0","method":"n"}"#;
     let batch = format!("[{PING},{note},{},1]", PING.replace("\"a\"", "\"b\""));
@@ -194,7 +195,8 @@ async fn every_request_of_a_lost_batch_is_answered() {
             r#"{{"jsonrpc":"2.0","id":"{id}","error":{{"code":-32603,"message":"the outcome of this request is not known","data":{{"reason":"unavailable","outcome":"unknown"}}}}}}"#
         )
     };
-    assert_eq!(gateway.ask(&Request::older(&id, &format!("[{note}]"))).await.status, 202);
+    let notes = gateway.ask(&Request::older(&id, &format!("[{note}]"))).await;
+    assert_eq!(notes.verdict(), (503, Some(-32603), None));
     let response = gateway.ask(&Request::older(&id, &batch)).await;
     assert_eq!((response.status, response.body), (200, format!("[{},{}]", unknown("a"), unknown("b"))));
     let response = gateway.ask(&Request::older(&id, &batch)).await;
