@@ -62,6 +62,38 @@ async fn a_session_goes_on_at_its_next_owner() -> Result<()> {
     Ok(())
 }
 
+/// The same registry serves both owners, and still has the call.
+async fn a_call_goes_on_at_the_next_owner() -> Result<()> {
+    let store: Arc<dyn SessionStore> = Arc::new(Memory::default());
+    let registry = registry();
+    let first = Mesh::successor(store.clone(), 1, vec![registry.clone()]).await?;
+    let mut client = first.client();
+    client.initialize("2025-11-25", "{}").await?;
+    let mut events = client.post(CALL).await?.events();
+    events.next().await?;
+    let seen = events.next().await?.unwrap();
+
+    let second = Mesh::successor(store, 2, vec![registry.clone()]).await?;
+    let mut moved = second.client();
+    moved.session.clone_from(&client.session);
+    moved.revision.clone_from(&client.revision);
+    let mut events = moved.get(seen.id.as_deref()).await?.events();
+    // Heard before, new, and the end: numbers tell them apart.
+    registry.say_later(2, FrameBody::Progress(Json::trusted(r#"{"progress":1.5}"#)));
+    registry.say_later(3, FrameBody::Progress(Json::trusted(r#"{"progress":2}"#)));
+    registry.say_later(4, FrameBody::Result(Json::trusted(r#"{"content":[]}"#)));
+    assert_eq!(path(&events.message().await?, &["params", "progress"]), Some("2"));
+    let end = events.message().await?;
+    assert_eq!((path(&end, &["id"]), path(&end, &["result", "content"])), (Some("7"), Some("[]")), "{end}");
+    assert_eq!(registry.seen().len(), 1, "it was called once");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_outlives_its_owner() {
+    a_call_goes_on_at_the_next_owner().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_committed_is_all_that_a_next_owner_needs() {
     a_session_goes_on_at_its_next_owner().await.unwrap();

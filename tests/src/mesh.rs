@@ -180,8 +180,13 @@ impl Mesh {
         let named = registries.into_iter().enumerate();
         let peers =
             named.map(|(i, port)| RegistryPeer { address: format!("r{i}"), namespace: None, port }).collect();
-        let deps =
-            session::Deps { keys: keys(), store, epoch, registries: peers, process: Default::default() };
+        let deps = session::Deps {
+            keys: keys(),
+            store,
+            seat: session::Seat::Fixed { epoch },
+            registries: peers,
+            process: Default::default(),
+        };
         let app = session::App::build(config, deps)?;
         let locator = Arc::new(Static::embedded("session"));
         let peers = Arc::new(gateway::Local(app.handle()));
@@ -253,7 +258,7 @@ impl Mesh {
             let deps = session::Deps {
                 keys: keys(),
                 store: Arc::new(session::store::Memory::default()),
-                epoch: session::Deps::epoch_of_this_start(),
+                seat: session::Seat::Fixed { epoch: session::Deps::epoch_of_this_start() },
                 registries: peers.collect::<Result<_, _>>()?,
                 process: Default::default(),
             };

@@ -27,6 +27,8 @@ pub struct Scripted {
     seen: Mutex<Vec<(Context, Start)>>,
     cancelled: watch::Sender<Vec<String>>,
     resumed: Mutex<Vec<Vec<InputResponse>>>,
+    /// What those who come back to an invocation hear, whichever it is.
+    later: watch::Sender<Vec<Frame>>,
     updates: broadcast::Sender<Json>,
     watched: watch::Sender<Vec<String>>,
     /// Capabilities it announces.
@@ -52,6 +54,7 @@ impl Scripted {
             seen: Mutex::default(),
             cancelled: watch::channel(Vec::new()).0,
             resumed: Mutex::default(),
+            later: watch::channel(Vec::new()).0,
             updates: broadcast::channel(64).0,
             watched: watch::channel(Vec::new()).0,
             capabilities: None,
@@ -83,6 +86,11 @@ impl Scripted {
     /// The answers it was resumed with.
     pub fn resumed(&self) -> Vec<Vec<InputResponse>> {
         self.resumed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says something to whoever has come back, or will come back, to an invocation that was started here.
+    pub fn say_later(&self, number: u64, body: FrameBody) {
+        self.later.send_modify(|frames| frames.push(Frame { number, body }));
     }
 
     /// Waits until a call was cancelled, by request or by letting go of it.
@@ -213,8 +221,17 @@ impl Registry for Scripted {
         Ok(stream::select(answers, updates).boxed())
     }
 
-    async fn attach(&self, _: Context, _: u64) -> Result<Frames, Error> {
-        Ok(stream::pending().boxed())
+    async fn attach(&self, context: Context, after: u64) -> Result<Frames, Error> {
+        if !self.seen().iter().any(|(known, _)| known.invocation == context.invocation) {
+            return Err(Error::new(Code::NotFound, "no such invocation"));
+        }
+        let mut said = 0;
+        let frames = WatchStream::new(self.later.subscribe()).flat_map(move |frames| {
+            let new: Vec<Frame> = frames.get(said..).unwrap_or_default().to_vec();
+            said = frames.len();
+            stream::iter(new.into_iter().filter(move |frame| frame.number > after).map(Ok))
+        });
+        Ok(frames.chain(stream::pending()).boxed())
     }
 
     async fn resume(&self, context: Context, _: u32, responses: Vec<InputResponse>) -> Result<Frames, Error> {

@@ -28,7 +28,7 @@ pub use self::phase::Phase;
 use self::refusal::{Cause, Mark};
 pub use self::streams::Replay;
 use self::turn::Turn;
-use crate::effect::{Effect, Effects};
+use crate::effect::{CallContext, Effect, Effects};
 use crate::input::{CallId, Input, Millis, StreamId};
 use crate::journal::{Entry, JournalState};
 use crate::settings::Settings;
@@ -190,6 +190,12 @@ impl Session {
     pub fn place_in_journal(&self, call: CallId) -> (u64, u32) {
         let entry = self.saved.journal.get(&call);
         entry.map_or((self.live.epoch, 0), |entry| (entry.epoch, entry.generation))
+    }
+
+    /// What registries are told of the client of a call that was taken over.
+    #[must_use]
+    pub fn call_context(&self, entry: &Entry) -> CallContext {
+        inflight::context(&self.settings, &self.saved, entry.token.is_some())
     }
 
     /// Whether events of a stream are kept, so that [`Session::replay`] knows it.

@@ -5,24 +5,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::EventId;
 use api::session::Frame;
-use api::{Code, Error, EventId};
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt as _, StreamExt as _};
 use machines::{CallFrame, CallId, Continuation, Input, Millis, StopReason, StreamId};
-use mcp::rpc::{self, RpcError};
+use mcp::rpc::{self, Message, RpcError};
 use mcp::telemetry::attribute;
-use mcp::{Json, code};
+use mcp::{Json, Method, code};
 use tokio::sync::mpsc;
 
 use crate::calling::Caller;
 use crate::carry::{self, Carried};
 use crate::host::Shared;
+use crate::letter::Letter;
 use crate::reader::Reader;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Subscription;
-use crate::residents::{Letter, Removed, Resident};
+use crate::residents::{Removed, Resident};
 use crate::wake;
 
 /// How long a session waits for a reader that is behind to take half of what waits for it.
@@ -67,6 +68,8 @@ pub(crate) struct Actor {
     gone: FuturesUnordered<Gone>,
     pub(crate) calls: BTreeMap<CallId, Arc<Call>>,
     pub(crate) news: SelectAll<BoxStream<'static, News>>,
+    /// Keys of the deliveries of calls that wait for an answer.
+    pub(crate) keys: BTreeMap<StreamId, String>,
     /// Inputs that need no waiting.
     pub(crate) pending: VecDeque<Input>,
     pub(crate) wake: Option<Millis>,
@@ -101,6 +104,7 @@ impl Actor {
             gone: FuturesUnordered::new(),
             calls: BTreeMap::new(),
             news: SelectAll::new(),
+            keys: BTreeMap::new(),
             pending: VecDeque::new(),
             wake,
             stopped: None,
@@ -190,7 +194,14 @@ impl Actor {
 
     async fn open_letter(&mut self, letter: Letter) {
         match letter {
-            Letter::Message { message, reply, scope } => {
+            Letter::Message { message, key, again, reply, scope } => {
+                let taken_on = match again {
+                    Some(again) => self.taken_on_before(&message, &key, &again, &reply).await,
+                    None => false,
+                };
+                if taken_on {
+                    return;
+                }
                 let stream = self.resident.machine.reserve_stream();
                 if self.carried.is_http_sse() {
                     carry::acknowledge(&reply);
@@ -198,7 +209,8 @@ impl Actor {
                     self.add_reader(stream, reply);
                 }
                 let before = self.resident.version;
-                scope.clone().within(self.take(Input::Client { stream, message, key: None })).await;
+                let key = self.keep_key(stream, &message, key);
+                scope.clone().within(self.take(Input::Client { stream, message, key })).await;
                 if self.resident.version > before {
                     scope.describe(|to| _ = to.set(attribute::JOURNAL_OUTCOME, "committed"));
                 }
@@ -220,6 +232,7 @@ impl Actor {
             Letter::Updated { uri, params } => self.take(Input::ResourceUpdated { uri, params }).await,
             Letter::Wake => self.take(Input::DeadlineReached).await,
             Letter::Drain => self.drain().await,
+            Letter::Moved => self.stopped = Some(StopReason::Lost),
         }
     }
 
@@ -274,6 +287,15 @@ impl Actor {
         }
     }
 
+    /// Keeps the key of a delivery whose answer may have to be given again. The calls of other methods are simply made again.
+    fn keep_key(&mut self, stream: StreamId, message: &Message, key: String) -> Option<String> {
+        if key.is_empty() || message.method() != Some(Method::ToolsCall.as_str()) {
+            return None;
+        }
+        self.keys.insert(stream, key.clone());
+        Some(key)
+    }
+
     /// Number of the frame that a call has just passed on: no other one is asked for meanwhile.
     fn number(&self, call: CallId) -> u64 {
         self.calls.get(&call).map_or(0, |call| call.last())
@@ -296,6 +318,7 @@ impl Actor {
     async fn lose_reader(&mut self, stream: StreamId, number: u64) {
         if self.readers.get(&stream).is_some_and(|reading| reading.number == number) {
             self.readers.remove(&stream);
+            // The key stays: the call goes on, and whoever has lost its node asks for it.
             self.take(Input::ReaderGone(stream)).await;
         }
     }
@@ -325,15 +348,21 @@ impl Actor {
             None => (StreamId::OWN, None),
             Some(event) => (StreamId(event.stream), Some(event.seq)),
         };
-        let Some(replay) = self.resident.machine.replay(stream, after) else {
+        if self.resident.machine.replay(stream, after).is_none() {
             let error = RpcError::new(code::INVALID_REQUEST, "the stream of Last-Event-ID is no longer kept");
             let refused = api::session::Answer::new(400, Some(rpc::error(None, &error)));
             // A reader that is gone does not want to know.
             let _heard = reply.say(Ok(Frame::Refused(refused)));
             return;
-        };
+        }
         self.add_reader(stream, reply);
         self.send(stream, Frame::Accepted { session: None });
+        self.replay(stream, after).await;
+    }
+
+    /// Gives the reader of an event stream what it has missed.
+    pub(crate) async fn replay(&mut self, stream: StreamId, after: Option<u64>) {
+        let Some(replay) = self.resident.machine.replay(stream, after) else { return };
         self.send(stream, Frame::Open);
         if replay.gap {
             let event = api::session::Event { message: Some(gap_notice()), ..Default::default() };
@@ -370,23 +399,33 @@ impl Actor {
     async fn end(mut self, reason: StopReason, mut letters: mpsc::Receiver<Box<Letter>>) {
         let (revision, now) = (self.resident.machine.revision(), chassis::clock::unix_millis());
         self.shared.observed.ended(revision, self.resident.begun, now, reason);
+        self.leave();
+        if reason == StopReason::Lost {
+            return self.send_elsewhere(letters);
+        }
         for (_, call) in std::mem::take(&mut self.calls) {
             call.release();
         }
-        self.leave();
-        if reason != StopReason::Lost {
-            // What came too late is told so.
-            while let Ok(letter) = letters.try_recv() {
-                self.open_letter(*letter).await;
-            }
+        // What came too late is told so.
+        while let Ok(letter) = letters.try_recv() {
+            self.open_letter(*letter).await;
         }
-        if reason == StopReason::Lost {
-            for reading in self.readers.values() {
-                let lost = Error::new(Code::Unavailable, "the session was lost to another owner");
-                let _heard = reading.reader.say(Err(lost));
-            }
-        } else if let Err(refusal) = self.shared.store.remove(&self.resident.id, self.resident.epoch).await {
+        if let Err(refusal) = self.shared.store.remove(&self.resident.id, self.resident.epoch).await {
             tracing::warn!(?refusal, "an ended session could not be removed from the store");
+        }
+    }
+
+    /// The session goes on with another owner: whoever waits here is told to ask there. Calls go on at their registries.
+    fn send_elsewhere(self, mut letters: mpsc::Receiver<Box<Letter>>) {
+        let moved = || Err(self.shared.not_owner(self.resident.id.slot()));
+        for reading in self.readers.values() {
+            // A reader that is gone does not want to know.
+            let _heard = reading.reader.say(moved());
+        }
+        while let Ok(letter) = letters.try_recv() {
+            if let Some(reply) = letter.reply() {
+                let _heard = reply.say(moved());
+            }
         }
     }
 }

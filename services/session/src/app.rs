@@ -4,38 +4,43 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use api::SessionHost;
 use api::session::Surroundings;
-use api::{SessionHost, Slot};
-use chassis::drain::Shutdown;
+use chassis::drain::{Shutdown, pair};
 use chassis::process::Health;
 use chassis::serve::Incoming;
 use chassis::task::{self, Kind};
 use chassis::telemetry::propagate;
 use futures::FutureExt as _;
 use machines::ListKind;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::deps::Deps;
+use crate::deps::{Deps, Seat};
 use crate::facts::Facts;
 use crate::host::{Host, ROLE, Shared};
+use crate::letter::Letter;
 use crate::observe::Observed;
+use crate::ownership::Slots;
 use crate::registries::Registries;
-use crate::residents::{Letter, Residents};
-use crate::store::Fenced;
+use crate::residents::Residents;
+use crate::seat;
 
 /// How long a starting node waits for registries that do not answer.
 const SETTLE: Duration = Duration::from_secs(2);
 /// How often a draining node looks whether its sessions rest.
 const REST: Duration = Duration::from_millis(5);
+/// Sessions that are loaded from the store at a time: a node that takes over many must not drown in them.
+const LOADS: usize = 256;
 /// How often idle sessions are looked at whose moment may have come.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The session role.
 pub struct App {
     shared: Arc<Shared>,
+    seat: Seat,
     health: Health,
 }
 
@@ -75,7 +80,9 @@ impl App {
             budget: Budget::new(&config),
             config,
             keys: deps.keys,
-            epoch: deps.epoch,
+            slots: Slots::default(),
+            locator: deps.seat.locator(),
+            loads: Semaphore::new(LOADS),
             mesh,
             store: deps.store,
             registries,
@@ -86,7 +93,7 @@ impl App {
             drain: CancellationToken::new(),
         });
         shared.watch();
-        Ok(Self { shared, health: deps.process.health })
+        Ok(Self { shared, seat: deps.seat, health: deps.process.health })
     }
 
     /// The in-process door.
@@ -107,13 +114,6 @@ impl App {
         self.health.sessions(move || sessions.upgrade().map_or(0, |shared| shared.residents.len()));
         let stop = CancellationToken::new();
         let _end = stop.clone().drop_guard();
-        let owned = (0..Slot::COUNT).filter_map(Slot::new).filter(|s| self.shared.config.slots.contains(*s));
-        let claimed: Vec<_> = owned.map(|slot| (slot, self.shared.epoch)).collect();
-        let fenced = self.shared.store.fence(&claimed).await;
-        if let Some(((slot, _), why)) = claimed.iter().zip(fenced).find(|(_, fenced)| *fenced != Fenced::Done)
-        {
-            return Err(format!("slot {slot} cannot be taken over: {why:?}").into());
-        }
         let registries = self.shared.registries.clone();
         let changes = registries.changes();
         let _links = task::spawn(Kind::Upkeep, "registries", registries.clone().run(stop.clone()));
@@ -122,11 +122,30 @@ impl App {
         // Registries that are down do not keep the others' clients waiting for ever.
         let _slow = tokio::time::timeout(SETTLE, registries.settled()).await.is_err();
         registries.begin();
+        let (handle, seat) = (self.handle(), self.seat);
+        let (tenancy, claims) = seat::take(&self.shared, seat).await?;
         self.shared.ready.send_replace(true);
-        let draining = drain(self.shared.clone(), shutdown.clone());
-        let routes = api::session::service(self.handle(), surroundings(&shutdown));
-        let (served, ()) = tokio::join!(chassis::grpc::server::serve(routes, incoming, shutdown), draining);
-        Ok(served?)
+        // Slots go first, while their callers are still answered; then everything else.
+        let (trigger, empty) = pair();
+        let leaving = seat::leave(claims, trigger, shutdown.clone());
+        let draining = drain(self.shared.clone(), empty.clone());
+        let routes = api::session::service(handle, surroundings(&empty));
+        let serving = async {
+            let served = chassis::grpc::server::serve(routes, incoming, empty).await;
+            stop.cancel();
+            served
+        };
+        let work = async { tokio::join!(serving, draining, leaving).0 };
+        let cast_out = async {
+            match tenancy.await {
+                Ok(()) => std::future::pending().await,
+                Err(why) => why,
+            }
+        };
+        tokio::select! {
+            served = work => Ok(served?),
+            why = cast_out => Err(why),
+        }
     }
 }
 

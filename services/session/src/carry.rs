@@ -73,6 +73,7 @@ impl Carried {
 impl Actor {
     /// The whole answer to a POST or DELETE.
     pub(crate) fn answer(&mut self, stream: StreamId, answer: Answer) {
+        self.keys.remove(&stream);
         match self.carried.carrier(stream) {
             Carrier::Itself => {
                 self.send(stream, Frame::Answer(answer));
@@ -125,6 +126,7 @@ impl Actor {
 
     /// A stream is over.
     pub(crate) fn finish(&mut self, stream: StreamId) {
+        self.keys.remove(&stream);
         match self.carried.carrier(stream) {
             Carrier::Itself => self.close(stream),
             Carrier::Session => {}

@@ -7,6 +7,7 @@ use api::{Epoch, KeyRing, Registry};
 use chassis::grpc::channel::{AddressError, dial_with};
 use chassis::process::Process;
 use chassis::tls::Dialler;
+use placement::{Claimer, Claims, Directory, Following, Now, Tick};
 
 use crate::config::Config;
 use crate::store::{Memory, SessionStore};
@@ -22,14 +23,41 @@ pub struct RegistryPeer {
     pub port: Arc<dyn Registry>,
 }
 
+/// How a node comes by its slots.
+pub enum Seat {
+    /// Those of the configuration, for good.
+    Fixed {
+        /// Of this owner: higher than that of every owner before.
+        epoch: Epoch,
+    },
+    /// Those that it claims among others.
+    Claimed(Box<Claimed>),
+}
+
+/// A place in a cluster.
+pub struct Claimed {
+    /// Claims slots for this node.
+    pub claimer: Claimer,
+    /// How it is told to stop.
+    pub claims: Claims,
+    /// Shows that this process works; without it, its lease ends.
+    pub tick: Tick,
+    /// The clock of the cluster.
+    pub now: Now,
+    /// Where others' slots are found.
+    pub directory: Arc<Directory>,
+    /// Keeps that up to date.
+    pub following: Following,
+}
+
 /// See the module.
 pub struct Deps {
     /// Keys that identifiers and states are made with.
     pub keys: KeyRing,
     /// Where sessions are kept.
     pub store: Arc<dyn SessionStore>,
-    /// Epoch of this owner: higher than that of every owner before.
-    pub epoch: Epoch,
+    /// How this node comes by its slots.
+    pub seat: Seat,
     /// The registries.
     pub registries: Vec<RegistryPeer>,
     /// Where this role counts, and says how it is.
@@ -55,7 +83,7 @@ impl Deps {
         Ok(Self {
             keys,
             store: Arc::new(Memory::default()),
-            epoch: Self::epoch_of_this_start(),
+            seat: Seat::Fixed { epoch: Self::epoch_of_this_start() },
             registries: registries.collect::<Result<_, _>>()?,
             process: Process::default(),
         })

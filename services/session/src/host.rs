@@ -5,27 +5,30 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use api::session::{Attach, Close, Delivery, Frame, Frames, SessionHost, Transport};
-use api::{Code, Detail, Epoch, Error, EventId, KeyRing, Principal, SessionId};
+use api::{Code, Epoch, Error, EventId, KeyRing, Principal, SessionId};
 use async_trait::async_trait;
 use chassis::task::{self, Kind};
 use chassis::telemetry::{Scope, Side};
 use futures::{StreamExt as _, stream};
-use machines::{ListKind, Session};
+use machines::{CommitRefusal, ListKind, Session};
 use mcp::rpc::{self, Body, Malformed, Message, RpcError};
 use mcp::telemetry::attribute;
 use mcp::{Era, Json, Method, code, scan};
+use placement::Locator;
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::actor::Actor;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::facts::Facts;
+use crate::letter::Letter;
 use crate::observe::Observed;
+use crate::ownership::Slots;
 use crate::reader::{Queue, Reader, queue};
 use crate::refuse;
 use crate::registries::Registries;
-use crate::residents::{Letter, Resident, Residents, Undelivered, Visitor};
+use crate::residents::{Resident, Residents, Undelivered, Visitor};
 use crate::store::SessionStore;
 
 /// The role that spans and log lines are shown under.
@@ -39,7 +42,12 @@ pub(crate) struct Shared {
     pub(crate) this: Weak<Self>,
     pub(crate) config: Config,
     pub(crate) keys: KeyRing,
-    pub(crate) epoch: Epoch,
+    /// The slots of this node.
+    pub(crate) slots: Slots,
+    /// Where the owners of other slots are found; `None` where nobody knows.
+    pub(crate) locator: Option<Arc<dyn Locator>>,
+    /// Sessions that are loaded from the store at a time.
+    pub(crate) loads: Semaphore,
     pub(crate) mesh: Arc<str>,
     pub(crate) store: Arc<dyn SessionStore>,
     pub(crate) registries: Arc<Registries>,
@@ -71,12 +79,13 @@ impl Shared {
                 "Finished invocations that registries have not been told to forget",
             ),
             ("trunkline_registry_cancels_waiting", "Cancellations that registries have not been told of"),
+            ("trunkline_slots_owned", "Slots that this node serves"),
         ];
         self.observed.watch(&gauges, move || {
             let shared = this.upgrade()?;
             let (all, active, letters) = shared.residents.census();
             let (releases, cancels) = shared.registries.waiting();
-            Some(vec![all, active, letters, releases, cancels])
+            Some(vec![all, active, letters, releases, cancels, shared.slots.count()])
         });
     }
 
@@ -86,7 +95,8 @@ impl Shared {
             to.set(attribute::OWNER, self.config.node.clone());
             if let Some(session) = session {
                 to.set(attribute::SLOT, i64::from(session.slot().number()));
-                to.set(attribute::EPOCH, i64::try_from(self.epoch.0).unwrap_or(i64::MAX));
+                let epoch = self.slots.epoch(session.slot()).unwrap_or_default();
+                to.set(attribute::EPOCH, i64::try_from(epoch.0).unwrap_or(i64::MAX));
             }
         });
     }
@@ -130,28 +140,31 @@ impl Shared {
     }
 
     /// Loads a session that this node owns and does not have in memory.
-    async fn activate(&self, id: &SessionId) -> Result<(), Error> {
-        let unavailable =
-            |refusal| Error::new(Code::Unavailable, format!("the store could not be read: {refusal:?}"));
-        let Some(stored) = self.store.load(id).await.map_err(unavailable)? else { return Ok(()) };
+    async fn activate(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal> {
+        // Never closed.
+        let _place = self.loads.acquire().await.ok();
+        let Some(stored) = self.store.load(id).await? else { return Ok(()) };
         if stored.transport == Transport::HttpSse {
             // It has ended with its reader, and that with the actor.
-            return self.store.remove(id, self.epoch).await.map_err(unavailable);
+            return self.store.remove(id, epoch).await;
         }
         let settings = self.facts.settings(&self.registries.catalogue());
         let machine = Session::restore(settings, stored.snapshot, chassis::clock::unix_millis());
-        let machine = machine.owned_by(self.epoch.0);
         self.residents.insert(Box::new(Resident {
             id: id.clone(),
-            epoch: self.epoch,
+            epoch,
             principal: Arc::new(stored.principal),
             transport: stored.transport,
-            machine,
+            machine: machine.owned_by(epoch.0),
             version: stored.version,
             subscriptions: std::collections::HashMap::new(),
             begun: chassis::clock::unix_millis(),
             is_restored: true,
         }));
+        if self.slots.epoch(id.slot()) != Some(epoch) {
+            // The slot went while the session came: nobody else looks after it here.
+            drop(self.residents.leave(&|slot| slot == id.slot()));
+        }
         Ok(())
     }
 
@@ -177,47 +190,49 @@ pub(crate) struct Host(pub(crate) Arc<Shared>);
 
 impl Host {
     /// Reads a session id and checks that this node owns its slot.
-    fn session(&self, text: &str) -> Result<Option<SessionId>, Error> {
+    async fn session(&self, text: &str) -> Result<Option<(SessionId, Epoch)>, Error> {
         let Some(id) = SessionId::parse(&self.0.keys, text) else { return Ok(None) };
-        if self.0.config.slots.contains(id.slot()) {
-            return Ok(Some(id));
-        }
-        let detail = Detail::NotOwner { owner: String::new(), epoch: 0 };
-        Err(Error::new(Code::Precondition, format!("slot {} is not owned by this node", id.slot()))
-            .with(detail))
+        let epoch = self.0.owned(id.slot()).await?;
+        Ok(Some((id, epoch)))
     }
 
     /// Hands a letter to a session; loads the session if it is only in the store.
     async fn hand_over(
         &self,
-        id: &SessionId,
+        (id, epoch): (&SessionId, Epoch),
         visitor: Visitor<'_>,
         letter: impl Fn(Reader) -> Letter,
-    ) -> Result<Result<Queue, Undelivered>, Error> {
+    ) -> Result<Queue, Undelivered> {
         let (reply, frames) = queue();
         match self.0.post(id, Some(visitor), letter(reply)) {
             Err(Undelivered::Unknown) => {}
-            other => return Ok(other.map(|()| frames)),
+            other => return other.map(|()| frames),
         }
-        self.0.activate(id).await?;
+        if let Err(refusal) = self.0.activate(id, epoch).await {
+            tracing::warn!(?refusal, "a session could not be loaded");
+            return Err(Undelivered::NotNow);
+        }
         let (reply, frames) = queue();
-        Ok(self.0.post(id, Some(visitor), letter(reply)).map(|()| frames))
+        self.0.post(id, Some(visitor), letter(reply)).map(|()| frames)
     }
 
     async fn deliver_older(&self, delivery: Delivery, message: Message) -> Result<Frames, Error> {
         let Some(text) = delivery.session.as_deref() else { return self.initialise(delivery, message).await };
-        let Some(id) = self.session(text)? else { return Ok(refuse::session_not_found()) };
+        let Some((id, epoch)) = self.session(text).await? else { return Ok(refuse::session_not_found()) };
         let request_id = request_id(&message).cloned();
         let scope = hop(&message);
         self.0.describe(&scope, Some(&id));
-        let letter = |reply| Letter::Message { message: message.clone(), reply, scope: scope.clone() };
+        let letter = |reply| Letter::Message {
+            message: message.clone(),
+            key: delivery.request_key.clone(),
+            again: delivery.again.clone(),
+            reply,
+            scope: scope.clone(),
+        };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
-        Ok(match self.hand_over(&id, visitor, letter).await? {
+        Ok(match self.hand_over((&id, epoch), visitor, letter).await {
             Ok(frames) => accepted_and_more(frames),
-            Err(Undelivered::Unknown) => refuse::session_not_found(),
-            Err(Undelivered::Full) => {
-                refuse::rate_limited(request_id.as_ref(), "too many messages wait in this session")
-            }
+            Err(undelivered) => undelivered.answer(request_id.as_ref()),
         })
     }
 
@@ -231,14 +246,13 @@ impl Host {
         let Some(text) = delivery.session.as_deref() else {
             return Ok(refuse::refused(400, None, &RpcError::new(bare.code, bare.message)));
         };
-        let Some(id) = self.session(text)? else { return Ok(refuse::session_not_found()) };
+        let Some((id, epoch)) = self.session(text).await? else { return Ok(refuse::session_not_found()) };
         let scope = Scope::current().child(ROLE, Side::Internal, || "trunkline.session batch".into());
         let letter = |reply| Letter::Batch { messages: messages.clone(), reply, scope: scope.clone() };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
-        Ok(match self.hand_over(&id, visitor, letter).await? {
+        Ok(match self.hand_over((&id, epoch), visitor, letter).await {
             Ok(frames) => frames.boxed(),
-            Err(Undelivered::Unknown) => refuse::session_not_found(),
-            Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
+            Err(undelivered) => undelivered.answer(None),
         })
     }
 
@@ -257,19 +271,20 @@ impl Host {
         };
         let random = |_| Error::new(Code::Internal, "no random bytes");
         let pick = u64::from_le_bytes(chassis::clock::random().map_err(random)?);
-        let slot = shared.config.slots.pick(pick).ok_or_else(|| Error::new(Code::Internal, "no slot"))?;
+        let none = || Error::new(Code::Unavailable, "this node owns no slot");
+        let (slot, epoch) = shared.slots.pick(pick).ok_or_else(none)?;
         let id = SessionId::mint(&shared.keys, slot, chassis::clock::random().map_err(random)?);
-        if let Err(refusal) = shared.store.create(&id, shared.epoch, &principal, transport).await {
+        if let Err(refusal) = shared.store.create(&id, epoch, &principal, transport).await {
             tracing::warn!(?refusal, "a session could not be stored");
             return Ok(Err(refuse::unavailable(request, "store_down")));
         }
         let settings = shared.facts.settings(&shared.registries.catalogue());
         shared.residents.insert(Box::new(Resident {
             id: id.clone(),
-            epoch: shared.epoch,
+            epoch,
             principal: Arc::new(principal),
             transport,
-            machine: Session::new(settings, chassis::clock::unix_millis()).owned_by(shared.epoch.0),
+            machine: Session::new(settings, chassis::clock::unix_millis()).owned_by(epoch.0),
             version: 0,
             subscriptions: std::collections::HashMap::new(),
             begun: chassis::clock::unix_millis(),
@@ -313,8 +328,12 @@ impl Host {
         let scope = hop(&message);
         shared.describe(&scope, Some(&id));
         // The queue of a session that nobody knows yet has room.
-        let _known = shared.post(&id, None, Letter::Message { message, reply, scope }).is_ok();
-        let first = frames.recv().await;
+        let letter = Letter::Message { message, key: String::new(), again: None, reply, scope };
+        let _known = shared.post(&id, None, letter).is_ok();
+        let first = match frames.recv().await {
+            Some(Err(lost)) => return Err(lost),
+            first => first,
+        };
         // A refused handshake leaves no session behind, so no id is handed out.
         let session = Some(id.as_str().to_owned()).filter(|_| first.as_ref().is_some_and(is_success));
         let head = stream::iter([Ok(Frame::Accepted { session })]).chain(stream::iter(first));
@@ -347,50 +366,53 @@ impl SessionHost for Host {
         if attach.begin {
             return self.begin_http_sse(attach.principal).await;
         }
-        let Some(id) = self.session(&attach.session)? else { return Ok(refuse::session_not_found()) };
+        let Some((id, epoch)) = self.session(&attach.session).await? else {
+            return Ok(refuse::session_not_found());
+        };
         let cursor = match attach.last_event_id.as_deref() {
             None => None,
             Some(text) => match EventId::parse(&self.0.keys, &id, text) {
                 Some(event) => Some(event),
                 // A session that this principal may not see comes first: which of the two it was must not show.
-                None => return self.foreign_cursor(&id, &attach.principal).await,
+                None => return Ok(self.foreign_cursor((&id, epoch), &attach.principal).await),
             },
         };
         let letter = |reply| Letter::Attach { cursor, reply };
-        Ok(match self.hand_over(&id, streamable(&attach.principal), letter).await? {
+        Ok(match self.hand_over((&id, epoch), streamable(&attach.principal), letter).await {
             Ok(frames) => frames.boxed(),
-            Err(Undelivered::Unknown) => refuse::session_not_found(),
-            Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
+            Err(undelivered) => undelivered.answer(None),
         })
     }
 
     async fn close(&self, close: Close) -> Result<Frames, Error> {
         self.0.admitted().await?;
-        let Some(id) = self.session(&close.session)? else { return Ok(refuse::session_not_found()) };
+        let Some((id, epoch)) = self.session(&close.session).await? else {
+            return Ok(refuse::session_not_found());
+        };
+        let id = (&id, epoch);
         let handed = if close.when_idle {
             let visitor = Visitor { principal: &close.principal, transport: Transport::HttpSse };
-            self.hand_over(&id, visitor, |reply| Letter::Leave { reply }).await?
+            self.hand_over(id, visitor, |reply| Letter::Leave { reply }).await
         } else {
-            self.hand_over(&id, streamable(&close.principal), |reply| Letter::Close { reply }).await?
+            self.hand_over(id, streamable(&close.principal), |reply| Letter::Close { reply }).await
         };
         Ok(match handed {
-            Ok(frames) => accepted(None, frames),
-            Err(Undelivered::Unknown) => refuse::session_not_found(),
-            Err(Undelivered::Full) => refuse::rate_limited(None, "too many messages wait in this session"),
+            Ok(frames) => accepted_and_more(frames),
+            Err(undelivered) => undelivered.answer(None),
         })
     }
 }
 
 impl Host {
-    async fn foreign_cursor(&self, id: &SessionId, principal: &Principal) -> Result<Frames, Error> {
-        Ok(match self.hand_over(id, streamable(principal), |_| Letter::Wake).await? {
-            Err(Undelivered::Unknown) => refuse::session_not_found(),
+    async fn foreign_cursor(&self, id: (&SessionId, Epoch), principal: &Principal) -> Frames {
+        match self.hand_over(id, streamable(principal), |_| Letter::Wake).await {
+            Err(undelivered @ (Undelivered::Unknown | Undelivered::NotNow)) => undelivered.answer(None),
             Ok(_) | Err(Undelivered::Full) => {
                 let error =
                     RpcError::new(code::INVALID_REQUEST, "Last-Event-ID was not handed out in this session");
                 refuse::refused(400, None, &error)
             }
-        })
+        }
     }
 }
 
@@ -408,8 +430,12 @@ fn accepted(session: Option<String>, frames: Queue) -> Frames {
 fn accepted_and_more(mut frames: Queue) -> Frames {
     let more = async move {
         let first = frames.next().await;
-        let said = [Ok(Frame::Accepted { session: None })];
-        stream::iter(said.into_iter().chain(first)).chain(frames)
+        let accepted = match &first {
+            // Nothing of it was seen, and whether it was begun is in the journal.
+            Some(Err(_)) => None,
+            Some(Ok(_)) | None => Some(Ok(Frame::Accepted { session: None })),
+        };
+        stream::iter(accepted.into_iter().chain(first)).chain(frames)
     };
     stream::once(more).flatten().boxed()
 }

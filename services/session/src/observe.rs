@@ -59,6 +59,10 @@ pub(crate) struct Observed {
     others: ByTool,
     lives: Grid<2>,
     begun: Counter,
+    stale: Counter,
+    repaired: Counter,
+    acquired: Counter,
+    lost: Counter,
 }
 
 impl Observed {
@@ -79,6 +83,18 @@ impl Observed {
             others: by_tool(&metrics, OTHER),
             lives: Grid::new(&metrics, (metric::SERVER_SESSION, help), LIVES, &fixed, lives),
             begun: metrics.counter("trunkline_sessions_begun", "Sessions that began on this node", &[]),
+            stale: metrics.counter(
+                "trunkline_stale_writes",
+                "Writes of this node that the store refused because another one owns the slot",
+                &[],
+            ),
+            repaired: metrics.counter(
+                "trunkline_store_repairs",
+                "Sessions written anew because the store had lost the end of them",
+                &[],
+            ),
+            acquired: metrics.counter("trunkline_slots_acquired", "Slots that this node took over", &[]),
+            lost: metrics.counter("trunkline_slots_lost", "Slots that this node gave up or lost", &[]),
             metrics,
         })
     }
@@ -86,6 +102,26 @@ impl Observed {
     /// A session has begun.
     pub(crate) fn begun(&self) {
         self.begun.inc();
+    }
+
+    /// The store has refused a write of an epoch that is over.
+    pub(crate) fn stale_write(&self) {
+        self.stale.inc();
+    }
+
+    /// A session was written anew.
+    pub(crate) fn repaired(&self) {
+        self.repaired.inc();
+    }
+
+    /// Slots came.
+    pub(crate) fn acquired(&self, slots: usize) {
+        self.acquired.inc_by(slots as u64);
+    }
+
+    /// Slots went.
+    pub(crate) fn lost(&self, slots: usize) {
+        self.lost.inc_by(slots as u64);
     }
 
     /// A session is over.

@@ -1,42 +1,41 @@
 //! Does what a session machine wants, in order. Behind a refused commit nothing is done; the refusal is the next input.
 
+use std::collections::VecDeque;
+
 use api::registry::{InputResponse, Operation, Round};
 use api::session::Answer;
 use chassis::telemetry::Scope;
 use futures::{StreamExt as _, stream};
-use machines::journal::JournalState;
-use machines::{CallContext, CallFrame, CallId, Effect, Effects, Input, Millis};
-use mcp::rpc::RpcError;
+use machines::snapshot::CallChange;
+use machines::{
+    CallContext, CallFrame, CallId, Change, CommitRefusal, Effect, Effects, Input, Millis, StopReason,
+};
+use mcp::rpc::{self, RpcError};
 use mcp::telemetry::attribute;
 use mcp::{Json, Method, Revision};
 
 use crate::actor::{Actor, News};
 use crate::calling::{self, Opened, Wish};
 use crate::observe::Asking;
+use crate::ownership::Certainty;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Listener;
-use crate::store::Commit;
+use crate::store::{Answered, Commit, Stored};
 
 impl Actor {
     /// Performs effects in order.
     pub(crate) async fn perform(&mut self, effects: Effects) {
-        let mut left = std::collections::VecDeque::from(effects);
+        if !self.may_be_seen(&effects).await {
+            return;
+        }
+        let mut left = VecDeque::from(effects);
         while let Some(effect) = left.pop_front() {
             match effect {
                 Effect::Commit(changes) => {
-                    let (id, epoch, version) =
-                        (&self.resident.id, self.resident.epoch, self.resident.version);
-                    let commit = Commit::new(&changes, self.resident.machine.saved());
-                    match self.shared.store.commit(id, epoch, version, commit).await {
-                        Ok(()) => {
-                            self.resident.version += 1;
-                            self.resident.machine.settle();
-                        }
-                        Err(refusal) => {
-                            Scope::current().describe(|to| _ = to.set(attribute::JOURNAL_OUTCOME, "refused"));
-                            let now = chassis::clock::unix_millis();
-                            left = self.resident.machine.step(now, Input::CommitRefused(refusal)).into();
-                        }
+                    if let Err(refusal) = self.commit(&changes, &left).await {
+                        Scope::current().describe(|to| _ = to.set(attribute::JOURNAL_OUTCOME, "refused"));
+                        let now = chassis::clock::unix_millis();
+                        left = self.resident.machine.step(now, Input::CommitRefused(refusal)).into();
                     }
                 }
                 Effect::Answer { stream, status, body } => {
@@ -64,6 +63,127 @@ impl Actor {
                 }
                 Effect::WakeAt(at) => self.wake = Some(at),
                 Effect::Stop(reason) => self.stopped = Some(reason),
+            }
+        }
+    }
+
+    /// Makes changes durable. What the store has lost of the session meanwhile is written anew: this owner has all of it.
+    async fn commit(&mut self, changes: &[Change], left: &VecDeque<Effect>) -> Result<(), CommitRefusal> {
+        let (id, epoch, version) = (&self.resident.id, self.resident.epoch, self.resident.version);
+        let answered = self.answered(changes, left);
+        let commit = Commit { changes, after: self.resident.machine.saved(), answered };
+        let committed = self.shared.store.commit(id, epoch, version, commit).await;
+        let committed = match committed {
+            Err(CommitRefusal::Regress | CommitRefusal::Conflict) => self.repair().await,
+            Ok(()) | Err(CommitRefusal::Stale | CommitRefusal::Down) => committed,
+        };
+        match committed {
+            Ok(()) => {
+                self.resident.version += 1;
+                self.resident.machine.settle();
+                self.shared.slots.agreed(self.resident.id.slot());
+            }
+            Err(CommitRefusal::Stale) => self.shared.observed.stale_write(),
+            Err(CommitRefusal::Regress | CommitRefusal::Conflict | CommitRefusal::Down) => {}
+        }
+        committed
+    }
+
+    async fn repair(&mut self) -> Result<(), CommitRefusal> {
+        let stored = Stored {
+            principal: self.resident.principal.as_ref().clone(),
+            transport: self.resident.transport,
+            snapshot: self.resident.machine.snapshot(),
+            version: self.resident.version + 1,
+        };
+        self.shared.store.repair(&self.resident.id, self.resident.epoch, &stored).await?;
+        self.shared.observed.repaired();
+        tracing::warn!(slot = %self.resident.id.slot(), "the store had lost the end of a session: written anew");
+        Ok(())
+    }
+
+    /// The answer that leaves with the end of a journaled call, for a gateway that never gets it. One that is an event is kept
+    /// with its stream.
+    fn answered(&self, changes: &[Change], left: &VecDeque<Effect>) -> Option<Answered> {
+        let ends = |change: &Change| matches!(change, Change::Call(_, CallChange::Ended(_)));
+        if self.keys.is_empty() || !changes.iter().any(ends) {
+            return None;
+        }
+        left.iter().find_map(|effect| match effect {
+            Effect::Answer { stream, status, body } => {
+                let key = self.keys.get(stream)?.clone();
+                Some(Answered { key, status: *status, body: body.clone() })
+            }
+            Effect::Commit(_)
+            | Effect::Open { .. }
+            | Effect::Send { .. }
+            | Effect::Pause { .. }
+            | Effect::Finish { .. }
+            | Effect::Call { .. }
+            | Effect::Resume { .. }
+            | Effect::CancelCall { .. }
+            | Effect::Release { .. }
+            | Effect::Subscribe { .. }
+            | Effect::Unsubscribe { .. }
+            | Effect::WakeAt(_)
+            | Effect::Stop(_) => None,
+        })
+    }
+
+    /// What is seen without being written down needs a sign that the session is still this node's. Without one, whoever waits is
+    /// sent to the owner.
+    async fn may_be_seen(&mut self, effects: &Effects) -> bool {
+        let is_seen = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Answer { .. } | Effect::Send { .. } | Effect::Open { .. } | Effect::Call { .. }
+            )
+        };
+        let is_written = matches!(effects.first(), Some(Effect::Commit(_)));
+        if is_written || !effects.iter().any(is_seen) {
+            return true;
+        }
+        match self.shared.certainty(self.resident.id.slot(), self.resident.epoch).await {
+            Certainty::Owner => true,
+            Certainty::Lost => {
+                self.stopped = Some(StopReason::Lost);
+                false
+            }
+            // Nothing is ended by what the store does not say: the answers that can be given wait for nothing.
+            Certainty::Unknown => {
+                self.without_store(effects);
+                false
+            }
+        }
+    }
+
+    /// Tells those whom these effects would have answered to come again.
+    fn without_store(&mut self, effects: &Effects) {
+        for effect in effects {
+            match effect {
+                Effect::Answer { stream, body, .. } => {
+                    let id =
+                        body.as_ref().and_then(|body| body.member("id")).and_then(|id| rpc::Id::read(&id));
+                    let error = RpcError::reason("the session store cannot be reached", "store_down");
+                    self.answer(*stream, answer(503, Some(rpc::error(id.as_ref(), &error))));
+                }
+                Effect::Call { call, .. } => {
+                    let frame = CallFrame::Lost { reason: "store_down", not_executed: true };
+                    self.pending.push_back(Input::Frame { call: *call, number: 0, frame });
+                }
+                Effect::WakeAt(at) => self.wake = Some(*at),
+                Effect::Stop(reason) => self.stopped = Some(*reason),
+                Effect::Open { stream } => self.open(*stream),
+                Effect::Finish { stream } => self.finish(*stream),
+                Effect::Pause { stream } => self.pause(*stream),
+                Effect::CancelCall { call, reason } => self.cancel(*call, reason.clone()),
+                Effect::Release { call } => self.release(*call),
+                // What is kept for a later reader stands behind a commit; this is not, and would be lost.
+                Effect::Send { stream, event } => self.tell(*stream, event.clone()),
+                Effect::Commit(_)
+                | Effect::Resume { .. }
+                | Effect::Subscribe { .. }
+                | Effect::Unsubscribe { .. } => {}
             }
         }
     }
@@ -97,11 +217,11 @@ impl Actor {
         calling::invocation_of(&self.resident.id, epoch, call, generation)
     }
 
-    fn listen_to(&mut self, news: stream::BoxStream<'static, News>) {
+    pub(crate) fn listen_to(&mut self, news: stream::BoxStream<'static, News>) {
         self.news.push(Scope::current().within(news).boxed());
     }
 
-    fn resume(
+    pub(crate) fn resume(
         &mut self,
         call: CallId,
         round: u32,
@@ -158,32 +278,8 @@ impl Actor {
         self.news.push(stream::once(outcome).boxed());
     }
 
-    /// Takes a loaded session up again: its resources are watched here from now on, and its calls, whose streams went with
-    /// their owner, end: not executed where no registry had heard of them, else with an unknown outcome.
-    pub(crate) fn restore(&mut self) {
-        let saved = self.resident.machine.snapshot();
-        for (call, entry) in &saved.journal {
-            let not_executed = entry.state == JournalState::Accepted;
-            let frame = CallFrame::Lost { reason: "owner_lost", not_executed };
-            self.pending.push_back(Input::Frame { call: *call, number: 0, frame });
-        }
-        for uri in saved.subscriptions {
-            let registries = self.shared.registries.clone();
-            let route = registries.route(Operation::Read, &uri, false);
-            let listener = self.listener();
-            let renewed = async move {
-                let subscribed = match route {
-                    Ok(route) => registries.subscribe(&route, &uri, listener).await,
-                    Err(error) => Err(error),
-                };
-                News::Renewed(uri, subscribed)
-            };
-            self.news.push(stream::once(renewed).boxed());
-        }
-    }
-
     /// Puts updates into this session's queue, idle or not.
-    fn listener(&self) -> Listener {
+    pub(crate) fn listener(&self) -> Listener {
         let (shared, id) = (std::sync::Arc::downgrade(&self.shared), self.resident.id.clone());
         std::sync::Arc::new(move |uri: &str, params: &Json| {
             let Some(shared) = shared.upgrade() else { return };

@@ -1,18 +1,17 @@
 //! The sessions of this node. An idle one is a struct in a map: no task, no queue. While something is in flight it has both.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::session::Transport;
-use api::{Epoch, EventId, Principal, SessionId};
+use api::session::{Frames, Transport};
+use api::{Epoch, Principal, SessionId, Slot};
 use chassis::task::Handle;
-use chassis::telemetry::Scope;
-use machines::{ListKind, Millis, Session};
-use mcp::Json;
-use mcp::rpc::{Malformed, Message};
+use machines::{Millis, Session};
+use mcp::rpc::Id;
 use tokio::sync::mpsc;
 
-use crate::reader::Reader;
+use crate::letter::{Letter, Overdue};
+use crate::refuse;
 use crate::registries::watches::Subscription;
 
 /// Letters that may wait for a busy session. One more is refused if somebody waits for its answer, else kept beside.
@@ -32,30 +31,6 @@ pub(crate) struct Resident {
     pub(crate) begun: Millis,
     /// Loaded from the store, and nothing of it is under way here yet.
     pub(crate) is_restored: bool,
-}
-
-/// What is put into a session's queue.
-pub(crate) enum Letter {
-    /// The client posted a message.
-    Message { message: Message, reply: Reader, scope: Scope },
-    /// The client posted several messages at once; each is judged for itself.
-    Batch { messages: Vec<Result<Message, Malformed>>, reply: Reader, scope: Scope },
-    /// The first letter of a session of HTTP+SSE: from now on everything goes to this reader.
-    Begin { reply: Reader },
-    /// A session of HTTP+SSE is to end with its last call.
-    Leave { reply: Reader },
-    /// The client opened or continues a stream.
-    Attach { cursor: Option<EventId>, reply: Reader },
-    /// The client ends the session.
-    Close { reply: Reader },
-    /// A list has changed.
-    Changed(ListKind),
-    /// A watched resource has changed.
-    Updated { uri: String, params: Json },
-    /// A moment the machine waited for may have come.
-    Wake,
-    /// The node drains.
-    Drain,
 }
 
 enum Cell {
@@ -83,40 +58,6 @@ struct Entry {
     overdue: Option<Box<Overdue>>,
 }
 
-/// What a full queue could not take although nobody would say it again: each thing once, however often it happens meanwhile.
-#[derive(Default)]
-struct Overdue {
-    lists: BTreeSet<ListKind>,
-    updated: BTreeMap<String, Json>,
-    drain: bool,
-}
-
-impl Overdue {
-    /// Keeps a letter that nobody waits for; whether it is one.
-    fn keep(&mut self, letter: Letter) -> bool {
-        match letter {
-            Letter::Changed(kind) => _ = self.lists.insert(kind),
-            Letter::Updated { uri, params } => _ = self.updated.insert(uri, params),
-            Letter::Drain => self.drain = true,
-            // An actor keeps its own time.
-            Letter::Wake => {}
-            Letter::Message { .. }
-            | Letter::Batch { .. }
-            | Letter::Begin { .. }
-            | Letter::Leave { .. }
-            | Letter::Attach { .. }
-            | Letter::Close { .. } => return false,
-        }
-        true
-    }
-
-    fn letters(self) -> Vec<Letter> {
-        let changed = self.lists.into_iter().map(Letter::Changed);
-        let updated = self.updated.into_iter().map(|(uri, params)| Letter::Updated { uri, params });
-        changed.chain(updated).chain(self.drain.then_some(Letter::Drain)).collect()
-    }
-}
-
 /// A session that is no longer found, and its actor.
 pub(crate) struct Removed {
     _entry: Entry,
@@ -129,6 +70,19 @@ pub(crate) enum Undelivered {
     Unknown,
     /// Its queue is full.
     Full,
+    /// The store does not say.
+    NotNow,
+}
+
+impl Undelivered {
+    /// What whoever asked is told.
+    pub(crate) fn answer(self, request: Option<&Id>) -> Frames {
+        match self {
+            Self::Unknown => refuse::session_not_found(),
+            Self::Full => refuse::rate_limited(request, "too many messages wait in this session"),
+            Self::NotNow => refuse::unavailable(request, "store_down"),
+        }
+    }
 }
 
 /// See the module.
@@ -322,6 +276,34 @@ impl Residents {
         self.shards.iter().any(lock)
     }
 
+    /// Whether something is in flight in a session of these slots.
+    pub(crate) fn any_active_in(&self, wanted: &dyn Fn(Slot) -> bool) -> bool {
+        let is_active = |(id, entry): (&SessionId, &Entry)| {
+            wanted(id.slot()) && matches!(entry.cell, Some(Cell::Active { .. }))
+        };
+        let lock = |shard: &Mutex<Shard>| {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).sessions.iter().any(is_active)
+        };
+        self.shards.iter().any(lock)
+    }
+
+    /// Forgets the idle sessions of these slots; those that have something in flight come back, and are to be told.
+    pub(crate) fn leave(&self, wanted: &dyn Fn(Slot) -> bool) -> Vec<SessionId> {
+        let mut active = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let leaving: Vec<SessionId> =
+                shard.sessions.keys().filter(|id| wanted(id.slot())).cloned().collect();
+            for id in leaving {
+                match shard.sessions.get(&id).and_then(|entry| entry.cell.as_ref()) {
+                    Some(Cell::Active { .. }) => active.push(id),
+                    Some(Cell::Idle(_)) | None => drop(self.forget(&mut shard, &id)),
+                }
+            }
+        }
+        active
+    }
+
     /// The sessions whose moment has come.
     pub(crate) fn due(&self, now: Millis) -> Vec<SessionId> {
         let mut due = Vec::new();
@@ -371,7 +353,9 @@ mod tests {
 
     use api::{KeyRing, Slot};
     use chassis::task::{self, Kind};
-    use machines::{Input, Settings};
+    use machines::{Input, ListKind, Settings};
+    use mcp::Json;
+    use mcp::rpc::Message;
 
     use super::*;
 

@@ -10,6 +10,7 @@ use super::phase::Trigger;
 use super::turn::Turn;
 use crate::effect::{Effect, StopReason};
 use crate::input::{Millis, StreamId};
+use crate::settings::Settings;
 use crate::snapshot::{Change, Handshake};
 
 impl Turn<'_> {
@@ -51,10 +52,15 @@ impl Turn<'_> {
 
     /// Whether the server has what a method needs.
     pub(super) fn offers(&self, path: &[&str]) -> bool {
-        match scan::path(self.settings.capabilities.as_str(), path) {
-            None | Some("false" | "null") => false,
-            Some(_) => true,
-        }
+        offers(self.settings, path)
+    }
+}
+
+/// Whether the server has declared a capability.
+pub(super) fn offers(settings: &Settings, path: &[&str]) -> bool {
+    match scan::path(settings.capabilities.as_str(), path) {
+        None | Some("false" | "null") => false,
+        Some(_) => true,
     }
 }
 

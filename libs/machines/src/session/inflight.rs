@@ -5,16 +5,34 @@ use mcp::rpc::{self, Request, RpcError};
 use mcp::{Json, Method, Revision, code, scan};
 
 use super::Call;
+use super::handshake::offers;
 use super::phase::Trigger;
 use super::turn::Turn;
 use crate::effect::{CallContext, Effect};
 use crate::input::{CallFrame, CallId, StreamId};
 use crate::journal::{Entry, JournalState};
-use crate::snapshot::CallChange;
+use crate::settings::Settings;
+use crate::snapshot::{CallChange, Snapshot};
 use crate::wire::{self, Outcome};
 
 /// Level of a session whose client has not set one.
 const DEFAULT_LEVEL: Level = Level::Info;
+
+/// What registries are told of the client.
+pub(super) fn context(settings: &Settings, saved: &Snapshot, progress: bool) -> CallContext {
+    let handshake = saved.handshake.as_ref();
+    CallContext {
+        revision: handshake.map_or(Revision::V2024_11_05, |h| h.revision),
+        client_capabilities: handshake.map(|h| h.capabilities.clone()),
+        log_level: log_level(settings, saved),
+        progress,
+    }
+}
+
+/// Least severe level wanted; nothing is wanted from a server that has not declared to log.
+fn log_level(settings: &Settings, saved: &Snapshot) -> Option<Level> {
+    offers(settings, &["logging"]).then(|| saved.level.unwrap_or(DEFAULT_LEVEL))
+}
 
 impl Turn<'_> {
     /// Whether another call may begin; answers if not.
@@ -110,17 +128,11 @@ impl Turn<'_> {
     }
 
     fn context(&self, progress: bool) -> CallContext {
-        CallContext {
-            revision: self.revision(),
-            client_capabilities: self.saved.handshake.as_ref().map(|h| h.capabilities.clone()),
-            log_level: self.log_level(),
-            progress,
-        }
+        context(self.settings, self.saved, progress)
     }
 
-    /// Least severe level wanted; nothing is wanted from a server that has not declared to log.
     fn log_level(&self) -> Option<Level> {
-        self.offers(&["logging"]).then(|| self.saved.level.unwrap_or(DEFAULT_LEVEL))
+        log_level(self.settings, self.saved)
     }
 
     /// What a registry says. A call that has ended hears nothing more.

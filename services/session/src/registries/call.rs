@@ -75,6 +75,27 @@ impl Call {
         })
     }
 
+    /// A call that another owner has begun, and of which frames up to `heard` are known.
+    pub(crate) fn taken_over(
+        observed: &Arc<Observed>,
+        route: Route,
+        begin: Start,
+        context: Context,
+        instance: Option<String>,
+        heard: u64,
+    ) -> Arc<Self> {
+        let call = Self::new(observed, route, begin, context);
+        call.state.lock().unwrap_or_else(PoisonError::into_inner).instance = instance;
+        call.last.store(heard, Ordering::Relaxed);
+        call
+    }
+
+    /// Follows it to the ending of the round, from the last frame that is known.
+    pub(crate) fn pick_up(self: Arc<Self>) -> BoxStream<'static, Heard> {
+        let call = self.clone();
+        self.follow(async move { call.once_more(&Again::Attach).await }, Again::Attach)
+    }
+
     /// Takes note of what is passed on.
     fn note(&self, frame: CallFrame) -> CallFrame {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner).heard(&frame);

@@ -1,0 +1,170 @@
+//! A session that changes its owner: what the next one does with the calls that are under way, and with deliveries that a
+//! gateway sends again.
+
+use api::registry::{Operation, Start};
+use api::session::{Again, Answer, Frame};
+use futures::{StreamExt as _, stream};
+use machines::journal::{Entry, JournalState, Pickup};
+use machines::{CallFrame, CallId, Input, StreamId};
+use mcp::rpc::{self, Message, RpcError};
+use mcp::{Json, Method, code, edit};
+
+use crate::actor::{Actor, News};
+use crate::calling;
+use crate::host::request_id;
+use crate::reader::Reader;
+use crate::registries::call::{Call, Heard};
+
+impl Actor {
+    /// Takes a loaded session up again: its resources are watched here from now on, and its calls are followed to their ends.
+    pub(crate) fn restore(&mut self) {
+        let saved = self.resident.machine.snapshot();
+        for (call, entry) in &saved.journal {
+            if let Some(key) = &entry.key {
+                self.keys.insert(entry.stream, key.clone());
+            }
+            self.pick_up(*call, entry);
+        }
+        for uri in saved.subscriptions {
+            let registries = self.shared.registries.clone();
+            let route = registries.route(Operation::Read, &uri, false);
+            let listener = self.listener();
+            let renewed = async move {
+                let subscribed = match route {
+                    Ok(route) => registries.subscribe(&route, &uri, listener).await,
+                    Err(error) => Err(error),
+                };
+                News::Renewed(uri, subscribed)
+            };
+            self.news.push(stream::once(renewed).boxed());
+        }
+    }
+
+    /// Goes on with a call of the owner before. One that no registry has heard of ends as not executed; one whose invocation
+    /// nobody knows any more has an unknown outcome.
+    fn pick_up(&mut self, call: CallId, entry: &Entry) {
+        let lost = |not_executed| CallFrame::Lost { reason: "owner_failover", not_executed };
+        let running = match entry.state {
+            JournalState::Dispatched => self.call_of(call, entry),
+            JournalState::Accepted
+            | JournalState::Done
+            | JournalState::Failed
+            | JournalState::Cancelled
+            | JournalState::Unknown => None,
+        };
+        let Some(running) = running else {
+            let frame = lost(entry.state == JournalState::Accepted);
+            return self.pending.push_back(Input::Frame { call, number: 0, frame });
+        };
+        self.calls.insert(call, running.clone());
+        match entry.pickup() {
+            Pickup::Wait => {}
+            Pickup::Attach { .. } => {
+                let frames = running.pick_up().map(move |heard| News::Heard(call, unknown_at_worst(heard)));
+                self.listen_to(frames.boxed());
+            }
+            Pickup::Resume { round, responses, state } => self.resume(call, round, responses, state),
+        }
+    }
+
+    /// A call as the owner before had it, not started; `None` if its registry is not known here.
+    fn call_of(&self, call: CallId, entry: &Entry) -> Option<std::sync::Arc<Call>> {
+        let operation = calling::operation(entry.method)?;
+        let name = calling::target(operation, &entry.params).ok()?;
+        let registries = &self.shared.registries;
+        let route = registries.route(operation, &name, false).ok()?;
+        let target = if operation == Operation::Read { name } else { route.entry.own.clone() };
+        let begin = Start { operation, target, params: entry.params.clone(), continuation: None };
+        let context = self.resident.machine.call_context(entry);
+        let invocation = calling::invocation_of(&self.resident.id, entry.epoch, call, entry.generation);
+        let deadline = Some(calling::instant(entry.deadline));
+        let context = calling::registry_context(
+            &self.caller,
+            &route.entry.source.registry,
+            &context,
+            deadline,
+            invocation,
+        );
+        Some(Call::taken_over(
+            registries.observed(),
+            route,
+            begin,
+            context,
+            entry.instance.clone(),
+            entry.heard,
+        ))
+    }
+
+    /// Looks for what became of a delivery that was sent before: its reader is given that. False if there is nothing, and it is
+    /// to be taken on now.
+    pub(crate) async fn taken_on_before(
+        &mut self,
+        message: &Message,
+        key: &str,
+        again: &Again,
+        reply: &Reader,
+    ) -> bool {
+        let Message::Request(request) = message else { return false };
+        if request.method != Method::ToolsCall.as_str() || key.is_empty() {
+            return false;
+        }
+        if let Some(stream) = self.resident.machine.delivered_before(key) {
+            self.rejoin(stream, again, reply).await;
+            return true;
+        }
+        let answered = self.shared.store.answered(&self.resident.id, key).await;
+        let answer = match answered {
+            Ok(Some(answered)) => Answer::new(answered.status, answered.body),
+            Ok(None) if again.accepted => {
+                let error = RpcError {
+                    code: code::INTERNAL_ERROR,
+                    message: "the outcome of the request is not known".to_owned(),
+                    data: Some(Json::trusted(format!(
+                        "{{\"reason\":{},\"outcome\":\"unknown\"}}",
+                        edit::quote("owner_failover")
+                    ))),
+                };
+                Answer::new(200, Some(rpc::error(request_id(message), &error)))
+            }
+            Ok(None) => return false,
+            Err(refusal) => {
+                tracing::warn!(?refusal, "a repeated delivery could not be looked up");
+                let error = RpcError::reason("the session store cannot be reached", "store_down");
+                let answer = Answer {
+                    status: 503,
+                    body: Some(rpc::error(request_id(message), &error)),
+                    retry_after_s: Some(1),
+                };
+                // A reader that is gone does not want to know.
+                let _heard = reply.say(Ok(Frame::Refused(answer)));
+                return true;
+            }
+        };
+        let _heard = reply.say(Ok(Frame::Answer(answer)));
+        true
+    }
+
+    /// A reader comes back to the answer that it was waiting for.
+    async fn rejoin(&mut self, stream: StreamId, again: &Again, reply: &Reader) {
+        let cursor = again.last_event_id.as_deref();
+        let cursor = cursor.and_then(|id| api::EventId::parse(&self.shared.keys, &self.resident.id, id));
+        let after = cursor.filter(|event| event.stream == stream.0).map_or(0, |event| event.seq);
+        self.add_reader(stream, reply.clone());
+        if self.resident.machine.is_event_stream(stream) {
+            self.replay(stream, Some(after)).await;
+        } else {
+            self.take(Input::ReaderAttached(stream)).await;
+        }
+    }
+}
+
+/// A registry that does not know the invocation cannot say that it was never executed: another replica, or the one before a
+/// restart, may have done so.
+fn unknown_at_worst(heard: Heard) -> Heard {
+    match heard {
+        Heard::Frame(CallFrame::Lost { not_executed: true, .. }) => {
+            Heard::Frame(CallFrame::Lost { reason: "owner_failover", not_executed: false })
+        }
+        Heard::Frame(_) | Heard::InputRequired(_) => heard,
+    }
+}

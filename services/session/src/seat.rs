@@ -1,0 +1,105 @@
+//! How a node comes by its slots and leaves them: fixed ones at once and for good, others through placement.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Slot;
+use chassis::drain::{Shutdown, Trigger};
+use chassis::task::{self, Handle, Kind};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use placement::{Claims, Locator, Now, Tick};
+
+use crate::deps::Seat;
+use crate::host::Shared;
+use crate::ownership::Occupant;
+use crate::store::Fenced;
+
+/// How often the workers show that they work.
+const BEAT: Duration = Duration::from_millis(200);
+
+/// Why a node cannot serve, or no longer.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl Seat {
+    /// Where the owners of other slots are found.
+    pub(crate) fn locator(&self) -> Option<Arc<dyn Locator>> {
+        match self {
+            Self::Fixed { .. } => None,
+            Self::Claimed(claimed) => Some(claimed.directory.clone()),
+        }
+    }
+}
+
+/// Takes the fixed slots, or begins to claim. What comes back runs until the node takes no part any more, and ends the claims.
+pub(crate) async fn take(
+    shared: &Arc<Shared>,
+    seat: Seat,
+) -> Result<(BoxFuture<'static, Result<(), Failure>>, Option<Claims>), Failure> {
+    let claimed = match seat {
+        Seat::Fixed { epoch } => {
+            let all = (0..Slot::COUNT).filter_map(Slot::new);
+            let slots: Vec<_> =
+                all.filter(|slot| shared.config.slots.contains(*slot)).map(|slot| (slot, epoch)).collect();
+            let fenced = shared.store.fence(&slots).await;
+            if let Some(((slot, _), why)) =
+                slots.iter().zip(fenced).find(|(_, fenced)| *fenced != Fenced::Done)
+            {
+                return Err(format!("slot {slot} cannot be taken over: {why:?}").into());
+            }
+            shared.slots.take(&slots);
+            return Ok((std::future::ready(Ok(())).boxed(), None));
+        }
+        Seat::Claimed(claimed) => claimed,
+    };
+    let following = task::spawn(Kind::Upkeep, "directory", claimed.following.run());
+    let beating = task::spawn(Kind::Upkeep, "signs of life", beat(claimed.tick, claimed.now));
+    let looking =
+        task::spawn(Kind::Upkeep, "store watch", watch_store(shared.clone(), claimed.claims.clone()));
+    let tenant = Arc::new(Occupant(Arc::downgrade(shared)));
+    let claimer = claimed.claimer;
+    let running: Handle<Result<(), Failure>> = task::spawn(Kind::Upkeep, "claims", async move {
+        let drained = claimer.run(tenant).await?;
+        tracing::info!(handed = drained.handed, dropped = drained.dropped, "slots given away");
+        Ok(())
+    });
+    let tenancy = async move {
+        let _kept = (following, beating, looking);
+        running.await.unwrap_or_else(|lost| Err(lost.into()))
+    };
+    Ok((tenancy.boxed(), Some(claimed.claims)))
+}
+
+/// Gives the slots away once the node is to stop, and then lets the rest of it drain.
+pub(crate) async fn leave(claims: Option<Claims>, rest: Trigger, shutdown: Shutdown) {
+    shutdown.requested().await;
+    if let Some(claims) = claims {
+        tokio::select! {
+            drained = claims.drain() => {
+                tracing::info!(handed = drained.handed, dropped = drained.dropped, "drained");
+            }
+            () = shutdown.expired() => {}
+        }
+    }
+    rest.drain();
+    shutdown.expired().await;
+    rest.expire();
+}
+
+async fn beat(tick: Tick, now: Now) {
+    let mut interval = tokio::time::interval(BEAT);
+    loop {
+        interval.tick().await;
+        tick.beat(now());
+    }
+}
+
+/// A node that cannot reach the store gives way to one that can.
+async fn watch_store(shared: Arc<Shared>, claims: Claims) {
+    let mut interval = tokio::time::interval(BEAT);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        claims.store_is(shared.store.is_up().await);
+    }
+}
