@@ -1,0 +1,16 @@
+//! The mesh under faults: real processes behind bad links, clients that write down what they see, and the verdict.
+//!
+//! Owns: starting and hurting processes and links, the load, the record of it. Must not know: what is right; `history` judges.
+
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "most of what comes from outside is matched for what it should be"
+)]
+
+pub mod clients;
+pub mod draw;
+pub mod http;
+pub mod process;
+pub mod proxy;
+pub mod recorder;
+pub mod stores;
