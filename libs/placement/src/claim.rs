@@ -2,14 +2,30 @@
 //!
 //! Owns: performing what [`crate::decide`] decides, in the order claim, fence, acquired. Must not know: what lives in a slot.
 
+mod perform;
+pub(crate) mod writes;
+
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::perform::{Done, End};
 use crate::cluster::Cluster;
+use crate::decide::{Desk, View};
+use crate::follow::Follower;
 use crate::keeper::Kept;
 use crate::locate::Incarnation;
 use crate::tenant::Tenant;
+
+/// How often the node looks whether it is time for something, and says that it is alive.
+const TICK: Duration = Duration::from_millis(100);
+/// Longest that the end of the lease is waited for.
+const ENDING: Duration = Duration::from_millis(2_500);
 
 /// A session node, as it shows itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +53,8 @@ pub struct Standing {
     pub grace: bool,
     /// The lease store answers.
     pub reachable: bool,
-    /// It gives its slots away.
-    pub draining: bool,
+    /// Leases it lost.
+    pub leases_lost: u64,
     /// What became of the slots, once a drain has ended.
     pub drained: Option<Drained>,
 }
@@ -89,12 +105,14 @@ struct Orders {
 }
 
 impl Claims {
-    /// Gives every slot away, then ends the lease and [`Claimer::run`]; returns when that is done.
+    /// Gives every slot away, then ends the lease and [`Claimer::run`]; returns when that is done, or when it was done
+    /// before.
     pub async fn drain(&self) -> Drained {
         self.orders.send_modify(|orders| orders.drain = true);
         let mut standing = self.standing.clone();
         match standing.wait_for(|standing| standing.drained.is_some()).await {
             Ok(standing) => standing.drained.unwrap_or_default(),
+            // It has ended otherwise: there is nothing to give away.
             Err(_) => Drained::default(),
         }
     }
@@ -111,6 +129,18 @@ impl Claims {
     }
 }
 
+/// What a claimer works with.
+struct Run {
+    cluster: Cluster,
+    me: Identity,
+    kept: Kept,
+    tenant: Arc<dyn Tenant>,
+    follower: Follower,
+    desk: Desk,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    handed: usize,
+}
+
 impl Claimer {
     /// A claimer for a node, on a lease that is kept elsewhere.
     #[must_use]
@@ -121,16 +151,85 @@ impl Claimer {
         (Self { cluster, me, kept, orders: ordered, standing }, claims)
     }
 
-    /// Takes part until it is drained.
+    /// Takes part until it is drained. Dropped before that, it stops renewing the lease, which then runs out.
     ///
     /// # Errors
-    /// [`ClaimError`] when the node must not take part any longer.
+    /// [`ClaimError`] when the node must not take part any longer. Its slots were lost before.
     pub async fn run(self, tenant: Arc<dyn Tenant>) -> Result<Drained, ClaimError> {
-        let Self { cluster: _, me: _, kept, mut orders, standing } = self;
-        drop(orders.wait_for(|orders| orders.drain).await.map(drop));
-        tenant.lost(&[], None);
+        let Self { cluster, me, mut kept, mut orders, standing } = self;
+        let mut run = Run {
+            follower: Follower::new(&cluster),
+            desk: Desk::new(me.clone(), cluster.seed),
+            jobs: FuturesUnordered::new(),
+            handed: 0,
+            kept: kept.clone(),
+            tenant,
+            cluster,
+            me,
+        };
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut orders_end, mut keeper_ended) = (false, false);
+        let ended = loop {
+            tokio::select! {
+                () = run.follower.next() => {}
+                Some(done) = run.jobs.next() => run.finish(done),
+                _ = ticks.tick() => {}
+                changed = kept.state.changed(), if !keeper_ended => keeper_ended = changed.is_err(),
+                changed = orders.changed(), if !orders_end => orders_end = changed.is_err(),
+            }
+            let now_ms = (run.cluster.now)();
+            kept.tick.beat(now_ms);
+            let ordered = *orders.borrow_and_update();
+            run.desk.store_is(ordered.store);
+            if ordered.drain {
+                run.desk.drain(now_ms);
+            }
+            let end = run.step(now_ms);
+            let now_stands = run.standing(now_ms);
+            standing.send_if_modified(|stood| std::mem::replace(stood, now_stands) != now_stands);
+            if let Some(end) = end {
+                break end;
+            }
+        };
         kept.stop();
-        standing.send_modify(|standing| standing.drained = Some(Drained::default()));
-        Ok(Drained::default())
+        match ended {
+            End::Drained(drained) => {
+                // Its slots are free for others only when the lease has ended.
+                drop(timeout(ENDING, kept.state.wait_for(|state| state.lease.is_none())).await);
+                standing.send_modify(|standing| standing.drained = Some(drained));
+                Ok(drained)
+            }
+            End::Replaced(by) => Err(ClaimError::Replaced { node: run.me.node, by }),
+        }
+    }
+}
+
+impl Run {
+    /// Decides, and begins what was decided.
+    fn step(&mut self, now_ms: u64) -> Option<End> {
+        if self.follower.lists() == 0 {
+            return None;
+        }
+        let view = View {
+            now_ms,
+            table: self.follower.table(),
+            lease: self.kept.state.borrow().lease,
+            reachable: self.follower.is_reachable(),
+        };
+        let effects = self.desk.decide(view);
+        let mut end = None;
+        for effect in effects {
+            end = self.begin(effect).or(end);
+        }
+        end
+    }
+
+    fn standing(&self, now_ms: u64) -> Standing {
+        let (held, waiting) = self.desk.counts();
+        let lease = *self.kept.state.borrow();
+        let grace = now_ms > lease.sure_until_ms;
+        let reachable = self.follower.is_reachable();
+        Standing { held, waiting, grace, reachable, leases_lost: lease.lost, drained: None }
     }
 }

@@ -39,6 +39,11 @@ impl SlotRange {
         self.last - self.first + 1
     }
 
+    /// Its slots, in order.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        (self.first..=self.last).filter_map(Slot::new)
+    }
+
     /// The slot a number falls on, counted from the first and round again.
     #[must_use]
     pub fn pick(&self, number: u64) -> Option<Slot> {

@@ -31,8 +31,8 @@ pub trait Tenant: Send + Sync + 'static {
     /// fail-over of the session store must not bring the older fence back.
     async fn fence(&self, claimed: &[(Slot, Epoch)]) -> Vec<Fenced>;
 
-    /// From now on this node serves the slots, in these epochs. Also called, with the epoch it had, for a slot whose
-    /// `hand_over` came to nothing: it serves again. Also called with a higher epoch for a slot it serves already.
+    /// From now on this node serves the slots, in these epochs. Called a second time, with the epoch it has, for a slot whose
+    /// `hand_over` came to nothing: it serves again. Never with another epoch without a `lost` before.
     fn acquired(&self, slots: &[(Slot, Epoch)]);
 
     /// From now on it does not: what lives there is let go at once. `to` is the new owner with its epoch, where known.

@@ -75,7 +75,7 @@ async fn a_store_that_can_fail_keeps_it_until_it_does() {
 
 #[tokio::test]
 async fn etcd_keeps_the_contract() {
-    let servers = Servers::start(1).await;
+    let servers = Servers::start(1);
     let store = Arc::new(servers.client().await);
     let client = etcd_client::Client::connect(servers.config().endpoints, None).await.unwrap();
     contract::all(&Real { store, client }).await;

@@ -28,12 +28,12 @@ fn free_ports(count: usize) -> Vec<u16> {
 
 impl Servers {
     /// Starts members that form one cluster and waits until they answer.
-    pub(crate) async fn start(count: usize) -> Self {
-        Self::start_with(count, "http", &[]).await
+    pub(crate) fn start(count: usize) -> Self {
+        Self::start_with(count, "http", &[])
     }
 
     /// The same with more arguments; `{data}` in them stands for the folder of the servers.
-    pub(crate) async fn start_with(count: usize, scheme: &str, more: &[String]) -> Self {
+    pub(crate) fn start_with(count: usize, scheme: &str, more: &[String]) -> Self {
         let data = TempDir::new().unwrap();
         let ports = free_ports(2 * count);
         let peer = |n: usize| format!("http://127.0.0.1:{}", ports[2 * n + 1]);

@@ -1,0 +1,91 @@
+//! What goes to another node, and when.
+
+use super::*;
+
+/// Slots that a node which only holds too many gives away in a second: a twentieth of all.
+const MOVED_PER_WINDOW: usize = 204;
+const WINDOW_MS: u64 = 1_000;
+/// Nodes must have been the same for so long before slots follow them.
+const SETTLED_MS: u64 = 1_000;
+
+impl Desk {
+    /// Gives slots away: all of them when it leaves, some when it holds too many. One hand-over at a time.
+    pub(super) fn give_away(&mut self, view: View<'_>, effects: &mut Vec<Effect>) {
+        if self.handing || view.now_ms < self.hand_after_ms || self.plan.members().is_empty() {
+            return;
+        }
+        let leaving = !self.takes_part();
+        let room = if leaving { HANDED_AT_ONCE } else { self.surplus(view) };
+        let Some(hand_over) = self.hand_over(view, leaving, room.min(HANDED_AT_ONCE)) else { return };
+        self.handing = true;
+        self.window.1 += hand_over.moves.len();
+        for moved in &hand_over.moves {
+            self.local(moved.slot).busy = true;
+        }
+        effects.push(Effect::HandOver(hand_over));
+    }
+
+    /// How many slots more than its share this node holds, as far as they may go now.
+    fn surplus(&mut self, view: View<'_>) -> usize {
+        if view.now_ms.saturating_sub(self.planned_ms) < SETTLED_MS {
+            return 0;
+        }
+        if view.now_ms.saturating_sub(self.window.0) >= WINDOW_MS {
+            self.window = (view.now_ms, 0);
+        }
+        let held = self.counts().0;
+        let over = held.saturating_sub(self.plan.share(&self.me.node));
+        over.min(MOVED_PER_WINDOW.saturating_sub(self.window.1))
+    }
+
+    /// Slots that go to one and the same node.
+    fn hand_over(&self, view: View<'_>, leaving: bool, room: usize) -> Option<HandOver> {
+        if room == 0 {
+            return None;
+        }
+        let mut loads: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+        for record in SlotRange::ALL.slots().filter_map(|slot| view.table.slot(slot)?.record.as_ref()) {
+            *loads.entry(&record.node).or_default() += 1;
+        }
+        let mut to: Option<(&Arc<str>, usize)> = None;
+        let mut moves = Vec::new();
+        for slot in SlotRange::ALL.slots() {
+            let Some(target) = self.plan.owner(slot).filter(|target| **target != self.me.node) else {
+                continue;
+            };
+            let load = loads.get(target).copied().unwrap_or_default();
+            let free = if leaving { room } else { self.plan.limit(target).saturating_sub(load).min(room) };
+            if free == 0 || to.is_some_and(|(chosen, _)| chosen != target) {
+                continue;
+            }
+            if let Some(moved) = self.movable(view, slot, leaving) {
+                to = Some((target, free));
+                moves.push(moved);
+                if moves.len() >= free {
+                    break;
+                }
+            }
+        }
+        let target = to?.0;
+        let shown = view.table.node(target)?;
+        let record = shown.record.as_ref()?;
+        let to = crate::table::owner(target, record, Epoch(0));
+        Some(HandOver { moves, to, shown: shown.raw.clone(), lease: record.lease })
+    }
+
+    /// A slot that is ours in the table and here. One that is not served yet goes only when all do.
+    fn movable(&self, view: View<'_>, slot: Slot, leaving: bool) -> Option<Move> {
+        let local = self.locals.get(usize::from(slot.number()))?;
+        let served = matches!(local.phase, Phase::Held { .. });
+        if local.busy || local.phase == Phase::Away || !(served || leaving) {
+            return None;
+        }
+        let stands = view.table.slot(slot)?;
+        let record = stands.record.as_ref().filter(|record| self.is_mine(record))?;
+        let dealt = view.table.epoch(slot);
+        let newest = dealt.and_then(|held| held.record).map_or(Epoch(0), |record| record.epoch);
+        let epoch = Epoch(newest.max(record.epoch).0.saturating_add(1));
+        let epoch_at = dealt.map(|held| held.revision);
+        Some(Move { slot, instead_of: stands.raw.clone(), epoch_at, epoch })
+    }
+}
