@@ -4,11 +4,22 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Milliseconds since this process first asked; never goes back.
 #[must_use]
 pub fn now_millis() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     millis(START.get_or_init(Instant::now).elapsed())
+}
+
+/// Milliseconds since the machine started, its sleep included; never goes back. What was promised to others until a moment
+/// is counted on this one, because they do not sleep along.
+#[must_use]
+pub fn boot_millis() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or_default() * 1000 + nanos.unwrap_or_default() / 1_000_000
 }
 
 /// Milliseconds since 1970; 0 on a machine whose clock stands before that.

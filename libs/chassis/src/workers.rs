@@ -60,6 +60,16 @@ impl Workers {
     }
 }
 
+/// Returns once each runtime has run something: none of them stands still.
+pub async fn all_work() {
+    let workers = Workers::current();
+    let turns = workers.handles().iter().map(|worker| {
+        #[allow(clippy::disallowed_methods, reason = "it does nothing, and is waited for")]
+        worker.spawn(async {})
+    });
+    futures::future::join_all(turns).await;
+}
+
 /// One of a thing for each runtime, so that using it wakes no other thread. Made for all that are known where it is made.
 #[derive(Debug, Clone)]
 pub struct PerWorker<T>(Arc<[T]>);

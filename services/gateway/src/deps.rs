@@ -53,4 +53,16 @@ impl Deps {
         let peers = Dialled::new(nodes.map(|node| node.address.as_str()), dialler)?;
         Ok(Self { keys, locator: Arc::new(table), peers: Arc::new(peers), auth, process: Process::default() })
     }
+
+    /// Session nodes over gRPC wherever `locator` finds them, dialled as `dialler` says when they are first needed.
+    #[must_use]
+    pub fn found(
+        locator: Arc<dyn Locator>,
+        keys: KeyRing,
+        dialler: &Dialler,
+        auth: Arc<dyn Authenticate>,
+    ) -> Self {
+        let peers = Arc::new(Dialled::found(dialler));
+        Self { keys, locator, peers, auth, process: Process::default() }
+    }
 }

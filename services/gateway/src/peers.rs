@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use api::SessionHost;
 use api::session::{Trace, link};
-use chassis::grpc::channel::{AddressError, dial_with};
+use chassis::grpc::channel::{AddressError, dial_closely};
 use chassis::task::{self, Handle, Kind};
 use chassis::telemetry::propagate;
 use chassis::tls::Dialler;
@@ -56,8 +56,16 @@ impl Dialled {
     }
 }
 
+impl Dialled {
+    /// No links yet: each node is dialled when it is first asked for.
+    #[must_use]
+    pub fn found(dialler: &Dialler) -> Self {
+        Self { dialler: dialler.clone(), peers: RwLock::default() }
+    }
+}
+
 fn links(dialler: &Dialler, address: &str) -> Result<Links, AddressError> {
-    let wire = api::wire::wire(dial_with(dialler, address)?);
+    let wire = api::wire::wire(dial_closely(dialler, address)?);
     let links = PerWorker::at_most(MAX_LINKS, || {
         let (client, driver) = link(wire.clone(), trace);
         let client: Arc<dyn SessionHost> = Arc::new(client);
@@ -85,5 +93,44 @@ impl Peers for Dialled {
         }
         let new = links(&self.dialler, address).ok()?;
         Some(peers.entry(address.to_owned()).or_insert(new).get().0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::session::Close;
+    use api::{Code, Detail, Principal};
+    use tokio::net::TcpListener;
+    use tokio::time::{Duration, Instant, timeout};
+
+    use super::*;
+
+    async fn close(address: &str) -> api::Error {
+        let peers = Dialled::new([], &Dialler::default()).unwrap();
+        let node = peers.get(address).unwrap();
+        let close =
+            Close { session: "s".into(), revision: None, principal: Principal::default(), when_idle: false };
+        let asked = timeout(Duration::from_secs(20), node.close(close)).await.unwrap();
+        asked.err().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_that_says_nothing_is_lost_within_three_seconds() {
+        // What the operating system accepts on behalf of a process that stands still.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let start = Instant::now();
+        let error = close(&listener.local_addr().unwrap().to_string()).await;
+        assert_eq!(error.code, Code::Unavailable);
+        assert!(matches!(error.detail, Some(Detail::OutcomeUnknown { .. })), "{error:?}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_not_there_was_never_reached() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let error = close(&address).await;
+        assert_eq!((error.code, error.detail), (Code::Unavailable, Some(Detail::NotReached)));
     }
 }

@@ -86,10 +86,13 @@ pub(crate) async fn leave(claims: Option<Claims>, rest: Trigger, shutdown: Shutd
     rest.expire();
 }
 
+/// A process in which one of the workers stands still does not hold on to what it cannot serve.
 async fn beat(tick: Tick, now: Now) {
     let mut interval = tokio::time::interval(BEAT);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
+        chassis::workers::all_work().await;
         tick.beat(now());
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Config {
     /// The registry that serves a directory of prompt files.
     #[serde(rename = "prompt-registry")]
     pub(crate) prompt_registry: prompt_registry::Config,
+    /// Where separate processes find each other.
+    pub(crate) cluster: crate::cluster::Config,
     pub(crate) keys: Keys,
     pub(crate) mtls: chassis::tls::Config,
     pub(crate) telemetry: chassis::telemetry::Config,

@@ -7,6 +7,7 @@
 mod certificates;
 mod cli;
 mod client;
+mod cluster;
 mod config;
 mod data;
 mod example;

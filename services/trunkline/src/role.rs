@@ -7,11 +7,13 @@ use api::KeyRing;
 use chassis::config::Loaded;
 use chassis::entry::{self, Flags};
 use chassis::process::Process;
-use chassis::serve::{self, Group, Incoming};
+use chassis::serve::{self, Group, Incoming, RoleResult};
 use chassis::tls::{self, Dialler, Mesh};
 use gateway::auth::Gate;
+use placement::Following;
 use tokio::net::TcpListener;
 
+use crate::cluster::{Member, shown};
 use crate::config::Config;
 use crate::process::{self, Failure};
 use crate::reload::Hands;
@@ -55,7 +57,7 @@ impl Role {
 
 /// A role that is built and not yet served.
 enum Built {
-    Gateway(gateway::App, Arc<Gate>),
+    Gateway(gateway::App, Arc<Gate>, Option<Following>),
     Session(session::App),
     Tools(tool_registry::App),
     Resources(resource_registry::App),
@@ -71,7 +73,10 @@ pub(crate) fn run(role: Role, flags: &Flags) -> Result<(), Failure> {
         if let Ok(address) = role.address(&loaded.config).parse() {
             check_listen(role, &mesh, address)?;
         }
-        process::runtime()?.block_on(build(role, &loaded.config, keys, &mesh, &Process::default()))?;
+        let address = role.address(&loaded.config);
+        let member = Member::new(&loaded.config.cluster, address)?;
+        let plan = Plan { config: &loaded.config, keys, mesh: &mesh, member: member.as_ref() };
+        process::runtime()?.block_on(build(role, plan, &Process::default()))?;
         return process::accepted();
     }
     process::run(flags, &[role.name()], loaded.config, |config, process| {
@@ -120,29 +125,45 @@ pub(crate) fn to_registries(mesh: &Mesh) -> Result<Dialler, Failure> {
     mesh.dialler(&[tls::Role::Registry, tls::Role::Bridge]).map_err(Failure::refused)
 }
 
-async fn build(
-    role: Role,
-    config: &Config,
+/// What a role is built from.
+struct Plan<'a> {
+    config: &'a Config,
     keys: Option<KeyRing>,
-    mesh: &Mesh,
-    process: &Process,
-) -> Result<Built, Failure> {
+    mesh: &'a Mesh,
+    /// Its place in the cluster, if there is one.
+    member: Option<&'a Member>,
+}
+
+async fn build(role: Role, plan: Plan<'_>, process: &Process) -> Result<Built, Failure> {
+    let Plan { config, keys, mesh, member } = plan;
     // Only roles that have keys get here without any.
     let keys = || keys.ok_or_else(|| Failure::refused("no keys"));
     match role {
         Role::Gateway => {
             let dialler = mesh.dialler(&[tls::Role::Session]).map_err(Failure::refused)?;
             let gate = gate(config)?;
-            let mut deps = gateway::Deps::connect(&config.gateway, keys()?, &dialler, gate.clone())
-                .map_err(Failure::refused)?;
-            deps.process = process.clone();
+            let (deps, following) = match member {
+                None => {
+                    let deps = gateway::Deps::connect(&config.gateway, keys()?, &dialler, gate.clone());
+                    (deps.map_err(Failure::refused)?, None)
+                }
+                Some(member) => {
+                    let (directory, following) = member.directory(Role::Gateway.name());
+                    let deps = gateway::Deps::found(directory, keys()?, &dialler, gate.clone());
+                    (deps, Some(following))
+                }
+            };
+            let deps = gateway::Deps { process: process.clone(), ..deps };
             let app = gateway::App::build(&config.gateway, deps).map_err(Failure::refused)?;
-            Ok(Built::Gateway(app, gate))
+            Ok(Built::Gateway(app, gate, following))
         }
         Role::Session => {
             let dialler = to_registries(mesh)?;
             let mut deps =
                 session::Deps::connect(&config.session, keys()?, &dialler).map_err(Failure::refused)?;
+            if let Some(member) = member {
+                deps.seat = member.seat(&config.session.node)?;
+            }
             deps.process = process.clone();
             session::App::build(config.session.clone(), deps).map(Built::Session).map_err(Failure::refused)
         }
@@ -182,26 +203,39 @@ async fn start(
     let address = listener.local_addr().map_err(Failure::failed)?;
     check_listen(role, &mesh, address)?;
     let mut hands = Hands { keys: keys.clone(), ..Hands::default() };
-    let built = build(role, &config, keys, &mesh, &process).await?;
+    let member = Member::new(&config.cluster, &address.to_string())?;
+    let plan = Plan { config: &config, keys, mesh: &mesh, member: member.as_ref() };
+    let built = build(role, plan, &process).await?;
     let name = role.name();
+    let registry = || member.as_ref().map(|member| member.registry(name));
     let mut group = Group::new();
     match built {
-        Built::Gateway(app, gate) => {
+        Built::Gateway(app, gate, following) => {
             (hands.edge, hands.gate) = (Some(app.clone()), Some(gate));
-            gateway_role(&mut group, app, listener);
+            let showing = member.as_ref().map(|member| member.gateway(process.health.node()));
+            group.start(name, |stop| {
+                let work = shown(showing, stop.clone(), async move { Ok(app.serve(listener, stop).await?) });
+                with_directory(following, work)
+            });
         }
         Built::Session(app) => group.start(name, |stop| app.serve(Incoming::Mesh(listener, mesh), stop)),
         Built::Tools(app) => {
-            let incoming = Incoming::Mesh(listener, mesh);
-            group.start(name, |stop| async move { Ok(app.serve(incoming, stop).await?) });
+            let (incoming, showing) = (Incoming::Mesh(listener, mesh), registry());
+            group.start(name, |stop| {
+                shown(showing, stop.clone(), async move { Ok(app.serve(incoming, stop).await?) })
+            });
         }
         Built::Resources(app) => {
-            let incoming = Incoming::Mesh(listener, mesh);
-            group.start(name, |stop| async move { Ok(app.serve(incoming, stop).await?) });
+            let (incoming, showing) = (Incoming::Mesh(listener, mesh), registry());
+            group.start(name, |stop| {
+                shown(showing, stop.clone(), async move { Ok(app.serve(incoming, stop).await?) })
+            });
         }
         Built::Prompts(app) => {
-            let incoming = Incoming::Mesh(listener, mesh);
-            group.start(name, |stop| async move { Ok(app.serve(incoming, stop).await?) });
+            let (incoming, showing) = (Incoming::Mesh(listener, mesh), registry());
+            group.start(name, |stop| {
+                shown(showing, stop.clone(), async move { Ok(app.serve(incoming, stop).await?) })
+            });
         }
     }
     let place = match role {
@@ -223,6 +257,20 @@ pub(crate) fn gate(config: &Config) -> Result<Arc<Gate>, Failure> {
 
 pub(crate) fn gateway_role(group: &mut Group, app: gateway::App, listener: TcpListener) {
     group.start(Role::Gateway.name(), |stop| async move { Ok(app.serve(listener, stop).await?) });
+}
+
+/// Keeps the table of owners up to date for as long as a gateway works.
+async fn with_directory(following: Option<Following>, work: impl Future<Output = RoleResult>) -> RoleResult {
+    let following = async {
+        if let Some(following) = following {
+            following.run().await;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = work => ended,
+        never = following => never,
+    }
 }
 
 /// The URL for clients. Behind a wildcard address it is a name that is allowed, if there is one.

@@ -1,0 +1,213 @@
+//! Taking part in a cluster: etcd, and what this process shows and looks up there.
+//!
+//! Owns: the section `[cluster]` and what is made of it for each role. Must not decide who owns what; see `placement`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::clock;
+use chassis::drain::Shutdown;
+use chassis::serve::RoleResult;
+use placement::{
+    Announce, Announced, Claimer, Cluster, Directory, Etcd, EtcdConfig, Following, GatewayRecord, Identity,
+    Incarnation, Keeper, Keys, LeaseStore, Readiness, RegistryRecord, keep,
+};
+use serde::{Deserialize, Serialize};
+use session::{Claimed, Seat};
+
+use crate::process::Failure;
+
+/// The section `[cluster]`: where the processes of one mesh find each other. The same in every process but for `advertise`,
+/// `zone` and `capacity`.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Members of the etcd cluster, for example ["http://127.0.0.1:2379"]. Session nodes claim their slots there, gateways find
+    /// the owners, and registries are found wherever they start. Empty = addresses and slots are those of this configuration.
+    pub(crate) etcd: Vec<String>,
+    /// What the keys of this mesh begin with. Two meshes may share an etcd under different ones.
+    pub(crate) prefix: String,
+    /// How long a process that died counts as alive if nobody tries to reach it, in seconds. Below 3, hosts that pause for a
+    /// moment lose their slots.
+    pub(crate) lease_ttl_s: u64,
+    /// Address (`host:port`) at which the others reach this process. Empty = the address it listens on.
+    pub(crate) advertise: String,
+    /// Where this process stands, for those who look at the cluster.
+    pub(crate) zone: String,
+    /// Share of the slots that a session node takes, against the others' shares.
+    pub(crate) capacity: u32,
+    /// Name to give to etcd, if it asks for one.
+    pub(crate) user: String,
+    /// File with the password for `user`.
+    pub(crate) password_file: PathBuf,
+    /// PEM file with the certificates that vouch for etcd; needed for https.
+    pub(crate) ca: PathBuf,
+    /// PEM file with the certificate of this process, if etcd asks for one.
+    pub(crate) certificate: PathBuf,
+    /// PEM file with the private key of `certificate`.
+    pub(crate) key: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            etcd: Vec::new(),
+            prefix: "/trunkline".into(),
+            lease_ttl_s: 5,
+            advertise: String::new(),
+            zone: String::new(),
+            capacity: 100,
+            user: String::new(),
+            password_file: PathBuf::new(),
+            ca: PathBuf::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        }
+    }
+}
+
+/// This process in its cluster.
+pub(crate) struct Member {
+    cluster: Cluster,
+    etcd: EtcdConfig,
+    ttl: Duration,
+    incarnation: Incarnation,
+    /// Where the others reach it.
+    address: Arc<str>,
+    zone: Arc<str>,
+    capacity: u32,
+}
+
+impl Member {
+    /// What the configuration says of a process that listens at `address`; `None` without etcd. Connects to nothing yet.
+    pub(crate) fn new(config: &Config, address: &str) -> Result<Option<Self>, Failure> {
+        if config.etcd.is_empty() {
+            return Ok(None);
+        }
+        if config.lease_ttl_s < 2 {
+            let text = format!("cluster.lease_ttl_s: {} is too short; give at least 2", config.lease_ttl_s);
+            return Err(Failure::refused(text));
+        }
+        let seed = u64::from_le_bytes(clock::random().map_err(Failure::failed)?);
+        let incarnation = Incarnation(u64::from_le_bytes(clock::random().map_err(Failure::failed)?));
+        let etcd = etcd(config)?;
+        let refused = |why| Failure::refused(format!("cluster.etcd: {why}"));
+        let store: Arc<dyn LeaseStore> = Arc::new(Etcd::new(&etcd, seed).map_err(refused)?);
+        let cluster =
+            Cluster { store, keys: Keys::new(&config.prefix), now: Arc::new(clock::boot_millis), seed };
+        let address = if config.advertise.is_empty() { address } else { &config.advertise };
+        Ok(Some(Self {
+            cluster,
+            etcd,
+            ttl: Duration::from_secs(config.lease_ttl_s),
+            incarnation,
+            address: address.into(),
+            zone: config.zone.as_str().into(),
+            capacity: config.capacity,
+        }))
+    }
+
+    /// Where owners and registries are looked up.
+    pub(crate) fn directory(&self, reporter: &str) -> (Arc<Directory>, Following) {
+        Directory::new(self.cluster.clone(), &format!("{reporter}-{}", self.incarnation))
+    }
+
+    /// A session node's place.
+    pub(crate) fn seat(&self, node: &str) -> Result<Seat, Failure> {
+        let me = Identity {
+            node: node.into(),
+            address: self.address.clone(),
+            zone: self.zone.clone(),
+            capacity: self.capacity,
+            incarnation: self.incarnation,
+        };
+        // Its connections belong to the thread it runs on.
+        let own = Etcd::new(&self.etcd, self.cluster.seed).map_err(Failure::refused)?;
+        let (keeper, kept) = keep(Arc::new(own), self.ttl, self.cluster.now.clone());
+        keep_apart(keeper)?;
+        let tick = kept.tick.clone();
+        let (claimer, claims) = Claimer::new(self.cluster.clone(), me, kept);
+        let (directory, following) = self.directory(node);
+        let now = self.cluster.now.clone();
+        Ok(Seat::Claimed(Box::new(Claimed { claimer, claims, tick, now, directory, following })))
+    }
+
+    /// Shows a registry to session nodes.
+    pub(crate) fn registry(&self, role: &str) -> (Announce, Announced) {
+        let instance = format!("{role}-{}", self.incarnation);
+        let record = RegistryRecord::new(&instance, &self.address, role, None, &self.zone);
+        Announce::registry(self.cluster.clone(), self.ttl, record)
+    }
+
+    /// Shows a gateway.
+    pub(crate) fn gateway(&self, node: &str) -> (Announce, Announced) {
+        let record = GatewayRecord::new(node, &self.address, &self.zone, self.incarnation);
+        Announce::gateway(self.cluster.clone(), self.ttl, record)
+    }
+}
+
+/// Runs a role that shows itself: as draining from the moment it is to stop, and no more once it has ended.
+pub(crate) async fn shown(
+    shown: Option<(Announce, Announced)>,
+    stop: Shutdown,
+    work: impl Future<Output = RoleResult>,
+) -> RoleResult {
+    let Some((announce, announced)) = shown else { return work.await };
+    let telling = async {
+        stop.requested().await;
+        announced.set(Readiness::Draining);
+        std::future::pending().await
+    };
+    let working = async {
+        let ended = tokio::select! {
+            ended = work => ended,
+            never = telling => never,
+        };
+        announced.withdraw();
+        ended
+    };
+    tokio::join!(working, announce.run()).0
+}
+
+/// A lease that is kept by a thread of its own: no work of the others can keep it waiting. It ends with the lease.
+fn keep_apart(keeper: Keeper) -> Result<(), Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    let run = move || runtime.block_on(keeper.run());
+    std::thread::Builder::new().name("lease".into()).spawn(run).map(drop).map_err(Failure::failed)
+}
+
+fn etcd(config: &Config) -> Result<EtcdConfig, Failure> {
+    let password = match config.password_file.as_os_str().is_empty() {
+        true => String::new(),
+        false => {
+            let text = read("cluster.password_file", &config.password_file)?;
+            String::from_utf8_lossy(&text).trim_end().to_owned()
+        }
+    };
+    let optional = |key: &str, path: &Path| match path.as_os_str().is_empty() {
+        true => Ok(None),
+        false => read(key, path).map(Some),
+    };
+    let identity = match (
+        optional("cluster.certificate", &config.certificate)?,
+        optional("cluster.key", &config.key)?,
+    ) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(Failure::refused("cluster.certificate and cluster.key: give both or none"));
+        }
+    };
+    Ok(EtcdConfig {
+        endpoints: config.etcd.clone(),
+        user: (!config.user.is_empty()).then(|| (config.user.clone(), password)),
+        ca: optional("cluster.ca", &config.ca)?,
+        identity,
+    })
+}
+
+fn read(key: &str, path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::refused(format!("{key}: {}: {error}", path.display())))
+}
