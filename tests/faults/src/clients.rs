@@ -63,6 +63,8 @@ struct Inner {
     operations: AtomicU64,
     /// Sessions that are open: their ids by the clients' names for them, for the stranger and for whoever hurts owners.
     open: Mutex<BTreeMap<String, String>>,
+    /// The clients' names of all sessions there ever were, by id.
+    names: Mutex<BTreeMap<String, String>>,
     stop: watch::Sender<bool>,
 }
 
@@ -82,6 +84,7 @@ impl World {
             draw,
             operations: AtomicU64::new(0),
             open: Mutex::default(),
+            names: Mutex::default(),
             stop: watch::Sender::new(false),
         };
         Self { inner: Arc::new(inner) }
@@ -128,6 +131,17 @@ impl World {
         self.inner.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The clients' names of all sessions there ever were, by id.
+    #[must_use]
+    pub fn names(&self) -> BTreeMap<String, String> {
+        self.inner.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn named(&self, name: &str, id: &str) {
+        let mut names = self.inner.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.insert(id.to_owned(), name.to_owned());
+    }
+
     fn opened(&self, name: &str, id: &str) {
         let mut open = self.inner.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.insert(name.to_owned(), id.to_owned());
@@ -135,6 +149,18 @@ impl World {
 
     fn closed(&self, name: &str) {
         self.inner.open.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn gateways(&self) -> Vec<SocketAddr> {
+        self.inner.gateways.clone()
+    }
+
+    /// Keys of the principals, by name.
+    #[must_use]
+    pub fn keys(&self) -> BTreeMap<String, String> {
+        self.inner.keys.clone()
     }
 
     /// A connection of a principal's own.

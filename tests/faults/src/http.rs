@@ -82,7 +82,7 @@ impl Http {
         }
     }
 
-    /// Sends a request to the gateway whose turn it is.
+    /// Sends a request to the gateway whose turn it is; where nobody listens, to the next one, as a balancer would.
     ///
     /// # Errors
     /// When there is no answer.
@@ -92,19 +92,27 @@ impl Http {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Result<Answer, Lost> {
+        let body = body.into();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let gateway = self.gateways.get(turn % self.gateways.len().max(1)).ok_or(Lost::NotSent)?;
-        let mut request = Request::builder().method(method).uri(format!("http://{gateway}/mcp"));
-        request = request.header("authorization", &*self.authorization);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+        for offset in 0..self.gateways.len() {
+            let at = (turn + offset) % self.gateways.len();
+            let Some(gateway) = self.gateways.get(at) else { break };
+            let mut request = Request::builder().method(method.clone()).uri(format!("http://{gateway}/mcp"));
+            request = request.header("authorization", &*self.authorization);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(Full::new(body.clone())).map_err(|_malformed| Lost::NotSent)?;
+            match self.client.request(request).await {
+                Ok(answer) => {
+                    let (parts, body) = answer.into_parts();
+                    return Ok(Answer { status: parts.status, headers: parts.headers, body });
+                }
+                Err(error) if error.is_connect() => {}
+                Err(_broken) => return Err(Lost::Broken),
+            }
         }
-        let request = request.body(Full::new(body.into())).map_err(|_malformed| Lost::NotSent)?;
-        let answer = self.client.request(request).await;
-        let (parts, body) = answer
-            .map_err(|error| if error.is_connect() { Lost::NotSent } else { Lost::Broken })?
-            .into_parts();
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        Err(Lost::NotSent)
     }
 
     /// A POST of a message.

@@ -8,9 +8,15 @@
 )]
 
 pub mod clients;
+pub mod cluster;
 pub mod draw;
+pub mod faults;
 pub mod http;
+mod limits;
+pub mod observers;
 pub mod process;
 pub mod proxy;
 pub mod recorder;
+pub mod run;
+pub mod sink;
 pub mod stores;

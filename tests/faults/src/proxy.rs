@@ -243,8 +243,7 @@ async fn connection(near: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let there = pump(near_read, far_write, state.clone(), first.breaks, |rules| rules.there, one);
     let back = pump(far_read, near_write, state, first.breaks, |rules| rules.back, two);
     // One that has said everything may still be listening.
-    let (there, back) = tokio::join!(there, back);
-    drop((there, back));
+    tokio::join!(there, back);
 }
 
 fn nodelay(stream: TcpStream) -> TcpStream {

@@ -65,6 +65,30 @@ impl Recorder {
         lines.filter(|line| matches!(line.what, What::Invoke { .. })).count()
     }
 
+    /// Whether the latest operation that ended was done.
+    #[must_use]
+    pub fn succeeds(&self) -> bool {
+        self.latest_end().is_some_and(|line| matches!(line.what, What::Ok { .. }))
+    }
+
+    /// The latest operation that ended, for people, if it was not done.
+    #[must_use]
+    pub fn last_failure(&self) -> String {
+        match self.latest_end() {
+            Some(line) => format!("; the latest says {}", serde_json::to_string(&line).unwrap_or_default()),
+            None => "; nothing was answered at all".to_owned(),
+        }
+    }
+
+    fn latest_end(&self) -> Option<Line> {
+        let writers = self.0.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = writers.values().flat_map(|(_, lines)| lines);
+        let ends = lines.filter(|line| {
+            matches!(line.what, What::Ok { .. } | What::Fail { .. } | What::Info { .. } | What::Cancelled { .. })
+        });
+        ends.max_by_key(|line| line.t).cloned()
+    }
+
     /// All lines, each writer's with its end.
     #[must_use]
     pub fn finish(&self) -> Vec<Line> {

@@ -278,6 +278,12 @@ impl Redis {
         self.nodes.iter().map(|node| format!("redis://{}", node.proxy.address())).collect()
     }
 
+    /// Where they really listen.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        self.nodes.iter().map(|node| node.port).collect()
+    }
+
     /// Which one is the primary.
     #[must_use]
     pub const fn primary(&self) -> usize {

@@ -100,6 +100,7 @@ impl Session {
             return None;
         }
         session.id = id.into();
+        world.named(name, &session.id);
         // Without it nothing else is taken; it may be said again.
         for _ in 0..40 {
             let done = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -254,9 +255,7 @@ impl Session {
     /// Ends it; tries again while nobody takes that on.
     pub async fn end(&self) {
         self.world.closed(&self.name);
-        while let Some(answering) = self.next_answer().await {
-            drop(answering);
-        }
+        self.answered().await;
         if self.gone.load(Ordering::Relaxed) {
             return;
         }
@@ -297,15 +296,10 @@ impl Session {
         }
     }
 
-    async fn next_answer(&self) -> Option<()> {
-        let mut answering =
-            std::mem::take(&mut *self.answering.lock().unwrap_or_else(PoisonError::into_inner));
-        let next = answering.join_next().await.map(drop);
-        let mut kept = self.answering.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.is_empty() {
-            *kept = answering;
-        }
-        next
+    /// Waits until all questions are answered.
+    async fn answered(&self) {
+        let answering = std::mem::take(&mut *self.answering.lock().unwrap_or_else(PoisonError::into_inner));
+        answering.join_all().await;
     }
 
     /// Answers a question of the mesh, again and again until that is taken on; sometimes once more.

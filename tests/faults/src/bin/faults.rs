@@ -1,0 +1,123 @@
+//! Hurts a mesh of real processes under load and judges what its clients saw: `faults [--quick] [F1 F3 ..]`
+
+use std::io::{Write as _, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use faults::faults::{ALL, Fault, QUICK};
+use faults::run::{Options, Outcome, run};
+
+#[derive(Parser)]
+#[command(about = "Hurts a mesh of real processes under load and judges what its clients saw")]
+struct Args {
+    /// Faults by name; without any, all of them, or those of a quick run.
+    faults: Vec<String>,
+    /// Shorter outages, and only the faults that every commit is tried with unless others are named.
+    #[arg(long)]
+    quick: bool,
+    /// What all choices follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How often each fault is run, with one seed after the other.
+    #[arg(long, default_value_t = 1)]
+    rounds: u64,
+    /// Where histories and logs go.
+    #[arg(long, default_value = "target/faults")]
+    out: PathBuf,
+    /// The version of the product, for the record.
+    #[arg(long, default_value = "")]
+    commit: String,
+    /// Prints what there is and ends.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    if args.list {
+        for fault in ALL {
+            writeln!(stdout(), "{:4} {}", fault.name, fault.about)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut chosen = Vec::new();
+    for name in &args.faults {
+        chosen.push(Fault::of(name).with_context(|| format!("there is no fault {name}; --list shows all"))?);
+    }
+    if chosen.is_empty() {
+        chosen.extend(ALL.iter().filter(|fault| !args.quick || QUICK.contains(&fault.name)));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let code = runtime.block_on(all(&args, &chosen));
+    runtime.shutdown_background();
+    code
+}
+
+async fn all(args: &Args, chosen: &[&'static Fault]) -> Result<ExitCode> {
+    let (mut passed, mut failed) = (0, 0);
+    for round in 0..args.rounds.max(1) {
+        for fault in chosen {
+            let options = Options {
+                seed: args.seed + round,
+                quick: args.quick,
+                out: args.out.clone(),
+                commit: args.commit.clone(),
+            };
+            let well = match run(fault, &options).await {
+                Ok(outcome) => {
+                    show(fault, &options, &outcome)?;
+                    outcome.is_well()
+                }
+                Err(error) => {
+                    writeln!(stdout(), "{:4} FAILED: {error:#}", fault.name)?;
+                    false
+                }
+            };
+            *(if well { &mut passed } else { &mut failed }) += 1;
+        }
+    }
+    writeln!(stdout(), "{passed} passed, {failed} failed")?;
+    Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(fault: &Fault, options: &Options, outcome: &Outcome) -> Result<()> {
+    let mut out = stdout().lock();
+    let figures = &outcome.judgement.figures;
+    let recovery = figures.recovery;
+    writeln!(
+        out,
+        "{:4} {}: {} operations ({} done, {} refused, {} broken), {} faults, recovery p50 {} p99 {} max {} ms ({} outages), \
+         {} lost, {} duplicated, {} unknown, {} zombie writes refused, {} take-overs, {:.0} s, seed {}: {}",
+        fault.name,
+        fault.about,
+        figures.operations,
+        figures.done,
+        figures.failed,
+        figures.broken,
+        figures.faults,
+        recovery.p50,
+        recovery.p99,
+        recovery.max,
+        recovery.count,
+        figures.lost,
+        figures.duplicated,
+        figures.unknown,
+        figures.refused,
+        outcome.moves,
+        outcome.took.as_secs_f64(),
+        options.seed,
+        if outcome.is_well() { "ok" } else { "FAILED" },
+    )?;
+    for complaint in &outcome.complaints {
+        writeln!(out, "     {complaint}")?;
+    }
+    for line in outcome.report.lines() {
+        writeln!(out, "     {line}")?;
+    }
+    if !outcome.is_well() {
+        writeln!(out, "     {}", options.out.join(fault.name).display())?;
+    }
+    Ok(())
+}

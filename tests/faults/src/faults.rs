@@ -1,0 +1,162 @@
+//! The faults: what is done, how often, and what may be felt of it.
+
+mod links;
+mod processes;
+mod stores;
+
+use anyhow::Result;
+use history::{History, Judgement};
+
+use crate::clients::Load;
+use crate::cluster::Shape;
+use crate::limits;
+use crate::run::{Run, usual};
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// Its name.
+    pub name: &'static str,
+    /// What is done.
+    pub about: &'static str,
+    /// Faults injected in a whole run, and in a quick one.
+    planned: (usize, usize),
+    /// Whether a former owner must have tried to write, and been refused.
+    pub needs_refused: bool,
+    /// What may be felt of it beyond the invariants.
+    pub limits: &'static [Limit],
+}
+
+/// What may be felt of a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The worst 99th part of the outages, in milliseconds.
+    RecoveryP99(u64),
+    /// Slots that change hands for it.
+    Moves(usize),
+    /// Nothing fails while it lasts.
+    NoErrors,
+    /// Of all that is begun while it lasts, so many in a thousand may fail.
+    FailPerMille(u64),
+    /// Of the calls that need no session, so many in a thousand may fail.
+    ModernFailPerMille(u64),
+    /// Calls that end with an unknown outcome although their registry ran them and is still there.
+    NoUnknownThatRan,
+    /// The slowest hundredth of the operations becomes slower by at most so many milliseconds, or a fifth.
+    Slower(u64),
+}
+
+/// All faults, in the order in which they are run.
+pub const ALL: &[Fault] = &[
+    fault("F1", "kill -9 the owner, 200 calls in flight", (3, 1), &[Limit::RecoveryP99(2_000), Limit::NoUnknownThatRan]),
+    fault("F2", "pause the owner for 3 s", (3, 1), &[Limit::Moves(0), Limit::NoErrors]),
+    zombie("F3", "pause the owner for 30 s, then let it go on", (2, 1), &[Limit::RecoveryP99(6_500)]),
+    zombie("F4", "pause the owner at random moments around commits", (10, 3), &[Limit::RecoveryP99(6_500)]),
+    zombie("F5", "pause the owner at random moments around dispatches", (10, 3), &[Limit::RecoveryP99(6_500)]),
+    fault("F6", "kill a gateway with 1,000 resumable streams", (1, 1), &[]),
+    fault("F7", "kill a gateway and the owner together", (2, 1), &[Limit::RecoveryP99(4_000)]),
+    fault("F8", "restart all session nodes, gateways and registries in turn", (13, 13), &[]),
+    fault("F10", "kill the leader of etcd again and again", (6, 2), &[Limit::Moves(0), Limit::NoErrors]),
+    fault("F11", "etcd is down", (1, 1), &[Limit::FailPerMille(1)]),
+    fault("F12", "etcd is slow: 2 s", (1, 1), &[Limit::Moves(1)]),
+    fault("F15", "kill the primary of Redis, promote the replica, nothing lost", (1, 1), &[Limit::ModernFailPerMille(1)]),
+    fault("F16", "the same, the last second is lost", (1, 1), &[Limit::ModernFailPerMille(1)]),
+    fault("F17", "the same, and the owner is killed", (2, 2), &[Limit::ModernFailPerMille(1)]),
+    fault("F18", "Redis is down", (1, 1), &[Limit::ModernFailPerMille(1)]),
+    fault("F19", "Redis is slow: 500 ms", (1, 1), &[]),
+    fault("F20", "Redis forgets all scripts", (5, 3), &[Limit::NoErrors]),
+    fault("F21", "cut one gateway off from the owner", (2, 1), &[Limit::RecoveryP99(4_000)]),
+    fault("F22", "cut the owner off from etcd, from Redis, in both and in one direction", (4, 4), &[Limit::RecoveryP99(6_500)]),
+    fault("F23", "kill a registry during calls", (2, 1), &[]),
+    fault("F30", "the collector of spans is down, slow, or broken", (3, 3), &[Limit::NoErrors, Limit::Slower(1)]),
+    fault("I17", "etcd and Redis are down", (2, 2), &[]),
+];
+
+/// Those of a quick run.
+pub const QUICK: &[&str] = &["F1", "F3", "F8", "F11", "F15", "F18", "I17"];
+
+const fn fault(
+    name: &'static str,
+    about: &'static str,
+    planned: (usize, usize),
+    limits: &'static [Limit],
+) -> Fault {
+    Fault { name, about, planned, needs_refused: false, limits }
+}
+
+const fn zombie(
+    name: &'static str,
+    about: &'static str,
+    planned: (usize, usize),
+    limits: &'static [Limit],
+) -> Fault {
+    Fault { name, about, planned, needs_refused: true, limits }
+}
+
+impl Fault {
+    /// The fault of a name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<&'static Self> {
+        ALL.iter().find(|fault| fault.name.eq_ignore_ascii_case(name))
+    }
+
+    /// How many faults are injected.
+    #[must_use]
+    pub const fn planned(&self, quick: bool) -> usize {
+        if quick { self.planned.1 } else { self.planned.0 }
+    }
+
+    /// How the mesh is put together for it.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        let wait_replicas = usize::from(self.name == "F15");
+        Shape { wait_replicas, ..usual() }
+    }
+
+    /// What clients do.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load::default()
+    }
+
+    /// What is wrong beyond the invariants.
+    #[must_use]
+    pub fn own_limit(&self, history: &History, judgement: &Judgement, moves: usize) -> Vec<String> {
+        self.limits.iter().filter_map(|limit| limits::broken(*limit, history, judgement, moves)).collect()
+    }
+}
+
+/// Injects a fault.
+///
+/// # Errors
+/// When that cannot be done.
+pub async fn inject(fault: &Fault, run: &mut Run) -> Result<()> {
+    let times = fault.planned(run.quick);
+    match fault.name {
+        "F1" => processes::killed_owner(run, times).await,
+        "F2" => processes::paused_owner(run, times, 3.0, None).await,
+        "F3" => {
+            let seconds = if run.quick { 10.0 } else { 30.0 };
+            processes::paused_owner(run, times, seconds, Some(6_500)).await
+        }
+        "F4" | "F5" => processes::paused_owner_at_random(run, times).await,
+        "F6" => processes::killed_gateway(run).await,
+        "F7" => processes::killed_gateway_and_owner(run, times).await,
+        "F8" => processes::rolled(run).await,
+        "F10" => stores::etcd_leader(run, times).await,
+        "F11" => stores::etcd_down(run).await,
+        "F12" => links::etcd_slow(run).await,
+        "F15" => stores::redis_failover(run, stores::Loss::Nothing).await,
+        "F16" => stores::redis_failover(run, stores::Loss::Tail).await,
+        "F17" => stores::redis_failover(run, stores::Loss::TailAndOwner).await,
+        "F18" => stores::redis_down(run).await,
+        "F19" => links::redis_slow(run).await,
+        "F20" => stores::scripts_forgotten(run, times).await,
+        "F21" => links::gateway_from_owner(run, times).await,
+        "F22" => links::owner_from_stores(run).await,
+        "F23" => processes::killed_registry(run, times).await,
+        "F30" => links::collector(run).await,
+        "I17" => stores::both_down(run).await,
+        other => anyhow::bail!("nobody knows how to inject {other}"),
+    }
+}

@@ -1,0 +1,105 @@
+//! Links that are slow, silent or broken while the processes at both ends are well.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use history::line::Span;
+
+use crate::proxy::Rules;
+use crate::run::Run;
+
+/// Longest that a session may be out when its owner is cut off, in milliseconds.
+const CUT_OFF: u64 = 6_500;
+/// The same when only one gateway is cut off from it: the other reaches it.
+const ONE_GATEWAY: u64 = 4_000;
+
+pub(super) async fn etcd_slow(run: &mut Run) -> Result<()> {
+    let window = run.begin(Span::Fault, None);
+    run.injected("everything to and from etcd takes 2 s");
+    for proxy in run.cluster.etcd.proxies() {
+        proxy.set_all(Rules::slow(Duration::from_secs(2)));
+    }
+    run.wait(if run.quick { 15.0 } else { 30.0 }).await;
+    for proxy in run.cluster.etcd.proxies() {
+        proxy.set_all(Rules::default());
+    }
+    run.wait(4.0).await;
+    run.over(&window);
+    Ok(())
+}
+
+pub(super) async fn redis_slow(run: &mut Run) -> Result<()> {
+    let window = run.begin(Span::Fault, None);
+    run.injected("everything to and from Redis takes 500 ms");
+    for proxy in run.cluster.redis.proxies() {
+        proxy.set_all(Rules::slow(Duration::from_millis(500)));
+    }
+    run.wait(if run.quick { 10.0 } else { 20.0 }).await;
+    for proxy in run.cluster.redis.proxies() {
+        proxy.set_all(Rules::default());
+    }
+    run.wait(4.0).await;
+    run.over(&window);
+    Ok(())
+}
+
+pub(super) async fn gateway_from_owner(run: &mut Run, times: usize) -> Result<()> {
+    for number in 0..times {
+        let owner = run.busiest().await?;
+        let gateway = format!("gateway-{}", number % 2 + 1);
+        let window = run.begin(Span::Fault, Some(ONE_GATEWAY));
+        run.injected(format!("{gateway} and {owner} do not hear each other"));
+        run.cluster.unit(&owner)?.proxy.set(&gateway, Rules::silent());
+        run.wait(15.0).await;
+        run.cluster.unit(&owner)?.proxy.set(&gateway, Rules::default());
+        run.wait(4.0).await;
+        run.over(&window);
+    }
+    Ok(())
+}
+
+pub(super) async fn owner_from_stores(run: &mut Run) -> Result<()> {
+    let cuts = [
+        ("etcd", true, Rules::silent(), "does not hear etcd, nor etcd it"),
+        ("etcd", true, Rules::half_open(), "does not hear etcd"),
+        ("redis", false, Rules::silent(), "does not hear Redis, nor Redis it"),
+        ("redis", false, Rules::half_open(), "does not hear Redis"),
+    ];
+    for (_, is_etcd, rules, what) in cuts {
+        let owner = run.busiest().await?;
+        let window = run.begin(Span::Fault, Some(CUT_OFF));
+        run.injected(format!("{owner} {what}"));
+        cut(run, is_etcd, &owner, rules);
+        run.wait(12.0).await;
+        cut(run, is_etcd, &owner, Rules::default());
+        run.wait(5.0).await;
+        run.over(&window);
+    }
+    Ok(())
+}
+
+fn cut(run: &Run, is_etcd: bool, owner: &str, rules: Rules) {
+    if is_etcd {
+        run.cluster.etcd.proxies().for_each(|proxy| proxy.set(owner, rules));
+    } else {
+        run.cluster.redis.proxies().for_each(|proxy| proxy.set(owner, rules));
+    }
+}
+
+pub(super) async fn collector(run: &mut Run) -> Result<()> {
+    let window = run.begin(Span::Fault, None);
+    run.injected("the collector is down");
+    run.cluster.sink_proxy.listen(false);
+    run.wait(8.0).await;
+    run.cluster.sink_proxy.listen(true);
+    run.injected("the collector is slow");
+    run.cluster.sink_proxy.set_all(Rules::slow(Duration::from_secs(2)));
+    run.wait(8.0).await;
+    run.injected("the collector breaks every connection");
+    run.cluster.sink_proxy.set_all(Rules { refused: true, ..Rules::default() });
+    run.cluster.sink_proxy.reset_all();
+    run.wait(8.0).await;
+    run.cluster.sink_proxy.set_all(Rules::default());
+    run.over(&window);
+    Ok(())
+}

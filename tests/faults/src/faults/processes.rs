@@ -1,0 +1,120 @@
+//! Processes that are killed, paused and restarted.
+
+use anyhow::Result;
+use history::line::Span;
+
+use crate::cluster::Role;
+use crate::run::Run;
+
+/// Longest that any session may be out when its owner dies, in milliseconds: the lease, and what follows.
+const BOUND: u64 = 6_500;
+/// Longest that a session may be out when a gateway dies.
+const GATEWAY: u64 = 5_000;
+
+pub(super) async fn killed_owner(run: &mut Run, times: usize) -> Result<()> {
+    for _ in 0..times {
+        run.burst(200, 10, 300).await;
+        let victim = run.busiest().await?;
+        let window = run.begin(Span::Fault, Some(BOUND));
+        run.injected(format!("kill -9 {victim}"));
+        run.cluster.kill(&victim).await?;
+        run.wait(8.0).await;
+        run.cluster.restart(&victim).await?;
+        run.wait(4.0).await;
+        run.over(&window);
+    }
+    Ok(())
+}
+
+/// Pauses the owner. Where nothing may be felt but the pause itself, there is no `limit`.
+pub(super) async fn paused_owner(run: &mut Run, times: usize, seconds: f64, limit: Option<u64>) -> Result<()> {
+    for _ in 0..times {
+        let victim = run.busiest().await?;
+        let window = run.begin(Span::Fault, limit);
+        run.injected(format!("pause {victim} for {seconds} s"));
+        run.cluster.pause(&victim)?;
+        run.wait(seconds).await;
+        run.cluster.resume(&victim)?;
+        run.wait(5.0).await;
+        run.over(&window);
+    }
+    Ok(())
+}
+
+pub(super) async fn paused_owner_at_random(run: &mut Run, times: usize) -> Result<()> {
+    for _ in 0..times {
+        let micros = run.draw.below(2_000_000);
+        run.wait(micros as f64 / 1e6).await;
+        let victim = run.busiest().await?;
+        let window = run.begin(Span::Fault, Some(BOUND));
+        run.injected(format!("pause {victim} at +{micros} us"));
+        run.cluster.pause(&victim)?;
+        run.wait(8.0).await;
+        run.cluster.resume(&victim)?;
+        run.wait(4.0).await;
+        run.over(&window);
+    }
+    Ok(())
+}
+
+pub(super) async fn killed_gateway(run: &mut Run) -> Result<()> {
+    run.burst(1_000, 12, 1_000).await;
+    run.wait(4.0).await;
+    let window = run.begin(Span::Fault, Some(GATEWAY));
+    run.injected("kill -9 gateway-1");
+    run.cluster.kill("gateway-1").await?;
+    run.wait(4.0).await;
+    run.cluster.restart("gateway-1").await?;
+    run.wait(8.0).await;
+    run.over(&window);
+    Ok(())
+}
+
+pub(super) async fn killed_gateway_and_owner(run: &mut Run, times: usize) -> Result<()> {
+    for _ in 0..times {
+        run.burst(200, 10, 400).await;
+        let victim = run.busiest().await?;
+        let window = run.begin(Span::Fault, Some(BOUND));
+        run.injected(format!("kill -9 gateway-2 and {victim}"));
+        run.cluster.kill("gateway-2").await?;
+        run.cluster.kill(&victim).await?;
+        run.wait(8.0).await;
+        run.cluster.restart("gateway-2").await?;
+        run.cluster.restart(&victim).await?;
+        run.wait(4.0).await;
+        run.over(&window);
+    }
+    Ok(())
+}
+
+/// Every process of the mesh, one after the other, as an upgrade would.
+pub(super) async fn rolled(run: &mut Run) -> Result<()> {
+    let window = run.begin(Span::Planned, None);
+    let order = [Role::Session, Role::Gateway, Role::Ledger, Role::Tools, Role::Resources, Role::Prompts];
+    for role in order {
+        for name in run.names(role) {
+            run.injected(format!("restart {name}"));
+            run.cluster.stop(&name).await?;
+            run.cluster.restart(&name).await?;
+            // As long as an orchestrator waits for readiness.
+            run.wait(2.0).await;
+        }
+    }
+    run.over(&window);
+    Ok(())
+}
+
+pub(super) async fn killed_registry(run: &mut Run, times: usize) -> Result<()> {
+    for number in 0..times {
+        run.burst(100, 8, 250).await;
+        let victim = format!("ledger-registry-{}", number % 2 + 1);
+        let window = run.begin(Span::Fault, Some(BOUND));
+        run.injected(format!("kill -9 {victim}"));
+        run.cluster.kill(&victim).await?;
+        run.wait(5.0).await;
+        run.cluster.restart(&victim).await?;
+        run.wait(3.0).await;
+        run.over(&window);
+    }
+    Ok(())
+}

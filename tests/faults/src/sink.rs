@@ -1,0 +1,98 @@
+//! Where spans arrive: which traces there are, and whether one of them shows a secret.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+/// A collector of spans.
+pub struct Sink {
+    address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+    _serving: JoinSet<()>,
+}
+
+/// What came.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    /// Ids of traces, in hexadecimal.
+    pub traces: BTreeSet<String>,
+    /// Spans that show a secret: the trace, and the text.
+    pub leaks: Vec<(String, String)>,
+    /// How many spans.
+    pub spans: u64,
+    secrets: Vec<String>,
+}
+
+struct Receiver(Arc<Mutex<Seen>>);
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let of_services = request.into_inner().resource_spans.into_iter();
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for span in of_services.flat_map(|of| of.scope_spans).flat_map(|scope| scope.spans) {
+            seen.spans += 1;
+            let trace: String = span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+            let text = format!("{span:?}");
+            if seen.secrets.iter().any(|secret| text.contains(secret)) {
+                seen.leaks.push((trace.clone(), text));
+            }
+            seen.traces.insert(trace);
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Sink {
+    /// Starts one on a free port.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn start() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let seen: Arc<Mutex<Seen>> = Arc::default();
+        let service = TraceServiceServer::new(Receiver(Arc::clone(&seen)));
+        let service = service.accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            // When it ends, traces are missing, and that is told.
+            let _served = Server::builder().add_service(service).serve_with_incoming(incoming).await.is_ok();
+        });
+        Ok(Self { address, seen, _serving: serving })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Looks for these from now on.
+    pub fn watch_for(&self, secrets: Vec<String>) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).secrets = secrets;
+    }
+
+    /// What came so far.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
