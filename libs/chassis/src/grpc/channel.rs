@@ -29,9 +29,26 @@ use crate::workers::PerWorker;
 /// A channel whose requests carry the trace and are measured.
 pub type Traced = Inject<Measured<Dealt>>;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon it is noticed that a peer is gone.
+#[derive(Debug, Clone, Copy)]
+struct Watchfulness {
+    connect: Duration,
+    ping: Duration,
+    answer: Duration,
+}
+
+/// Peers of any make: some close the connections of who pings them more often.
+const ORDINARY: Watchfulness = Watchfulness {
+    connect: Duration::from_secs(3),
+    ping: Duration::from_secs(20),
+    answer: Duration::from_secs(10),
+};
+/// Peers of ours whose place another one takes: silence is noticed within three seconds.
+const CLOSE: Watchfulness = Watchfulness {
+    connect: Duration::from_secs(2),
+    ping: Duration::from_secs(1),
+    answer: Duration::from_secs(2),
+};
 /// What an answer may send that nobody has read yet.
 const STREAM_WINDOW: u32 = 128 << 10;
 /// What all answers of a connection may send that nobody has read yet: the most that HTTP/2 allows, which is the windows of
@@ -66,6 +83,19 @@ pub fn dial(address: &str) -> Result<Traced, AddressError> {
 /// # Errors
 /// [`AddressError`] for anything but HOST:PORT, and without TLS for other machines.
 pub fn dial_with(dialler: &Dialler, address: &str) -> Result<Traced, AddressError> {
+    dial_as(dialler, address, ORDINARY)
+}
+
+/// Like [`dial_with`] for a session node, whose silence must be noticed soon: it is pinged each second, and lost when it has
+/// not answered for two.
+///
+/// # Errors
+/// As [`dial_with`].
+pub fn dial_closely(dialler: &Dialler, address: &str) -> Result<Traced, AddressError> {
+    dial_as(dialler, address, CLOSE)
+}
+
+fn dial_as(dialler: &Dialler, address: &str, watch: Watchfulness) -> Result<Traced, AddressError> {
     let refused = || AddressError::Form(address.to_owned());
     let authority: Authority = address.parse().map_err(|_invalid| refused())?;
     if authority.port_u16().is_none() || authority.as_str().contains('@') {
@@ -78,12 +108,12 @@ pub fn dial_with(dialler: &Dialler, address: &str) -> Result<Traced, AddressErro
         .map_err(|_invalid| refused())?
         // What the server is told. The handshake is the connector's.
         .origin(origin)
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(watch.connect)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(MAX_HEADER_LIST)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .http2_keep_alive_interval(watch.ping)
+        .keep_alive_timeout(watch.answer)
         .keep_alive_while_idle(true)
         // Letting go of an answer resets its stream. What the peer still sends on it is no error of the peer's.
         .http2_max_local_error_reset_streams(None);
