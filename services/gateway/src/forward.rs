@@ -199,3 +199,6 @@ fn uncertain(message: impl Into<String>) -> Error {
 fn is_uncertain(error: &Error) -> bool {
     error.code == Code::Unavailable && matches!(error.detail, Some(Detail::OutcomeUnknown { .. }))
 }
+
+#[cfg(test)]
+mod tests;

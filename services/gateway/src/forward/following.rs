@@ -40,7 +40,7 @@ use placement::Peer;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::counts::GivenUp;
-use super::owner::Found;
+use super::owner::{Found, Lost};
 use super::{Call, Forward, Taken, is_uncertain};
 use crate::observe::ROLE;
 
@@ -152,7 +152,12 @@ impl Following {
         let spread = if call.is_idle() { spread() } else { Duration::ZERO };
         let pause = if again.is_some() { PAUSE + spread } else { spread };
         tracing::debug!(slot = %self.slot, owner = %node.address, error = %error.message, "an owner was lost");
-        let asking = ask_again(self.forward.clone(), call, self.slot, since, pause);
+        let next = match error.detail {
+            Some(Detail::NotOwner { owner, .. }) if !owner.is_empty() => Some(Peer { address: owner.into() }),
+            Some(_) | None => None,
+        };
+        let lost = Lost { at: since, next };
+        let asking = ask_again(self.forward.clone(), call, self.slot, lost, pause);
         self.state = State::Asking(asking.boxed());
         Ok(())
     }
@@ -257,21 +262,23 @@ fn is_loss(error: &Error) -> bool {
     }
 }
 
-/// Looks for whoever goes on with a request, for as long as patience lasts from `since` on.
+/// Looks for whoever goes on with a request, for as long as patience lasts.
 async fn ask_again(
     forward: Arc<Forward>,
     mut call: Box<Call>,
     slot: Slot,
-    since: Instant,
+    lost: Lost,
     pause: Duration,
 ) -> (Box<Call>, Result<Found, Error>) {
     let scope = Scope::current().child(ROLE, Side::Internal, || "trunkline.gateway reattach".into());
     scope.describe(|to| _ = to.set(attribute::SLOT, i64::from(slot.number())));
-    let limit = since + forward.patience.owner;
+    let Lost { at, mut next } = lost;
+    let limit = at + forward.patience.owner;
     let asking = async {
         sleep(pause.min(forward.patience.owner)).await;
         loop {
-            let found = forward.find(&mut call, slot, Some(since)).await;
+            let lost = Lost { at, next: next.take() };
+            let found = forward.find(&mut call, slot, Some(lost)).await;
             match &found {
                 // Not now, is what it says.
                 Ok(Found { taken: Taken::Refused(answer), .. })

@@ -32,6 +32,14 @@ pub(super) struct Found {
     pub(super) taken: Taken,
 }
 
+/// How an owner was lost.
+pub(super) struct Lost {
+    /// When.
+    pub(super) at: Instant,
+    /// Whom it named as the next one.
+    pub(super) next: Option<Peer>,
+}
+
 /// A request that waits, as long as it does.
 struct Held {
     _waiting: Waiting,
@@ -54,8 +62,8 @@ impl Changes {
 struct Search<'a> {
     forward: &'a Forward,
     slot: Slot,
-    /// When the owner was lost that had taken the request on.
-    lost: Option<Instant>,
+    /// Whether an owner that was lost had taken the request on.
+    was_accepted: bool,
     /// Since when there is nobody to take it on.
     missed: Option<Instant>,
     /// The owner that the attempt under way began with.
@@ -64,27 +72,24 @@ struct Search<'a> {
 }
 
 impl Forward {
-    /// Asks the owner of a slot, and whoever owns it next, until one takes the request on or patience ends. `lost` is when
+    /// Asks the owner of a slot, and whoever owns it next, until one takes the request on or patience ends. `lost` says how
     /// the owner was lost that had taken it on before; such a request waits for anything that may pass.
     ///
     /// # Errors
     /// Why the last node did not take it on. [`Code::OutcomeUnknown`] if nobody can tell whether one did.
-    pub(super) async fn find(
-        &self,
-        call: &mut Call,
-        slot: Slot,
-        lost: Option<Instant>,
-    ) -> Result<Found, Error> {
-        let mut search = Search { forward: self, slot, lost, missed: lost, owner: None, changes: None };
+    pub(super) async fn find(&self, call: &mut Call, slot: Slot, lost: Option<Lost>) -> Result<Found, Error> {
+        let was_accepted = lost.is_some();
+        let (missed, mut hint) = lost.map_or((None, None), |lost| (Some(lost.at), lost.next));
+        let mut search = Search { forward: self, slot, was_accepted, missed, owner: None, changes: None };
         let mut held = None;
         let mut pause = FIRST_PAUSE;
         loop {
             search.owner = search.look_up(call);
-            let error = match search.attempt(call).await {
+            let error = match search.attempt(call, hint.take()).await {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
-            if !may_pass(&error, lost.is_some()) {
+            if !may_pass(&error, was_accepted) {
                 return Err(given_up(call, error));
             }
             search.missed.get_or_insert_with(Instant::now);
@@ -93,7 +98,7 @@ impl Forward {
                 return Err(given_up(call, error));
             }
             if held.is_none() {
-                held = Some(self.hold(lost.is_some()).map_err(|full| given_up(call, full))?);
+                held = Some(self.hold(was_accepted).map_err(|full| given_up(call, full))?);
             }
             if !search.wait(call, pause, limit).await {
                 return Err(given_up(call, error));
@@ -127,7 +132,7 @@ impl Search<'_> {
     fn limit(&self, call: &Call, node: Option<&Peer>) -> Instant {
         let patience = self.forward.patience.owner;
         let whole = self.missed.unwrap_or_else(Instant::now) + patience;
-        if self.lost.is_some() || call.is_perhaps_there() {
+        if self.was_accepted || call.is_perhaps_there() {
             return whole;
         }
         let doubted = node.and_then(|node| self.forward.reach.since(node));
@@ -146,9 +151,9 @@ impl Search<'_> {
         true
     }
 
-    /// One attempt: asks the owner, and where it sends us.
-    async fn attempt(&mut self, call: &mut Call) -> Result<Found, Error> {
-        let Some(mut node) = self.owner.clone() else {
+    /// One attempt: asks the owner, or whoever is said to be, and where it sends us.
+    async fn attempt(&mut self, call: &mut Call, hint: Option<Peer>) -> Result<Found, Error> {
+        let Some(mut node) = hint.or_else(|| self.owner.clone()) else {
             return Err(Error::new(Code::Unavailable, "nobody owns the slot").with(nobody()));
         };
         let mut hints = MAX_HINTS;
@@ -185,7 +190,7 @@ impl Search<'_> {
             return Err(Error::new(Code::Unavailable, text).with(Detail::NotReached));
         }
         let limit = self.limit(call, Some(node));
-        let end = if self.lost.is_some() { limit } else { limit.max(Instant::now() + PROBE) };
+        let end = if self.was_accepted { limit } else { limit.max(Instant::now() + PROBE) };
         let asking = forward.ask(call, node);
         tokio::pin!(asking);
         let mut silent_at = forward.reach.silent_at(node);

@@ -33,6 +33,7 @@ pub(super) async fn delete(edge: &Edge, parts: &Parts) -> Response {
             id: None,
             lost: Lost::Again,
             waits: false,
+            moves: false,
             begins: false,
             place: None,
             caller: caller.clone(),

@@ -38,6 +38,7 @@ pub(super) async fn get(edge: &Edge, parts: &Parts) -> Response {
             id: None,
             lost: Lost::Again,
             waits: true,
+            moves: false,
             begins: false,
             place,
             caller: caller.clone(),

@@ -78,6 +78,7 @@ async fn deliver(
         id: letter.id().cloned(),
         lost,
         waits,
+        moves: letter.session.is_some() && transport == Transport::Streamable,
         begins: letter.method == Some(Method::Initialize),
         place,
         caller: caller.clone(),

@@ -29,6 +29,8 @@ pub(super) struct Asked {
     pub(super) lost: Lost,
     /// Whether an event stream waits for news, and is therefore closed when the gateway drains.
     pub(super) waits: bool,
+    /// Whether the rest of an answer may be had at another gateway.
+    pub(super) moves: bool,
     /// Whether the answer may hand out a session.
     pub(super) begins: bool,
     /// The place of a stream that waits for news.
@@ -110,6 +112,7 @@ pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Er
             let until = (asked.waits && asked.id.is_none()).then(|| edge.stream_end()).flatten();
             let stream = Stream::new(edge.stalls(), frames, edge.keep_alive(), shutdown, listen);
             let stream = stream.owing(owed).holding(asked.place.take()).until(until);
+            let stream = stream.moving(asked.moves.then(|| edge.shutdown()));
             sse::response(stream.lent(&asked.caller).observed(asked.operation.take()))
         }
         Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_))) => {

@@ -20,7 +20,7 @@ use chassis::drain::Shutdown;
 use chassis::telemetry::Scope;
 use mcp::rpc::Id;
 use mcp::{Json, meta, scan};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use self::slot::Slot;
 pub(crate) use self::slot::{Open, Stalls};
@@ -32,6 +32,9 @@ use crate::observe::{self, Operation};
 
 /// Says nothing, and shows that somebody is there.
 const COMMENT: Bytes = Bytes::from_static(b": \n\n");
+
+/// How long an answer may go on after its gateway was asked to drain, if its client is ready to have the rest elsewhere.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// The body of an event stream. Dropping it drops the frames, which tells the session node that the client has gone.
 pub(super) struct Stream {
@@ -60,6 +63,12 @@ pub(super) struct Stream {
     lent: Option<Lent>,
     /// Whether the client may continue elsewhere what it has seen of this stream.
     is_resumable: bool,
+    /// Whether the client expects to be sent elsewhere for the rest: its revision begins streams with an id alone.
+    is_primed: bool,
+    /// Runs until such a client is sent elsewhere, because the gateway drains.
+    moving: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Whether that time has come.
+    is_due: bool,
     /// Open as long as the stream.
     scope: Scope,
     /// What is told of the request to operators.
@@ -102,9 +111,23 @@ impl Stream {
             members: Vec::new(),
             lent: None,
             is_resumable: false,
+            is_primed: false,
+            moving: None,
+            is_due: false,
             scope: Scope::current(),
             operation: None,
         }
+    }
+
+    /// The answer to an older client, which may get the rest of it at another gateway when this one drains.
+    pub(super) fn moving(mut self, shutdown: Option<Shutdown>) -> Self {
+        if let Some(shutdown) = shutdown {
+            self.moving = Some(Box::pin(async move {
+                shutdown.requested().await;
+                sleep(LINGER).await;
+            }));
+        }
+        self
     }
 
     /// A place that is taken as long as the stream is open.
@@ -222,6 +245,7 @@ impl Stream {
                 self.quiet = Instant::now();
                 let text = encode(&event, self.named);
                 self.is_resumable |= event.id.is_some();
+                self.is_primed |= event.id.is_some() && event.message.is_none();
                 self.settle(&event);
                 self.last = event.message.or(self.last.take());
                 return Poll::Ready(Some(text));
@@ -244,6 +268,13 @@ impl Stream {
         {
             self.end();
             return Poll::Ready(Some(farewell(self.listen.as_ref())));
+        }
+        if self.moving.as_mut().is_some_and(|moving| moving.as_mut().poll(cx).is_ready()) {
+            self.moving = None;
+            self.is_due = true;
+        }
+        if self.is_due && self.is_primed {
+            return Poll::Ready(self.part());
         }
         if self.leaving.as_mut().is_some_and(|leaving| leaving.as_mut().poll(cx).is_ready()) {
             self.leaving = None;

@@ -54,6 +54,8 @@ pub(crate) enum Act {
 /// A session node that follows a script. Without one it accepts and answers with an empty result.
 pub(crate) struct Node {
     script: Mutex<VecDeque<Act>>,
+    /// What it answers once the script is used up, if that is a refusal.
+    after: Mutex<Option<Error>>,
     seen: Mutex<Vec<Seen>>,
     open: watch::Sender<usize>,
 }
@@ -62,6 +64,7 @@ impl Node {
     pub(crate) fn new(script: impl IntoIterator<Item = Act>) -> Arc<Self> {
         Arc::new(Self {
             script: Mutex::new(script.into_iter().collect()),
+            after: Mutex::default(),
             seen: Mutex::default(),
             open: watch::Sender::new(0),
         })
@@ -69,6 +72,11 @@ impl Node {
 
     pub(crate) fn then(&self, act: Act) {
         self.script.lock().unwrap().push_back(act);
+    }
+
+    /// Refuses everything beyond its script from now on, or nothing.
+    pub(crate) fn always(&self, refusal: Option<Error>) {
+        *self.after.lock().unwrap() = refusal;
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
@@ -91,7 +99,10 @@ impl Node {
 
     fn act(&self, seen: Seen) -> Result<Frames, Error> {
         self.seen.lock().unwrap().push(seen);
-        let act = self.script.lock().unwrap().pop_front().unwrap_or_else(|| Act::Say(answered(200, "{}")));
+        let act = self.script.lock().unwrap().pop_front().unwrap_or_else(|| {
+            let refusal = self.after.lock().unwrap().clone();
+            refusal.map_or_else(|| Act::Say(answered(200, "{}")), Act::Refuse)
+        });
         let frames = match act {
             Act::Refuse(error) => return Err(error),
             Act::Say(frames) => stream::iter(frames).boxed(),

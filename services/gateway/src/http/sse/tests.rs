@@ -84,6 +84,34 @@ async fn a_stream_that_waits_for_news_ends_when_the_gateway_drains() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_moves_elsewhere_if_its_client_expects_that() {
+    let progress = || Ok(Frame::Event(event(Some("1.1-2.aa"), None, Some("{\"method\":\"x\"}"))));
+    let priming = || Ok(Frame::Event(event(Some("1.1-1.aa"), Some(500), None)));
+    for (frames, moves) in [(vec![priming(), progress()], true), (vec![progress()], false)] {
+        let (trigger, shutdown) = chassis::drain::pair();
+        let count = frames.len();
+        let frames = stream::iter(frames).chain(stream::pending()).boxed();
+        let id = Id::read(&Json::trusted("7"));
+        let body = Stream::new(&Stalls::new(), frames, Duration::from_secs(900), None, None);
+        let mut body = body.owing(id).moving(Some(shutdown));
+        for _ in 0..=count {
+            assert!(body.next().await.is_some());
+        }
+        trigger.drain();
+        let start = Instant::now();
+        let farewell = body.next().await.unwrap().unwrap();
+        if moves {
+            assert_eq!(start.elapsed(), LINGER);
+            assert!(farewell.starts_with(b"retry: "), "{farewell:?}");
+            assert_eq!(body.next().await, None);
+        } else {
+            // It is waited for: the client may not come back.
+            assert_eq!((start.elapsed().as_secs(), farewell), (900, COMMENT));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_is_old_asks_its_client_to_come_back() {
     let events = stream::iter(0..).then(|_| async {
         sleep(Duration::from_secs(40)).await;
