@@ -189,18 +189,15 @@ impl Cluster {
         let hashes: Vec<String> = hashes.collect();
         write!(
             shared,
-            "[keys]\ncurrent = \"k1\"\nring = {{ k1 = {ring:?} }}\n[auth]\nkeys = [{hashes}]\n\
-             [telemetry]\nendpoint = \"http://{sink}\"\nsample = {sample:?}\n[runtime]\nthreads = 1\n\
-             [cluster]\netcd = [{etcd}]\nprefix = \"{PREFIX}\"\n\
-             [store]\nredis = [{redis}]\nwait_replicas = {wait}\n",
+            "[keys]\ncurrent = \"k1\"\nring = {{ k1 = {ring:?} }}\n[auth]\nkeys = [{hashes}]\n[runtime]\nthreads = 1\n",
             ring = STANDARD.encode(ring),
             hashes = hashes.join(", "),
-            sink = self.sink_proxy.address(),
-            sample = shape.sample,
-            etcd = quoted(&self.etcd.urls()),
-            redis = quoted(&self.redis.urls()),
-            wait = shape.wait_replicas,
         )?;
+        if takes_store()? {
+            let (redis, wait) = (quoted(&self.redis.urls()), shape.wait_replicas);
+            write!(shared, "[store]\nredis = [{redis}]\nwait_replicas = {wait}\n")?;
+        }
+        let (sink, sample, etcd) = (self.sink_proxy.address(), shape.sample, quoted(&self.etcd.urls()));
         let content = self.place.data.join("content");
         std::fs::create_dir_all(&content)?;
         std::fs::write(content.join("welcome.md"), "# Welcome\n")?;
@@ -210,7 +207,12 @@ impl Cluster {
         for unit in &self.units {
             let (listen, advertise) = (local(unit.port), unit.proxy.address());
             let name = &unit.name;
-            let head = format!("[{}]\nlisten = \"{listen}\"\nadvertise = \"{advertise}\"\n", unit.role.command());
+            let head = format!(
+                "[telemetry]\nendpoint = \"http://{sink}\"\nsample = {sample:?}\nnode = \"{name}\"\n\
+                 [cluster]\netcd = [{etcd}]\nprefix = \"{PREFIX}\"\nadvertise = \"{advertise}\"\n\
+                 [{}]\nlisten = \"{listen}\"\n",
+                unit.role.command()
+            );
             let own = match unit.role {
                 Role::Ledger => continue,
                 Role::Tools => "tools = [\"calculator\"]\n".to_owned(),
@@ -223,7 +225,7 @@ impl Cluster {
                      call_timeout_s = 20\n",
                     ledgers.join(", ")
                 ),
-                Role::Gateway => format!("node = \"{name}\"\nrequest_timeout_s = 10\nkeep_alive_s = 5\n"),
+                Role::Gateway => "request_timeout_s = 10\nkeep_alive_s = 5\n".to_owned(),
             };
             std::fs::write(&unit.config, format!("{head}{own}{shared}{}\n", shape.more.join("\n")))?;
         }
@@ -424,6 +426,12 @@ impl Unit {
     pub const fn is_up(&self) -> bool {
         self.process.is_some()
     }
+}
+
+/// Whether the binary knows where to keep sessions. Until it does they are in memory.
+fn takes_store() -> Result<bool> {
+    let said = std::process::Command::new(binary("trunkline")?).args(["config", "--example"]).output()?;
+    Ok(String::from_utf8_lossy(&said.stdout).lines().any(|line| line == "[store]"))
 }
 
 /// An API key as gateways make them.

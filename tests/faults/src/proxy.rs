@@ -200,7 +200,11 @@ async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>) 
                     return;
                 }
                 let is_wanted = *wanted.borrow_and_update();
-                listener = if is_wanted { bound(address).await } else { None };
+                listener = match listener.take() {
+                    Some(listener) if is_wanted => Some(listener),
+                    None if is_wanted => bound(address).await,
+                    Some(_) | None => None,
+                };
             }
             Some(_) = open.join_next() => {}
         }
@@ -344,4 +348,93 @@ fn flip(chunk: &mut [u8], one_in: u32, draw: &mut Draw) {
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        #[allow(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (mut read, mut write) = stream.into_split();
+                #[allow(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+                tokio::spawn(async move { tokio::io::copy(&mut read, &mut write).await });
+            }
+        });
+        address
+    }
+
+    async fn proxy() -> Proxy {
+        Proxy::start(echo().await, Pids::default(), Draw::new(1)).await.unwrap()
+    }
+
+    async fn says(stream: &mut TcpStream, text: &[u8]) -> std::io::Result<Vec<u8>> {
+        stream.write_all(text).await?;
+        let mut heard = vec![0; text.len()];
+        stream.read_exact(&mut heard).await?;
+        Ok(heard)
+    }
+
+    #[tokio::test]
+    async fn a_perfect_link_is_not_noticed() {
+        let proxy = proxy().await;
+        proxy.listen(true);
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+            assert_eq!(says(&mut stream, b"hello").await.unwrap(), b"hello");
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_holds_back_and_then_delivers() {
+        let proxy = proxy().await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(says(&mut stream, b"one").await.unwrap(), b"one");
+        proxy.set_all(Rules::half_open());
+        let heard = tokio::time::timeout(Duration::from_millis(100), says(&mut stream, b"two")).await;
+        assert!(heard.is_err());
+        proxy.set_all(Rules::default());
+        let mut late = [0; 3];
+        stream.read_exact(&mut late).await.unwrap();
+        assert_eq!(&late, b"two");
+    }
+
+    #[tokio::test]
+    async fn connections_break_and_listeners_go_and_come_back() {
+        let proxy = proxy().await;
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(says(&mut stream, b"one").await.unwrap(), b"one");
+        proxy.listen(false);
+        assert!(says(&mut stream, b"two").await.is_err());
+        while TcpStream::connect(proxy.address()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        proxy.listen(true);
+        let mut again = loop {
+            if let Ok(stream) = TcpStream::connect(proxy.address()).await {
+                break stream;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(says(&mut again, b"three").await.unwrap(), b"three");
+    }
+
+    #[tokio::test]
+    async fn a_link_is_cut_after_so_many_bytes_and_bytes_are_changed() {
+        let proxy = proxy().await;
+        let way = Way { cut_after: 10, ..Way::default() };
+        proxy.set_all(Rules { there: way, ..Rules::default() });
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(says(&mut stream, b"12345").await.unwrap(), b"12345");
+        assert!(says(&mut stream, b"1234567890").await.is_err());
+        let way = Way { flip_one_in: 1, ..Way::default() };
+        proxy.set_all(Rules { there: way, ..Rules::default() });
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_ne!(says(&mut stream, b"12345").await.unwrap(), b"12345");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,17 +17,27 @@ const START: Duration = Duration::from_secs(30);
 /// One question to a store.
 const ASK: Duration = Duration::from_secs(5);
 
-/// Ports that were free a moment ago, all different.
+/// Where ports are taken from: below those that the system gives to connections and to listeners that take any, so that
+/// nobody gets one of ours between two starts of a process.
+const PORTS: std::ops::Range<u16> = 15_000..30_000;
+
+/// Ports that are free, all different, and never given twice by this process.
 ///
 /// # Errors
 /// When there are none.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut ports = [0; N];
-    let mut held = Vec::new();
+    // Processes that look at the same time begin at different places.
+    let offset = std::process::id().wrapping_mul(619);
     for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0").context("there is no free port on 127.0.0.1")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
+        *port = (0..PORTS.len())
+            .find_map(|_| {
+                let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(offset);
+                let port = PORTS.start + u16::try_from(number % u32::try_from(PORTS.len()).ok()?).ok()?;
+                TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+            })
+            .with_context(|| format!("there is no free port on 127.0.0.1 between {} and {}", PORTS.start, PORTS.end))?;
     }
     Ok(ports)
 }
