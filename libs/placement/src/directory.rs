@@ -1,18 +1,29 @@
 //! The table of owners that follows the lease store.
 //!
-//! Owns: [`Directory`], which answers from memory, and [`Following`], which keeps it up to date. Must not know: who asks.
+//! Owns: [`Directory`], which answers from memory, and [`Following`], which keeps it up to date and writes reports of
+//! suspicion. Must not know: who asks, and what a report leads to.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use api::Slot;
 use tokio::sync::{mpsc, watch};
 
 use crate::cluster::Cluster;
-use crate::locate::{Locator, Owner, Peer};
-use crate::record::RegistryRecord;
+use crate::follow::Follower;
+use crate::locate::{Incarnation, Locator, Owner, Peer};
+use crate::port::{LeaseId, Op, StoreError, Txn};
+use crate::range::SlotRange;
+use crate::record::{Key, RegistryRecord, SuspectRecord, encode};
+use crate::table::Table;
 
 /// Reports that wait to be written. A full queue drops the newest: the next failure is reported again.
 const REPORTS: usize = 64;
+/// How long a report stands.
+const REPORT_TTL: Duration = Duration::from_secs(10);
+/// How long one and the same report is not made again.
+const QUIET_MS: u64 = 2_000;
 
 /// Answers from the last table that was seen. While the lease store is down, that is the last one it gave.
 pub struct Directory {
@@ -29,11 +40,33 @@ pub struct Following {
     reports: mpsc::Receiver<(Peer, String)>,
 }
 
-#[derive(Debug, Default)]
+/// A table, made ready for questions.
+#[derive(Default, PartialEq)]
 struct View {
-    slots: Vec<Option<Owner>>,
+    owners: Vec<Option<Owner>>,
     ready: Vec<Peer>,
     registries: Vec<RegistryRecord>,
+    pins: BTreeMap<String, Peer>,
+    /// Who is behind an address, for reports.
+    nodes: BTreeMap<Arc<str>, Run>,
+}
+
+/// A run of a node.
+type Run = (Arc<str>, Incarnation);
+
+impl View {
+    fn of(table: &Table) -> Self {
+        Self {
+            owners: SlotRange::ALL.slots().map(|slot| table.owner(slot)).collect(),
+            ready: table.ready(),
+            registries: table.registries().cloned().collect(),
+            pins: table.pins().map(|(session, peer)| (session.clone(), peer)).collect(),
+            nodes: table
+                .nodes()
+                .map(|(node, record)| (Arc::clone(&record.address), (Arc::clone(node), record.incarnation)))
+                .collect(),
+        }
+    }
 }
 
 impl Directory {
@@ -42,23 +75,30 @@ impl Directory {
     pub fn new(cluster: Cluster, reporter: &str) -> (Arc<Self>, Following) {
         let (reports, queued) = mpsc::channel(REPORTS);
         let directory = Arc::new(Self { view: RwLock::default(), changes: watch::channel(0).0, reports });
-        let following = Following {
-            cluster,
-            directory: Arc::clone(&directory),
-            reporter: reporter.to_owned(),
-            reports: queued,
-        };
+        // A reporter is one part of a key.
+        let reporter = reporter.replace('/', "_");
+        let following = Following { cluster, directory: Arc::clone(&directory), reporter, reports: queued };
         (directory, following)
     }
 
     fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
+
+    fn show(&self, table: &Table) {
+        let view = View::of(table);
+        if view == *self.view() {
+            return;
+        }
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        self.changes.send_modify(|count| *count += 1);
+    }
 }
 
 impl Locator for Directory {
     fn owner(&self, slot: Slot) -> Option<Peer> {
-        self.holder(slot).map(|owner| owner.peer)
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.owners.get(usize::from(slot.number()))?.as_ref().map(|owner| owner.peer.clone())
     }
 
     fn ready(&self) -> Vec<Peer> {
@@ -66,7 +106,11 @@ impl Locator for Directory {
     }
 
     fn holder(&self, slot: Slot) -> Option<Owner> {
-        self.view().slots.get(usize::from(slot.number())).cloned().flatten()
+        self.view().owners.get(usize::from(slot.number()))?.clone()
+    }
+
+    fn pinned(&self, session: &str) -> Option<Peer> {
+        self.view().pins.get(session).cloned()
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
@@ -87,7 +131,61 @@ impl Following {
     /// Follows the lease store for as long as it is polled.
     pub async fn run(self) {
         let Self { cluster, directory, reporter, mut reports } = self;
-        drop((cluster, directory, reporter));
-        while reports.recv().await.is_some() {}
+        let following = async {
+            let mut follower = Follower::new(&cluster);
+            loop {
+                follower.next().await;
+                if follower.lists() > 0 {
+                    directory.show(follower.table());
+                }
+            }
+        };
+        let reporting = async {
+            let mut made = Made::default();
+            while let Some((peer, why)) = reports.recv().await {
+                let Some(suspect) = directory.view().nodes.get(&peer.address).cloned() else { continue };
+                report(&cluster, &reporter, suspect, &why, &mut made).await;
+            }
+        };
+        tokio::join!(following, reporting);
+    }
+}
+
+/// What was reported lately.
+#[derive(Default)]
+struct Made {
+    lease: Option<(LeaseId, u64)>,
+    at: HashMap<(Arc<str>, Incarnation), u64>,
+}
+
+/// Writes a report, unless it stands already. One that cannot be written is dropped: its cause will come again.
+async fn report(cluster: &Cluster, reporter: &str, suspect: Run, why: &str, made: &mut Made) {
+    let now_ms = (cluster.now)();
+    if made.at.get(&suspect).is_some_and(|at| now_ms.saturating_sub(*at) < QUIET_MS) {
+        return;
+    }
+    made.at.retain(|_, at| now_ms.saturating_sub(*at) < QUIET_MS);
+    // A lease is used for half its life, so that a report stands for a while, and is not renewed.
+    let half = u64::try_from(REPORT_TTL.as_millis()).unwrap_or(u64::MAX) / 2;
+    let lease = match made.lease.filter(|(_, since)| now_ms.saturating_sub(*since) < half) {
+        Some((lease, _)) => lease,
+        None => match cluster.store.grant(REPORT_TTL).await {
+            Ok(granted) => granted.lease,
+            Err(error) => return tracing::debug!(%error, "a suspicion could not be reported"),
+        },
+    };
+    made.lease = made.lease.filter(|(known, _)| *known == lease).or(Some((lease, now_ms)));
+    let (node, incarnation) = &suspect;
+    let key =
+        Key::Suspect { node: node.to_string(), incarnation: *incarnation, reporter: reporter.to_owned() };
+    let put = Op::Put(cluster.keys.write(&key), encode(&SuspectRecord::new(why)), Some(lease));
+    match cluster.store.txn(Vec::new(), vec![put]).await {
+        Ok(Txn::Done(_)) => {
+            tracing::warn!(%node, why, "a node could not be reached, reported");
+            made.at.insert(suspect, now_ms);
+        }
+        Ok(Txn::Refused) => {}
+        Err(StoreError::Gone) => made.lease = None,
+        Err(error) => tracing::debug!(%error, "a suspicion could not be reported"),
     }
 }

@@ -30,8 +30,8 @@ const ATTEMPT: Duration = Duration::from_millis(800);
 /// The same for a list, which is large.
 const LISTING: Duration = Duration::from_secs(3);
 /// A watch that said nothing for so long is asked whether it is there; asked so often without an answer, it is not.
-const QUIET: Duration = Duration::from_secs(2);
-const ASKED: u32 = 3;
+const QUIET: Duration = Duration::from_secs(1);
+const ASKED: u32 = 2;
 /// etcd hangs up on clients that ping more often than every 5 s.
 const PING: Duration = Duration::from_secs(6);
 /// Largest answer that is read: every slot, epoch and pin is some 3 MiB.
@@ -148,7 +148,7 @@ fn endpoint(url: &str, config: &EtcdConfig) -> Result<Endpoint, EtcdConfigError>
         Some(_) | None => return Err(malformed()),
     };
     let endpoint = endpoint.connect_timeout(ATTEMPT).tcp_nodelay(true);
-    Ok(endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(QUIET).keep_alive_while_idle(true))
+    Ok(endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(2 * QUIET).keep_alive_while_idle(true))
 }
 
 impl Members {

@@ -157,3 +157,94 @@ impl Keeper {
         since.or(Some(now))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::Embedded;
+    use crate::faulty::Faulty;
+
+    const TTL: Duration = Duration::from_secs(5);
+
+    struct Kit {
+        store: Embedded,
+        faults: Arc<crate::faulty::Faults>,
+        now: Now,
+        kept: Kept,
+        keeping: tokio::task::JoinSet<()>,
+    }
+
+    fn start() -> Kit {
+        let start = tokio::time::Instant::now();
+        let now: Now = Arc::new(move || u64::try_from(start.elapsed().as_millis()).unwrap());
+        let store = Embedded::new(Arc::clone(&now));
+        let (faulty, faults) = Faulty::new(Arc::new(store.clone()));
+        let (keeper, kept) = keep(Arc::new(faulty), TTL, Arc::clone(&now));
+        let mut keeping = tokio::task::JoinSet::new();
+        keeping.spawn(keeper.run());
+        Kit { store, faults, now, kept, keeping }
+    }
+
+    impl Kit {
+        /// Workers run for so long.
+        async fn work(&self, ms: u64) {
+            let until = (self.now)() + ms;
+            while (self.now)() < until {
+                self.kept.tick.beat((self.now)());
+                tokio::time::advance(Duration::from_millis(100)).await;
+                tokio::task::yield_now().await;
+            }
+        }
+
+        fn state(&self) -> LeaseState {
+            *self.kept.state.borrow()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_kept_while_workers_run() {
+        let kit = start();
+        kit.work(60_000).await;
+        let state = kit.state();
+        assert_eq!((state.lease, state.lost), (Some(LeaseId(1)), 0));
+        // Sent at most a second and a tick ago.
+        let sure_for = state.sure_until_ms - (kit.now)();
+        assert!((3_300..=4_500).contains(&sure_for), "{sure_for}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_that_stand_still_lose_it() {
+        let kit = start();
+        kit.work(3_000).await;
+        for _ in 0..70 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(kit.store.keep_alive(LeaseId(1)).await, Err(StoreError::Gone));
+        assert!((kit.now)() > kit.state().sure_until_ms);
+        kit.work(1_000).await;
+        assert_eq!((kit.state().lease, kit.state().lost), (Some(LeaseId(2)), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_outage_costs_nothing() {
+        let kit = start();
+        kit.work(2_000).await;
+        kit.faults.cut(true);
+        kit.work(3_000).await;
+        let unsure = kit.state().sure_until_ms;
+        kit.faults.cut(false);
+        kit.work(500).await;
+        assert!(kit.state().sure_until_ms > unsure);
+        assert_eq!(kit.state().lost, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_ends_the_lease() {
+        let mut kit = start();
+        kit.work(1_000).await;
+        kit.kept.stop();
+        kit.keeping.join_next().await.unwrap().unwrap();
+        assert_eq!(kit.store.keep_alive(LeaseId(1)).await, Err(StoreError::Gone));
+    }
+}

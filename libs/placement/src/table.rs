@@ -214,18 +214,12 @@ impl Table {
         self.suspects.get(&(Arc::clone(node), incarnation))
     }
 
-    /// The node a session was moved to by hand, if it shows itself.
-    #[must_use]
-    pub fn pinned(&self, session: &str) -> Option<Peer> {
-        let pin = self.pins.get(session)?;
-        let node = self.nodes.get(&pin.node)?.record.as_ref()?;
-        Some(Peer { address: Arc::clone(&node.address) })
-    }
-
-    /// Whether any session was moved by hand.
-    #[must_use]
-    pub fn has_pins(&self) -> bool {
-        !self.pins.is_empty()
+    /// Sessions that were moved by hand, with the node that serves them, if it shows itself.
+    pub fn pins(&self) -> impl Iterator<Item = (&String, Peer)> {
+        self.pins.iter().filter_map(|(session, pin)| {
+            let node = self.nodes.get(&pin.node)?.record.as_ref()?;
+            Some((session, Peer { address: Arc::clone(&node.address) }))
+        })
     }
 
     /// The nodes that take new work.

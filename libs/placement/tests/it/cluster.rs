@@ -1,1 +1,233 @@
-//! Nodes that share slots, on lease stores that fail.
+//! Nodes that share slots, on a lease store that fails as told. Time stands still while they work.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use placement::embedded::Embedded;
+use placement::faulty::{Faults, Faulty};
+use placement::port::Op;
+use placement::record::{Key, PinRecord, encode};
+use placement::{
+    Announce, ClaimError, Drained, Incarnation, Keys, LeaseStore, Locator as _, Readiness, RegistryRecord,
+};
+use tokio::time::{Instant, advance};
+
+use crate::kit::{Mesh, Node, TTL};
+
+/// Nodes on one store, each with a cut of its own.
+struct World {
+    mesh: Mesh,
+    store: Embedded,
+}
+
+impl World {
+    fn new() -> Self {
+        let mesh = Mesh::new();
+        let store = Embedded::new(Arc::clone(&mesh.now));
+        Self { mesh, store }
+    }
+
+    fn start(&mut self, n: u64, name: &str) -> (Node, Arc<Faults>) {
+        let (faulty, faults) = Faulty::new(Arc::new(self.store.clone()));
+        let store: Arc<dyn LeaseStore> = Arc::new(faulty);
+        (self.mesh.start(n, name, Arc::clone(&store), store), faults)
+    }
+
+    async fn until(&self, what: &str, so: impl Fn() -> bool) {
+        self.mesh.fences.until(what, so).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_share_the_slots_and_survive_each_other() {
+    let mut world = World::new();
+    let (a, _) = world.start(1, "a");
+    world.mesh.whole(&[&a]).await;
+    let (b, _) = world.start(2, "b");
+    let (c, _) = world.start(3, "c");
+    world.until("shared", || [&a, &b, &c].iter().all(|node| (1_100..1_503).contains(&node.count()))).await;
+    world.mesh.whole(&[&a, &b, &c]).await;
+    let addresses: Vec<String> = a.directory.ready().iter().map(|peer| peer.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+
+    let killed = Instant::now();
+    c.kill();
+    world.mesh.whole(&[&a, &b]).await;
+    let took = killed.elapsed();
+    assert!(took <= TTL + Duration::from_millis(1_500), "{took:?}");
+    assert!(took >= TTL - Duration::from_secs(1), "{took:?}: nobody suspected it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_answers_lose_nothing() {
+    let mut world = World::new();
+    let (a, faults) = world.start(1, "a");
+    faults.lose_answers(20);
+    world.mesh.whole(&[&a]).await;
+    assert_eq!(a.tenant.lost_count(), 0);
+    let (b, _) = world.start(2, "b");
+    faults.lose_answers(3);
+    world.until("shared", || b.count() > 1_800).await;
+    world.mesh.whole(&[&a, &b]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_says_nothing_is_caught_by_the_list() {
+    let mut world = World::new();
+    let (a, faults) = world.start(1, "a");
+    world.mesh.whole(&[&a]).await;
+    faults.silence(true);
+    let (b, _) = world.start(2, "b");
+    world.until("b is noticed", || b.count() > 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_are_kept_while_the_lease_store_is_down() {
+    let mut world = World::new();
+    let (a, faults_a) = world.start(1, "a");
+    let (b, faults_b) = world.start(2, "b");
+    world.mesh.whole(&[&a, &b]).await;
+    world.until("shared", || a.count() < 2_200 && b.count() < 2_200).await;
+    let (lost_a, lost_b) = (a.tenant.lost_count(), b.tenant.lost_count());
+    faults_a.cut(true);
+    faults_b.cut(true);
+    let served = a.tenant.served();
+    let mut standing = a.claims.standing();
+    standing.wait_for(|standing| standing.grace && !standing.reachable).await.unwrap();
+    for _ in 0..300 {
+        advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(a.tenant.served(), served);
+    let (slot, epoch) = served.first_key_value().unwrap();
+    assert_eq!(a.directory.holder(*slot).map(|owner| owner.epoch), Some(*epoch));
+
+    // Every lease has run out meanwhile; each gets its own back, in the same epoch.
+    faults_a.cut(false);
+    faults_b.cut(false);
+    world
+        .until("leases", || {
+            a.claims.standing().borrow().leases_lost == 1 && !a.claims.standing().borrow().grace
+        })
+        .await;
+    world.mesh.whole(&[&a, &b]).await;
+    // Whoever came first may have taken over some of the other's.
+    let moved = a.tenant.lost_count() - lost_a + b.tenant.lost_count() - lost_b;
+    assert!(moved <= 4_096, "{moved}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_cut_off_alone_loses_its_slots_to_others_and_comes_back() {
+    let mut world = World::new();
+    let (a, faults) = world.start(1, "a");
+    let (b, _) = world.start(2, "b");
+    world.until("shared", || a.count() < 2_200 && b.count() > 1_800).await;
+    faults.cut(true);
+    let cut = Instant::now();
+    world.until("b has all", || b.count() == 4_096).await;
+    assert!(cut.elapsed() < Duration::from_millis(6_500), "{:?}", cut.elapsed());
+    assert!(a.count() > 0, "it does not know yet");
+    faults.cut(false);
+    world.mesh.whole(&[&a, &b]).await;
+    world.until("shared again", || a.count() > 1_800).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_hands_over_and_ends_the_lease() {
+    let mut world = World::new();
+    let (a, _) = world.start(1, "a");
+    let (b, _) = world.start(2, "b");
+    world.until("shared", || a.count() < 2_200 && b.count() > 1_800).await;
+    world.mesh.whole(&[&a, &b]).await;
+    let (had, lost) = (a.count(), a.tenant.lost_count());
+    assert_eq!(a.claims.drain().await, Drained { handed: had + lost, dropped: 0 });
+    world.mesh.whole(&[&b]).await;
+    let told = a.tenant.lost.lock().unwrap().clone();
+    for (slot, to) in told {
+        let to = to.expect("each went to somebody");
+        assert_eq!((&*to.node, Some(to.epoch)), ("b", world.mesh.fences.of(slot)));
+    }
+    assert_eq!(world.store.list("/trunkline/nodes/a").await.unwrap().entries, []);
+
+    assert_eq!(b.claims.drain().await, Drained { handed: 0, dropped: 4_096 });
+    assert_eq!(b.count(), 0);
+    assert_eq!(world.store.list("/trunkline/slots/").await.unwrap().entries, []);
+    assert_eq!(world.store.list("/trunkline/epochs/").await.unwrap().entries.len(), 4_096);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_served_before_the_fence_stands() {
+    let mut world = World::new();
+    world.mesh.fences.down.store(true, Ordering::SeqCst);
+    let (a, _) = world.start(1, "a");
+    a.claims.standing().wait_for(|standing| standing.waiting == 4_096).await.unwrap();
+    assert_eq!(a.count(), 0);
+    world.mesh.fences.down.store(false, Ordering::SeqCst);
+    world.mesh.whole(&[&a]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_reporters_move_slots() {
+    let mut world = World::new();
+    let (a, _) = world.start(1, "a");
+    let (b, _) = world.start(2, "b");
+    let (c, _) = world.start(3, "c");
+    world.until("shared", || [&a, &b, &c].iter().all(|node| node.count() > 1_100)).await;
+    world.mesh.whole(&[&a, &b, &c]).await;
+    let victim = a.directory.holder(a.tenant.served().into_keys().next().unwrap()).unwrap().peer;
+    // Whole or not: a kill, and nobody waits for the lease.
+    a.kill();
+    let killed = Instant::now();
+    b.directory.suspect(&victim, "connection refused");
+    c.directory.suspect(&victim, "connection refused");
+    world.until("taken over", || b.count() + c.count() == 4_096).await;
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
+    world.mesh.whole(&[&b, &c]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_process_of_the_same_name_replaces_the_first() {
+    let mut world = World::new();
+    let (a, _) = world.start(1, "a");
+    world.mesh.whole(&[&a]).await;
+    let (again, _) = world.start(2, "a");
+    world.mesh.whole(&[&again]).await;
+    let ends = world.mesh.ends.lock().unwrap().clone();
+    assert_eq!(ends, [Err(ClaimError::Replaced { node: "a".into(), by: Incarnation(2) })]);
+    assert_eq!(a.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn registries_show_themselves_while_they_run() {
+    let mut world = World::new();
+    let (a, _) = world.start(1, "a");
+    let (faulty, faults) = Faulty::new(Arc::new(world.store.clone()));
+    let cluster = world.mesh.cluster(Arc::new(faulty), 9);
+    let record = RegistryRecord::new("tools-1", "127.0.0.1:7201", "tool-registry", None, "");
+    let (announce, announced) = Announce::registry(cluster, TTL, record.clone());
+    world.mesh.tasks.spawn(announce.run());
+    let shown = || a.directory.registries();
+    world.until("shown", || shown() == [record.clone()]).await;
+    announced.set(Readiness::Draining);
+    world.until("draining", || shown().first().map(|record| record.state) == Some(Readiness::Draining)).await;
+
+    faults.cut(true);
+    world.until("gone with its lease", || shown().is_empty()).await;
+    faults.cut(false);
+    world.until("back", || shown().len() == 1).await;
+    let before = Instant::now();
+    announced.withdraw();
+    world.until("withdrawn", || shown().is_empty()).await;
+    assert!(before.elapsed() < Duration::from_secs(1), "not only when the lease ran out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pins_are_looked_up() {
+    let mut world = World::new();
+    let (a, _) = world.start(1, "a");
+    let key = Keys::new("/trunkline").write(&Key::Pin("v1.k1.abc".into()));
+    world.store.txn(Vec::new(), vec![Op::Put(key, encode(&PinRecord::new("a")), None)]).await.unwrap();
+    let pinned = || a.directory.pinned("v1.k1.abc").map(|peer| peer.address.to_string());
+    world.until("pinned", || pinned() == Some("127.0.0.1:1".into())).await;
+    assert_eq!(a.directory.pinned("v1.k1.other"), None);
+}

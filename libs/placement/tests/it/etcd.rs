@@ -7,6 +7,7 @@ use std::time::Duration;
 use placement::etcd::{Etcd, EtcdConfig};
 use placement::port::LeaseStore as _;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 /// One or more members.
 pub(crate) struct Servers {
@@ -90,6 +91,37 @@ impl Servers {
         member.process = Some(started.unwrap_or_else(|error| panic!("{explain} ({error})")));
     }
 
+    /// Stops a member as a debugger would: it accepts connections and says nothing.
+    pub(crate) fn stop(&self, n: usize) {
+        let process = self.members[n].process.as_ref().unwrap();
+        let done = Command::new("kill").args(["-STOP", &process.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// The member that leads, once one does.
+    pub(crate) async fn leader(&self) -> usize {
+        let waiting = async {
+            loop {
+                for (n, member) in self.members.iter().enumerate() {
+                    let client = etcd_client::Client::connect([&member.url], None).await.unwrap();
+                    let status = timeout(Duration::from_secs(1), client.maintenance_client().status()).await;
+                    if let Ok(Ok(status)) = status
+                        && status.leader() != 0
+                        && status.header().map(etcd_client::ResponseHeader::member_id)
+                            == Some(status.leader())
+                    {
+                        return n;
+                    }
+                }
+            }
+        };
+        timeout(Duration::from_secs(30), waiting).await.expect("no member leads")
+    }
+
+    pub(crate) fn config_of(&self, n: usize) -> EtcdConfig {
+        EtcdConfig { endpoints: vec![self.members[n].url.clone()], ..EtcdConfig::default() }
+    }
+
     pub(crate) fn config(&self) -> EtcdConfig {
         let endpoints = self.members.iter().map(|member| member.url.clone()).collect();
         EtcdConfig { endpoints, ..EtcdConfig::default() }
@@ -106,11 +138,12 @@ impl Servers {
 /// Waits until a store answers.
 pub(crate) async fn answers(etcd: &Etcd) {
     let waiting = async {
+        let mut polls = tokio::time::interval(Duration::from_millis(20));
         while etcd.list("any/").await.is_err() {
-            tokio::task::yield_now().await;
+            polls.tick().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("etcd did not answer within 30 s");
+    timeout(Duration::from_secs(30), waiting).await.expect("etcd did not answer within 30 s");
 }
 
 impl Drop for Servers {

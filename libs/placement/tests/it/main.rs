@@ -5,3 +5,5 @@
 mod cluster;
 mod contract;
 mod etcd;
+mod faults;
+mod kit;
