@@ -1,9 +1,8 @@
 //! What is asked of a session node, and what is known of attempts before.
 
 use api::session::{Again, Attach, Close, Delivery, Frames, Transport};
-use api::{Error, SessionHost};
-use mcp::scan::is_object;
-use mcp::{Era, Method};
+use api::{Detail, Error, SessionHost};
+use mcp::{Era, Method, scan};
 
 const TOOLS_CALL: &str = Method::ToolsCall.as_str();
 
@@ -19,22 +18,23 @@ impl Call {
     /// Whether nothing is executed twice when a request that may have been taken on is sent again by the client.
     pub(super) fn is_repeatable(&self) -> bool {
         match self {
-            Self::Deliver(delivery) => {
-                let message = &delivery.message;
-                is_object(message.as_str()) && message.text("method").as_deref() != Some(TOOLS_CALL)
+            Self::Deliver(delivery) if is_batch(delivery) => {
+                !scan::elements(delivery.message.as_str()).any(is_call)
             }
+            Self::Deliver(delivery) => !is_call(delivery.message.as_str()),
             Self::Attach(_) | Self::Close(_) => true,
         }
     }
 
     /// Whether the next owner of the session can go on with it. What is said in HTTP+SSE ends with its stream, and that with
-    /// the owner; what no session owns has no next owner.
+    /// the owner; what no session owns has no next owner; what came of each member of a batch is not kept.
     pub(super) fn can_move(&self) -> bool {
         match self {
             Self::Deliver(delivery) => {
                 delivery.era == Era::Older
                     && delivery.session.is_some()
                     && delivery.transport == Transport::Streamable
+                    && !is_batch(delivery)
             }
             Self::Attach(attach) => !attach.begin,
             Self::Close(close) => !close.when_idle,
@@ -56,21 +56,34 @@ impl Call {
         matches!(self, Self::Attach(_))
     }
 
-    /// Whether a single answer ends it.
-    pub(super) fn has_one_answer(&self) -> bool {
-        match self {
-            Self::Deliver(delivery) => is_object(delivery.message.as_str()),
-            Self::Attach(_) => true,
-            Self::Close(_) => false,
+    /// Notes that a node has not taken it on, and why. An owner that gives a session up says so in the same words to whom it has
+    /// begun to serve, and who goes on with that finds it under its key.
+    pub(super) fn was_refused(&mut self, error: &Error) {
+        let Self::Deliver(delivery) = self else { return };
+        let may_have_begun = match error.detail {
+            Some(Detail::Draining | Detail::NotReached) => false,
+            Some(Detail::OutcomeUnknown { .. }) => true,
+            // A batch that was begun was accepted before.
+            Some(
+                Detail::NotOwner { .. }
+                | Detail::StaleEpoch { .. }
+                | Detail::BadState
+                | Detail::Overloaded { .. },
+            )
+            | None => !is_batch(delivery),
+        };
+        if may_have_begun && delivery.session.is_some() {
+            delivery.again.get_or_insert_default();
         }
     }
 
-    /// A node may have it and has not said so.
-    pub(super) fn may_be_there(&mut self) {
-        if let Self::Deliver(delivery) = self
-            && delivery.session.is_some()
-        {
-            delivery.again.get_or_insert_default();
+    /// Whether an owner that is sent it recognises what an earlier one has done with it.
+    pub(super) fn is_recognised(&self) -> bool {
+        match self {
+            Self::Deliver(delivery) => {
+                delivery.again.is_none() || !is_batch(delivery) || self.is_repeatable()
+            }
+            Self::Attach(_) | Self::Close(_) => true,
         }
     }
 
@@ -100,4 +113,12 @@ impl Call {
             Self::Close(close) => host.close(close.clone()).await,
         }
     }
+}
+
+fn is_batch(delivery: &Delivery) -> bool {
+    !scan::is_object(delivery.message.as_str())
+}
+
+fn is_call(message: &str) -> bool {
+    scan::member(message, "method").and_then(scan::string).as_deref() == Some(TOOLS_CALL)
 }

@@ -18,8 +18,12 @@
 //!   none yet acknowledged. The same holds for [`Attach::last_event_id`](api::session::Attach).
 //! * A delivery that comes again may be answered in either shape: an answer whose response is a stream already becomes its
 //!   last event.
+//! * An owner whose link to the gateway broke, and that is sent a delivery again while it is still at it, goes on with it: it
+//!   does not refuse it as a repetition. This holds for every method, not for calls alone.
 //! * A node that is not (yet, or any longer) the owner refuses before `Accepted`, with [`Detail::NotOwner`], the owner's
-//!   address if it knows it, or [`Detail::Draining`]. What it refuses for now only (a store that is down) it refuses with
+//!   address if it knows it, or [`Detail::Draining`]. `Draining` says that nothing was begun, `NotOwner` does not: whoever is
+//!   sent the delivery next looks under its key. Of a batch nothing was begun before `Accepted`; it is not continued, and not
+//!   sent again when it may have been received and calls tools. What it refuses for now only (a store that is down) it refuses with
 //!   status 503 or 429: it is asked again for as long as patience lasts.
 
 use std::collections::VecDeque;
@@ -135,7 +139,7 @@ impl Following {
     /// The error, if owners have been lost one after the other for too long.
     fn lose(&mut self, mut call: Box<Call>, node: &Peer, error: Error) -> Result<(), Error> {
         let answered = |last: &Json| scan::member(last.as_str(), "method").is_none();
-        if call.has_one_answer() && self.last.as_ref().is_some_and(answered) {
+        if self.last.as_ref().is_some_and(answered) {
             return Ok(());
         }
         if is_uncertain(&error) {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::counts::Waiting;
-use super::{Call, Forward, Taken, is_uncertain, uncertain};
+use super::{Call, Forward, Taken, uncertain};
 use crate::limits::Inside;
 
 /// Redirections that are followed in one attempt.
@@ -89,7 +89,7 @@ impl Forward {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
-            if !may_pass(&error, was_accepted) {
+            if !may_pass(&error, was_accepted) || !call.is_recognised() {
                 return Err(given_up(call, error));
             }
             search.missed.get_or_insert_with(Instant::now);
@@ -168,9 +168,7 @@ impl Search<'_> {
                 Ok(taken) => return Ok(Found { node, taken }),
                 Err(error) => error,
             };
-            if is_uncertain(&error) {
-                call.may_be_there();
-            }
+            call.was_refused(&error);
             match &error.detail {
                 Some(Detail::NotOwner { owner, .. }) if !owner.is_empty() && hints > 0 => {
                     hints -= 1;
