@@ -4,8 +4,11 @@
 //! pass. Must not decide anything about a conversation, nor know who owns which slot: what is written carries the epoch of
 //! its writer, and the store refuses all but the highest it has been told of.
 
+pub mod config;
+mod connect;
 pub mod contract;
 mod memory;
+mod redis;
 
 use api::session::Transport;
 use api::{Epoch, Principal, SessionId, Slot};
@@ -13,6 +16,8 @@ use async_trait::async_trait;
 use machines::{Change, CommitRefusal, Snapshot};
 use mcp::Json;
 
+pub use self::config::Config;
+pub use self::connect::{ConnectError, Store};
 pub use self::memory::Memory;
 
 /// A stored session.

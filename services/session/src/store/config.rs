@@ -1,0 +1,40 @@
+//! Settings of the store.
+
+use serde::{Deserialize, Serialize};
+
+/// Section `[store]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Redis servers, for example ["redis://127.0.0.1:6379"]; the one that says it is the master is used. Empty = sessions live in memory and end with the process.
+    pub redis: Vec<String>,
+    /// Whether these are nodes of a Redis Cluster, which then tells where the others are.
+    pub cluster: bool,
+    /// File with the password; the user stands in the address, redis://user@host:port.
+    pub password_file: String,
+    /// File with the authorities (PEM) that may vouch for servers of rediss:// addresses. Empty = those of this machine.
+    pub ca: String,
+    /// Replicas that have to have a commit before its client hears of it. 0 = none; else set min-replicas-to-write too.
+    pub wait_replicas: usize,
+    /// How long replicas are waited for, in milliseconds, at most 400. If it is not enough, a request is refused before anything is done, and a result is delivered all the same.
+    pub wait_ms: u64,
+    /// Whether to use a server that may evict sessions when its memory is full.
+    pub allow_eviction: bool,
+    /// In front of every key, for servers that are shared. No braces and no spaces.
+    pub key_prefix: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            redis: Vec::new(),
+            cluster: false,
+            password_file: String::new(),
+            ca: String::new(),
+            wait_replicas: 0,
+            wait_ms: 50,
+            allow_eviction: false,
+            key_prefix: String::new(),
+        }
+    }
+}

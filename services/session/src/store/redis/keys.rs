@@ -1,0 +1,70 @@
+//! What things are called in Redis. Everything of a slot is behind one hash tag, so that it lives on one node of a cluster and one
+//! script can check the fence and write.
+
+use api::{SessionId, Slot};
+use machines::{CallId, StreamId};
+
+/// See the module. Ids hold nothing but letters, digits, `.`, `-` and `_`; the prefix holds no brace.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(super) const fn new(prefix: String) -> Self {
+        Self { prefix }
+    }
+
+    /// The highest epoch that was let in. Lives for ever: there are no more of them than slots.
+    pub(super) fn fence(&self, slot: Slot) -> String {
+        format!("{}{{s:{slot}}}:fence", self.prefix)
+    }
+
+    /// A hash: the session, one field for each concern.
+    pub(super) fn session(&self, id: &SessionId) -> String {
+        format!("{}{{s:{}}}:sess:{id}", self.prefix, id.slot())
+    }
+
+    /// A stream: the events of one of its streams. Exists only while there are any.
+    pub(super) fn log(&self, id: &SessionId, stream: StreamId) -> String {
+        format!("{}{{s:{}}}:log:{id}:{}", self.prefix, id.slot(), stream.0)
+    }
+
+    /// A hash: how its last requests ended.
+    pub(super) fn done(&self, id: &SessionId) -> String {
+        format!("{}{{s:{}}}:done:{id}", self.prefix, id.slot())
+    }
+}
+
+/// Form of the fields.
+pub(super) const SCHEMA: &str = "v";
+/// Number of commits.
+pub(super) const VERSION: &str = "ver";
+/// Who committed last.
+pub(super) const BY: &str = "by";
+/// The principal.
+pub(super) const WHO: &str = "who";
+/// The way it was begun in.
+pub(super) const TRANSPORT: &str = "transport";
+/// Handshake, level, end.
+pub(super) const HEAD: &str = "head";
+/// The numbers that only rise.
+pub(super) const NUMBERS: &str = "num";
+/// In front of a call.
+pub(super) const CALL: &str = "j:";
+/// In front of a stream.
+pub(super) const STREAM: &str = "t:";
+/// In front of a watched resource.
+pub(super) const WATCHED: &str = "sub:";
+
+pub(super) fn call(call: CallId) -> String {
+    format!("{CALL}{}", call.0)
+}
+
+pub(super) fn stream(stream: StreamId) -> String {
+    format!("{STREAM}{}", stream.0)
+}
+
+pub(super) fn watched(uri: &str) -> String {
+    format!("{WATCHED}{uri}")
+}

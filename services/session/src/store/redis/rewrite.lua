@@ -1,0 +1,58 @@
+-- The whole of a session, instead of whatever is there.
+-- KEYS: fence, session, done, logs. ARGV: epoch, what may be there (`max`: a version up to, `is`: just this one), that version,
+-- by whom (empty = anybody), the version to be, by, life in ms, fields (number, names and values), logs, and what is to be
+-- remembered (0, or 1 and see `remember`). Whose session it is stays, unless it is among the fields.
+local refusal = unfenced()
+if refusal then
+    return refusal
+end
+local there = redis.pcall('HMGET', KEYS[2], 'ver', 'by', 'v', 'who', 'transport')
+if there.err then
+    if ARGV[2] ~= 'max' then
+        return there
+    end
+    there = {}
+end
+local ver, by = there[1], there[2]
+if outdated(by) then
+    return -1
+end
+if ver == ARGV[5] and by == ARGV[6] then
+    redis.call('HSET', KEYS[2], 'by', by)
+    return 1
+end
+local fits
+if ARGV[2] == 'max' then
+    fits = not ver or not less(ARGV[3], ver)
+else
+    fits = ver == ARGV[3] and (ARGV[4] == '' or ARGV[4] == by)
+end
+if not fits then
+    return { ver or '', by or '' }
+end
+local more = undeclared(KEYS[2], 4)
+if more then
+    return more
+end
+
+redis.call('UNLINK', KEYS[2])
+for place = 4, #KEYS do
+    redis.call('UNLINK', KEYS[place])
+end
+for place, name in ipairs({ 'v', 'who', 'transport' }) do
+    if there[place + 2] then
+        redis.call('HSET', KEYS[2], name, there[place + 2])
+    end
+end
+redis.call('HSET', KEYS[2], 'ver', ARGV[5], 'by', ARGV[6])
+local count = tonumber(ARGV[8])
+set(KEYS[2], 9, count)
+local at, failed = logs(9 + count, ARGV[7])
+if not at then
+    return failed
+end
+if ARGV[at] == '1' then
+    remember(KEYS[3], at + 1)
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[7])
+return 1

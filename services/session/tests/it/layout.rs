@@ -1,0 +1,128 @@
+//! What is in the server: keys, how long they live, how large they are.
+
+use api::Epoch;
+use machines::snapshot::{Handshake, StreamChange};
+use machines::{Change, CommitRefusal, StreamId};
+use mcp::log::Level;
+use mcp::{Json, Revision};
+
+use crate::server::{IDLE, Server, config, connect};
+use crate::writer::{Writer, answered, appended, level, opened};
+
+const STREAM: StreamId = StreamId(4);
+
+async fn left_ms(server: &Server, key: &str) -> i64 {
+    server.ask(&["PTTL", key]).await
+}
+
+#[tokio::test]
+async fn every_key_of_a_session_ends_by_itself_and_lives_on_while_it_is_used() {
+    let server = Server::start(&[]);
+    let store = connect(&config(&[&server])).await;
+    let mut writer = Writer::begin(&store, 1).await;
+    writer.write(&[opened(STREAM), appended(STREAM, 1)]).await;
+    assert_eq!(writer.attempt(&[], Some(answered("k"))).await, Ok(()));
+    writer.version += 1;
+    let keys: Vec<String> = server.ask(&["KEYS", "*"]).await;
+    assert_eq!(keys.len(), 4, "{keys:?}");
+    let idle = i64::try_from(IDLE.as_millis()).unwrap();
+    for key in [writer.key(), writer.log(STREAM)] {
+        let left = left_ms(&server, &key).await;
+        assert!(left > idle && left < 2 * idle, "{key}: {left}");
+    }
+    let done = writer.key().replace(":sess:", ":done:");
+    assert!((1..=600_000).contains(&left_ms(&server, &done).await));
+    assert_eq!(left_ms(&server, &writer.fence_key()).await, -1, "there is one for each slot, for ever");
+
+    let near = |left: i64| left > idle;
+    for key in [writer.key(), writer.log(STREAM)] {
+        let _: i64 = server.ask(&["PEXPIRE", &key, &(idle / 2).to_string()]).await;
+    }
+    writer.write(&level(Level::Info)).await;
+    assert!(near(left_ms(&server, &writer.key()).await));
+    assert!(near(left_ms(&server, &writer.log(STREAM)).await), "its events live as long");
+    for key in [writer.key(), writer.log(STREAM)] {
+        let _: i64 = server.ask(&["PEXPIRE", &key, &(idle / 2).to_string()]).await;
+    }
+    store.touch(&writer.id).await.unwrap();
+    assert!(near(left_ms(&server, &writer.key()).await) && near(left_ms(&server, &writer.log(STREAM)).await));
+    // Most commits leave it alone.
+    let _: i64 = server.ask(&["PEXPIRE", &writer.key(), &(idle + 590_000).to_string()]).await;
+    writer.write(&level(Level::Debug)).await;
+    assert!(left_ms(&server, &writer.key()).await <= idle + 590_000);
+}
+
+#[tokio::test]
+async fn a_session_that_rests_is_small_and_has_one_key() {
+    let server = Server::start(&[]);
+    let store = connect(&config(&[&server])).await;
+    let mut writer = Writer::begin(&store, 1).await;
+    let client = r#"{"name":"an-ordinary-client","title":"An Ordinary Client","version":"1.2.3","websiteUrl":"https://example.com/client"}"#;
+    let capabilities = r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{"form":{},"url":{}},"experimental":{}}"#;
+    let handshake = Handshake {
+        revision: Revision::V2025_11_25,
+        capabilities: Json::trusted(capabilities),
+        client_info: Json::trusted(client),
+        ready: true,
+        at: 1_790_000_000_000,
+    };
+    writer.write(&[Change::Greeted(Box::new(handshake))]).await;
+    let own = StreamId::OWN;
+    writer.write(&[opened(own), appended(own, 1), Change::Subscribed("file:///docs/a.md".into())]).await;
+    let through = Change::Stream(own, StreamChange::Trimmed { through: 1 });
+    writer.write(&[Change::Stream(own, StreamChange::Delivered { through: 1 }), through]).await;
+    let keys: Vec<String> = server.ask(&["KEYS", "*:v1*"]).await;
+    assert_eq!(keys, [writer.key()]);
+    let bytes: i64 = server.ask(&["MEMORY", "USAGE", &writer.key(), "SAMPLES", "0"]).await;
+    println!("an idle session takes {bytes} bytes of Redis");
+    assert!(bytes <= 2_500, "{bytes}");
+}
+
+#[tokio::test]
+async fn what_another_build_wrote_is_left_alone() {
+    let server = Server::start(&[]);
+    let store = connect(&config(&[&server])).await;
+    let mut writer = Writer::begin(&store, 1).await;
+    writer.write(&level(Level::Info)).await;
+    for (field, value) in [("v", "999"), ("head", "{"), ("j:x", "{}"), ("what", "")] {
+        let _: i64 = server.ask(&["HSET", &writer.key(), field, value]).await;
+        assert_eq!(store.load(&writer.id).await, Err(CommitRefusal::Conflict), "{field}");
+        assert_eq!(store.repair(&writer.id, Epoch(1), &writer.stored()).await, Ok(()));
+        writer.is_whole().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_session_is_refused_and_written_over_by_its_owner() {
+    let server = Server::start(&[]);
+    let store = connect(&config(&[&server])).await;
+    let mut writer = Writer::begin(&store, 1).await;
+    writer.write(&[opened(STREAM), appended(STREAM, 1)]).await;
+    let _: () = server.ask(&["SET", &writer.key(), "x"]).await;
+    let conflict = Err(CommitRefusal::Conflict);
+    assert_eq!(writer.attempt(&level(Level::Info), None).await, conflict);
+    assert_eq!(store.load(&writer.id).await.map(|_| ()), conflict);
+    assert_eq!(store.repair(&writer.id, Epoch(1), &writer.stored()).await, Ok(()));
+    writer.is_whole().await;
+    let _: () = server.ask(&["SET", &writer.log(STREAM), "x"]).await;
+    assert_eq!(writer.attempt(&[appended(STREAM, 2)], None).await, conflict);
+    assert_eq!(store.repair(&writer.id, Epoch(1), &writer.stored()).await, Ok(()));
+    writer.is_whole().await;
+    let _: () = server.ask(&["SET", &writer.key(), "x"]).await;
+    assert_eq!(store.remove(&writer.id, Epoch(1)).await, Ok(()));
+    assert_eq!(store.load(&writer.id).await, Ok(None));
+}
+
+#[tokio::test]
+async fn events_that_are_gone_leave_a_gap_that_is_known() {
+    let server = Server::start(&[]);
+    let store = connect(&config(&[&server])).await;
+    let mut writer = Writer::begin(&store, 1).await;
+    writer.write(&[opened(STREAM), appended(STREAM, 1), appended(STREAM, 2)]).await;
+    let _: i64 = server.ask(&["XTRIM", &writer.log(STREAM), "MAXLEN", "1"]).await;
+    let log = &writer.loaded().await.snapshot.streams[&STREAM];
+    assert_eq!((log.trimmed, log.events.len(), log.events[0].seq), (1, 1, 2));
+    let _: i64 = server.ask(&["DEL", &writer.log(STREAM)]).await;
+    let log = &writer.loaded().await.snapshot.streams[&STREAM];
+    assert_eq!((log.trimmed, log.events.len(), log.bytes), (2, 0, 0));
+}
