@@ -20,6 +20,8 @@ mod fixed;
 mod follow;
 pub mod keeper;
 pub mod locate;
+#[cfg(test)]
+mod model;
 pub mod plan;
 pub mod port;
 mod range;
