@@ -7,6 +7,8 @@
 pub mod config;
 mod connect;
 pub mod contract;
+#[cfg(debug_assertions)]
+pub mod faulty;
 mod memory;
 mod redis;
 

@@ -11,7 +11,7 @@ use ::redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, T
 use chassis::metrics::Metrics;
 
 use super::config::Config;
-use super::redis::{Redis, Servers, Settings, Trait};
+use super::redis::{Redis, Seen, Servers, Settings};
 use super::{Memory, SessionStore};
 
 /// How long a store that does not answer is waited for at the start.
@@ -56,10 +56,10 @@ pub enum ConnectError {
         /// What is wrong with it.
         why: String,
     },
-    /// Nobody answers.
-    #[error("store.redis: {why}; waited for {} s", PATIENCE.as_secs())]
+    /// Nobody answers, for ten seconds, or not as hoped.
+    #[error("store.redis: {why}")]
     Unreachable {
-        /// What was tried last.
+        /// What was wrong last.
         why: String,
     },
     /// A server that may forget sessions.
@@ -111,15 +111,15 @@ pub(super) async fn redis(
         wait: wait(config)?,
     };
     let redis = Redis::new(servers, settings, metrics);
-    let traits = redis.examine(patience).await.map_err(|why| ConnectError::Unreachable { why })?;
-    for found in &traits {
+    let seen = redis.examine(patience).await.map_err(|why| ConnectError::Unreachable { why })?;
+    for found in &seen {
         judge(config, found)?;
     }
     Ok(redis)
 }
 
-fn judge(config: &Config, found: &Trait) -> Result<(), ConnectError> {
-    let Trait { server, policy, has_log, needs_replicas } = found;
+fn judge(config: &Config, found: &Seen) -> Result<(), ConnectError> {
+    let Seen { server, policy, has_log, needs_replicas } = found;
     if policy != "noeviction" {
         if !config.allow_eviction {
             return Err(ConnectError::Evicts { server: server.clone(), policy: policy.clone() });

@@ -31,7 +31,7 @@ use self::call::{Places, Reply};
 use self::dial::Dialler;
 pub(super) use self::dial::Servers;
 use self::doubt::Doubts;
-pub(super) use self::examine::Trait;
+pub(super) use self::examine::Seen;
 use self::fields::Parts;
 use self::keys::Keys;
 use self::line::{Failure, Line, Link};
@@ -106,7 +106,7 @@ impl Redis {
     }
 
     /// What the servers say of themselves, once they are there.
-    pub(super) async fn examine(&self, patience: Duration) -> Result<Vec<Trait>, String> {
+    pub(super) async fn examine(&self, patience: Duration) -> Result<Vec<Seen>, String> {
         examine::examine(&self.dialler, patience).await
     }
 

@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, RedisFuture, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisFuture, Value};
 use tokio::time::Instant;
 
 /// How long a server is waited for that is asked what it is.
@@ -77,6 +77,9 @@ pub(super) enum DialError {
     /// Servers answer, but none takes writes.
     #[error("no server says that it is the master")]
     NoMaster,
+    /// A server answers that it will not have this client.
+    #[error("{0}")]
+    Unwelcome(String),
     /// Several do, and their replicas do not tell which one is.
     #[error("{0} and {1} both say that they are the master")]
     Masters(String, String),
@@ -122,7 +125,7 @@ impl Dialler {
 async fn cluster(client: &ClusterClient) -> Result<ClusterConnection, DialError> {
     match tokio::time::timeout(PROBE, client.get_async_connection()).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(DialError::Silent(short(&error))),
+        Ok(Err(error)) => Err(because("the cluster", &error)),
         Err(_) => Err(DialError::Silent("no answer in time".into())),
     }
 }
@@ -137,7 +140,7 @@ struct Master<'a> {
 async fn master(servers: &[(String, Client)]) -> Result<MultiplexedConnection, DialError> {
     let mut asked: FuturesUnordered<_> =
         servers.iter().map(|(address, client)| probe(address, client)).collect();
-    let (mut masters, mut why, mut answered) = (Vec::new(), String::new(), false);
+    let (mut masters, mut why, mut answered) = (Vec::new(), None, false);
     let mut until = None;
     loop {
         let next = match until {
@@ -150,7 +153,7 @@ async fn master(servers: &[(String, Client)]) -> Result<MultiplexedConnection, D
                 until = until.or(Some(Instant::now() + OTHERS));
             }
             Some(Ok(None)) => answered = true,
-            Some(Err(error)) => why = error,
+            Some(Err(error)) => why = Some(error),
             None => break,
         }
     }
@@ -162,12 +165,12 @@ async fn master(servers: &[(String, Client)]) -> Result<MultiplexedConnection, D
         }
         (Some(first), _) => Ok(first.connection),
         (None, _) if answered => Err(DialError::NoMaster),
-        (None, _) => Err(DialError::Silent(why)),
+        (None, _) => Err(why.unwrap_or_else(|| DialError::Silent("none is configured".into()))),
     }
 }
 
 /// Asks a server what it is; `None` for a replica.
-async fn probe<'a>(address: &'a str, client: &Client) -> Result<Option<Master<'a>>, String> {
+async fn probe<'a>(address: &'a str, client: &Client) -> Result<Option<Master<'a>>, DialError> {
     let asked = async {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PROBE))
@@ -179,8 +182,8 @@ async fn probe<'a>(address: &'a str, client: &Client) -> Result<Option<Master<'a
     };
     let (connection, role) = match tokio::time::timeout(PROBE, asked).await {
         Ok(Ok(told)) => told,
-        Ok(Err(error)) => return Err(format!("{address}: {}", short(&error))),
-        Err(_) => return Err(format!("{address}: no answer in time")),
+        Ok(Err(error)) => return Err(because(address, &error)),
+        Err(_) => return Err(DialError::Silent(format!("{address}: no answer in time"))),
     };
     let is_master = matches!(role.first(), Some(Value::BulkString(role)) if role == b"master");
     let replicas = match role.get(2) {
@@ -188,6 +191,17 @@ async fn probe<'a>(address: &'a str, client: &Client) -> Result<Option<Master<'a
         _ => 0,
     };
     Ok(is_master.then_some(Master { address, connection, replicas }))
+}
+
+/// Errors of a server that answers do not go away by waiting, unless it is just starting.
+fn because(server: &str, error: &RedisError) -> DialError {
+    let why = format!("{server}: {}", short(error));
+    match error.kind() == ErrorKind::AuthenticationFailed
+        || error.code().is_some_and(|code| code != "LOADING")
+    {
+        true => DialError::Unwelcome(why),
+        false => DialError::Silent(why),
+    }
 }
 
 /// An error without what a server may have put into it.

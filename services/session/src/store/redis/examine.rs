@@ -6,14 +6,14 @@ use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::{FromRedisValue as _, RedisError};
 use tokio::time::Instant;
 
-use super::dial::{Dialler, Servers, Wire, short};
+use super::dial::{DialError, Dialler, Servers, Wire, short};
 
 /// How long is waited between two looks at a store that is not there.
 const REST: Duration = Duration::from_millis(200);
 
 /// One server that sessions would be written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::store) struct Trait {
+pub(in crate::store) struct Seen {
     /// For messages.
     pub(in crate::store) server: String,
     /// Its maxmemory-policy.
@@ -25,15 +25,18 @@ pub(in crate::store) struct Trait {
 }
 
 /// Asks all servers; comes back to them for `patience`. Else what was wrong last.
-pub(super) async fn examine(dialler: &Dialler, patience: Duration) -> Result<Vec<Trait>, String> {
+pub(super) async fn examine(dialler: &Dialler, patience: Duration) -> Result<Vec<Seen>, String> {
     let deadline = Instant::now() + patience;
     loop {
         let why = match dialler.dial().await {
             Ok(wire) => match ask(dialler, wire).await {
-                Ok(traits) => return Ok(traits),
+                Ok(seen) => return Ok(seen),
                 Err(error) => short(&error),
             },
-            Err(error) => error.to_string(),
+            Err(error @ DialError::Unwelcome(_)) => return Err(error.to_string()),
+            Err(error @ (DialError::Silent(_) | DialError::NoMaster | DialError::Masters(..))) => {
+                error.to_string()
+            }
         };
         if Instant::now() + REST >= deadline {
             return Err(why);
@@ -42,19 +45,19 @@ pub(super) async fn examine(dialler: &Dialler, patience: Duration) -> Result<Vec
     }
 }
 
-async fn ask(dialler: &Dialler, mut wire: Wire) -> Result<Vec<Trait>, RedisError> {
+async fn ask(dialler: &Dialler, mut wire: Wire) -> Result<Vec<Seen>, RedisError> {
     let cmd = redis::cmd("INFO");
     let asked = async {
         match &mut wire {
             Wire::Single(_) => {
                 let text = String::from_redis_value(wire.send(&cmd).await?.extract_error()?)?;
-                Ok(vec![Trait::read(&dialler.names(), &text)])
+                Ok(vec![Seen::read(&dialler.names(), &text)])
             }
             Wire::Cluster(cluster) => {
                 let everywhere = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
                 let told = cluster.route_command(cmd, everywhere).await?.extract_error()?;
                 let told = Vec::<(String, String)>::from_redis_value(told)?;
-                Ok(told.iter().map(|(server, text)| Trait::read(server, text)).collect())
+                Ok(told.iter().map(|(server, text)| Seen::read(server, text)).collect())
             }
         }
     };
@@ -74,7 +77,7 @@ impl Dialler {
     }
 }
 
-impl Trait {
+impl Seen {
     /// Reads what INFO says.
     fn read(server: &str, text: &str) -> Self {
         let value = |name: &str| {
