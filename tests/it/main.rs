@@ -25,6 +25,7 @@ mod batches;
 mod budgets;
 mod calls;
 mod cli;
+mod cluster;
 mod handshake;
 mod hostile;
 mod http_sse;

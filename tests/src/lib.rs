@@ -2,6 +2,7 @@
 
 pub mod claimed;
 pub mod client;
+pub mod cluster;
 pub mod http_sse;
 pub mod mesh;
 pub mod proxy;

@@ -33,6 +33,8 @@ pub struct Scripted {
     watched: watch::Sender<Vec<String>>,
     /// Capabilities it announces.
     pub capabilities: Option<Json>,
+    /// Whether what is said later is also heard by those who have never gone away.
+    pub goes_on: bool,
 }
 
 /// A stream of ready bodies.
@@ -58,6 +60,7 @@ impl Scripted {
             updates: broadcast::channel(64).0,
             watched: watch::channel(Vec::new()).0,
             capabilities: None,
+            goes_on: false,
         }
     }
 
@@ -91,6 +94,16 @@ impl Scripted {
     /// Says something to whoever has come back, or will come back, to an invocation that was started here.
     pub fn say_later(&self, number: u64, body: FrameBody) {
         self.later.send_modify(|frames| frames.push(Frame { number, body }));
+    }
+
+    fn later(&self, after: u64) -> impl futures::Stream<Item = Result<Frame, Error>> + Send + use<> {
+        let mut said = 0;
+        let frames = WatchStream::new(self.later.subscribe()).flat_map(move |frames| {
+            let new: Vec<Frame> = frames.get(said..).unwrap_or_default().to_vec();
+            said = frames.len();
+            stream::iter(new.into_iter().filter(move |frame| frame.number > after).map(Ok))
+        });
+        frames.chain(stream::pending())
     }
 
     /// Waits until a call was cancelled, by request or by letting go of it.
@@ -184,6 +197,9 @@ impl Registry for Scripted {
             noted.hear(&body);
             Ok(Frame { number: index as u64 + 1, body })
         });
+        if self.goes_on {
+            return Ok(frames.chain(self.later(0)).boxed());
+        }
         Ok(frames.boxed())
     }
 
@@ -225,13 +241,7 @@ impl Registry for Scripted {
         if !self.seen().iter().any(|(known, _)| known.invocation == context.invocation) {
             return Err(Error::new(Code::NotFound, "no such invocation"));
         }
-        let mut said = 0;
-        let frames = WatchStream::new(self.later.subscribe()).flat_map(move |frames| {
-            let new: Vec<Frame> = frames.get(said..).unwrap_or_default().to_vec();
-            said = frames.len();
-            stream::iter(new.into_iter().filter(move |frame| frame.number > after).map(Ok))
-        });
-        Ok(frames.chain(stream::pending()).boxed())
+        Ok(self.later(after).boxed())
     }
 
     async fn resume(&self, context: Context, _: u32, responses: Vec<InputResponse>) -> Result<Frames, Error> {

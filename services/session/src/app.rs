@@ -135,7 +135,7 @@ impl App {
             stop.cancel();
             served
         };
-        let work = async { tokio::join!(serving, draining, leaving).0 };
+        let work = async { tokio::join!(serving, draining).0 };
         let cast_out = async {
             match tenancy.await {
                 Ok(()) => std::future::pending().await,
@@ -145,6 +145,7 @@ impl App {
         tokio::select! {
             served = work => Ok(served?),
             why = cast_out => Err(why),
+            () = leaving => Ok(()),
         }
     }
 }

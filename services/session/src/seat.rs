@@ -70,7 +70,7 @@ pub(crate) async fn take(
     Ok((tenancy.boxed(), Some(claimed.claims)))
 }
 
-/// Gives the slots away once the node is to stop, and then lets the rest of it drain.
+/// Gives the slots away once the node is to stop, and then lets the rest of it drain. Never ends by itself.
 pub(crate) async fn leave(claims: Option<Claims>, rest: Trigger, shutdown: Shutdown) {
     shutdown.requested().await;
     if let Some(claims) = claims {
@@ -84,6 +84,7 @@ pub(crate) async fn leave(claims: Option<Claims>, rest: Trigger, shutdown: Shutd
     rest.drain();
     shutdown.expired().await;
     rest.expire();
+    std::future::pending().await
 }
 
 /// A process in which one of the workers stands still does not hold on to what it cannot serve.
