@@ -7,3 +7,4 @@ mod contract;
 mod etcd;
 mod faults;
 mod kit;
+mod secured;
