@@ -27,6 +27,7 @@ pub(crate) struct Config {
     pub(crate) prompt_registry: prompt_registry::Config,
     /// Where separate processes find each other.
     pub(crate) cluster: crate::cluster::Config,
+    pub(crate) store: session::store::Config,
     pub(crate) keys: Keys,
     pub(crate) mtls: chassis::tls::Config,
     pub(crate) telemetry: chassis::telemetry::Config,

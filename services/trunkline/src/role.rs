@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::KeyRing;
 use chassis::config::Loaded;
@@ -11,6 +12,7 @@ use chassis::serve::{self, Group, Incoming, RoleResult};
 use chassis::tls::{self, Dialler, Mesh};
 use gateway::auth::Gate;
 use placement::Following;
+use session::store::{SessionStore, Store};
 use tokio::net::TcpListener;
 
 use crate::cluster::{Member, shown};
@@ -66,10 +68,12 @@ enum Built {
 
 /// Runs one role.
 pub(crate) fn run(role: Role, flags: &Flags) -> Result<(), Failure> {
-    let Some(loaded) = process::configuration(flags, role.name())? else { return Ok(()) };
+    let Some(mut loaded) = process::configuration(flags, role.name())? else { return Ok(()) };
     let keys = keys(role, &loaded)?;
     let mesh = mesh(role, &loaded.config)?;
     if flags.check {
+        // Whether somebody answers there is no matter of the configuration.
+        loaded.config.store = Default::default();
         if let Ok(address) = role.address(&loaded.config).parse() {
             check_listen(role, &mesh, address)?;
         }
@@ -165,12 +169,22 @@ async fn build(role: Role, plan: Plan<'_>, process: &Process) -> Result<Built, F
                 deps.seat = member.seat(&config.session.node)?;
             }
             deps.process = process.clone();
-            session::App::build(config.session.clone(), deps).map(Built::Session).map_err(Failure::refused)
+            deps.store = store(config, process).await?;
+            let neighbours = mesh.dialler(&[tls::Role::Session]).map_err(Failure::refused)?;
+            let app = session::App::build(config.session.clone(), deps).map_err(Failure::refused)?;
+            Ok(Built::Session(app.passing_on(neighbours)))
         }
         Role::Tools => tools(config).await.map(Built::Tools),
         Role::Resources => resources(config).await.map(Built::Resources),
         Role::Prompts => prompts(config).await.map(Built::Prompts),
     }
+}
+
+/// Where sessions are kept.
+pub(crate) async fn store(config: &Config, process: &Process) -> Result<Arc<dyn SessionStore>, Failure> {
+    // A session that nobody touches ends by itself long before the store forgets it.
+    let idle = Duration::from_secs(config.session.idle_timeout_s);
+    Store::connect(&config.store, idle, &process.metrics).await.map_err(Failure::refused)
 }
 
 pub(crate) async fn tools(config: &Config) -> Result<tool_registry::App, Failure> {

@@ -55,7 +55,8 @@ pub(crate) fn run(up: &Up) -> Result<(), Failure> {
 }
 
 /// Builds everything as a start would, without making anything in the data directory.
-async fn check(up: &Up, config: Config) -> Result<(), Failure> {
+async fn check(up: &Up, mut config: Config) -> Result<(), Failure> {
+    config.store = Default::default();
     up.trace_ui.as_deref().map(trace_ui::check).transpose()?;
     let keys = match config.keys.is_empty() {
         true => KeyRing::single("check", clock::random().map_err(Failure::failed)?),
@@ -135,6 +136,7 @@ async fn build(
     deps.registries.extend(neighbours.map(|(role, port)| neighbour(role, port)));
     deps.registries.extend(more);
     deps.process = process.clone();
+    deps.store = role::store(config, process).await?;
     let session = session::App::build(config.session.clone(), deps).map_err(Failure::refused)?;
     let gate = role::gate(config)?;
     let deps = gateway::Deps {
