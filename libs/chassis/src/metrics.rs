@@ -107,6 +107,13 @@ impl Metrics {
         }
     }
 
+    /// Such a number is no longer shown: what it was about is gone.
+    pub fn forget_gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) {
+        if let Some(Made::Gauges(family)) = lock(&self.inner.families).get(name) {
+            family.remove(&self.labels(labels));
+        }
+    }
+
     /// How values are spread; the bounds are those of whoever asks first.
     #[must_use]
     pub fn histogram(

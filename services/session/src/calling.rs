@@ -144,8 +144,11 @@ fn complete(registries: &Arc<Registries>, caller: &Caller, wish: &Wish<'_>) -> O
         Asking::begin(registries.observed(), &route, Method::Complete, &route.entry.own, revision);
     let scope = asking.scope();
     let answer = async move {
-        let frame = match call::ask_patiently(|| route.link.port.complete(context.clone(), own.clone())).await
-        {
+        let asked = route.ask(&context, |registry| {
+            let (context, own) = (context.clone(), own.clone());
+            async move { registry.complete(context, own).await }
+        });
+        let frame = match asked.await {
             Ok(answer) => outcome(answer),
             Err(error) if error.code == api::Code::Unimplemented => outcome(Ok(no_completions())),
             Err(error) => call::lost(&error),

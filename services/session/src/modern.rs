@@ -152,7 +152,6 @@ fn retry(
     let responses = responses.unwrap_or_else(Json::empty_object);
     let good = state.belongs_to(&admitted.caller.principal)
         && *state.mesh == *shared.mesh
-        && state.address == route.link.address()
         && state.registry == route.entry.source.registry
         && state.method == admitted.method.as_str()
         && state.target == target
@@ -171,6 +170,12 @@ fn retry(
     let begin =
         Start { operation, target: own, params: Exchange::payload(&admitted.params), continuation: None };
     let call = Call::new(&shared.observed, route, begin, context);
+    if parked {
+        match shared.registries.holder(&state.instance, &state.address) {
+            Some(link) => call.put(&link),
+            None => call.put_nowhere(),
+        }
+    }
     Ok(Prepared::Retry {
         call,
         round: state.round,
@@ -387,7 +392,7 @@ impl Serving {
             tenant: principal.tenant.clone(),
             client: principal.client.clone(),
             mesh: self.shared.mesh.to_string(),
-            address: call.route.link.address().to_owned(),
+            address: call.place().map(|link| link.address().to_owned()).unwrap_or_default(),
             registry: call.route.entry.source.registry.clone(),
             instance: call.instance().unwrap_or_default(),
             method: self.admitted.method.as_str().to_owned(),

@@ -16,7 +16,7 @@ use mcp::telemetry::{Failure, OTHER, Outcome, attribute, bare_uri, metric};
 use mcp::{Json, Method, Revision, scan};
 
 use crate::host::ROLE;
-use crate::registries::Route;
+use crate::registries::{Link, Route};
 
 /// Tools that have series of their own; those of a larger catalogue share one.
 const MOST_TOOLS: usize = 256;
@@ -146,6 +146,11 @@ impl Observed {
         self.metrics.gauge("trunkline_registry_up", help, &[("registry", address)])
     }
 
+    /// The registry at `address` is none of ours any more.
+    pub(crate) fn unlink(&self, address: &str) {
+        self.metrics.forget_gauge("trunkline_registry_up", &[("registry", address)]);
+    }
+
     /// Looks at something whenever the metrics are read.
     pub(crate) fn watch(
         &self,
@@ -176,6 +181,9 @@ pub(crate) struct Asking {
     method: Method,
     era: usize,
     tool: Option<Arc<ByTool>>,
+    registry: String,
+    /// The replica that is asked, the last one if it was refused by others.
+    asked: Option<Arc<Link>>,
     is_over: bool,
 }
 
@@ -220,16 +228,6 @@ impl Asking {
             to.set(attribute::PROTOCOL_VERSION, revision.as_str());
             to.set(attribute::ERA_UPSTREAM, "modern");
             to.set(attribute::REGISTRY, route.entry.source.registry.clone());
-            if let Some(version) = route.link.version_of(&route.entry.source.registry) {
-                to.set(attribute::REGISTRY_VERSION, version);
-            }
-            if let Some((host, port)) = route.link.address().rsplit_once(':')
-                && let Ok(port) = port.parse::<i64>()
-            {
-                to.set(attribute::SERVER_ADDRESS, host.to_owned()).set(attribute::SERVER_PORT, port);
-                to.set(attribute::TRANSPORT, "tcp").set(attribute::NETWORK_PROTOCOL, "http");
-                to.set(attribute::NETWORK_VERSION, "2");
-            }
             match method {
                 Method::ToolsCall => {
                     to.set(attribute::OPERATION, attribute::EXECUTE_TOOL)
@@ -261,6 +259,8 @@ impl Asking {
             method,
             era: usize::from(revision >= Revision::V2026_07_28),
             tool: (method == Method::ToolsCall).then(|| series(target)).flatten(),
+            registry: route.entry.source.registry.clone(),
+            asked: None,
             is_over: false,
         }
     }
@@ -268,6 +268,27 @@ impl Asking {
     /// On whose behalf the registry is asked.
     pub(crate) fn scope(&self) -> Scope {
         self.scope.clone()
+    }
+
+    /// This replica is asked.
+    pub(crate) fn asks(&mut self, link: &Arc<Link>) {
+        self.asked = Some(link.clone());
+    }
+
+    fn describe_asked(&self) {
+        let Some(link) = &self.asked else { return };
+        self.scope.describe(|to| {
+            if let Some(version) = link.version_of(&self.registry) {
+                to.set(attribute::REGISTRY_VERSION, version);
+            }
+            if let Some((host, port)) = link.address().rsplit_once(':')
+                && let Ok(port) = port.parse::<i64>()
+            {
+                to.set(attribute::SERVER_ADDRESS, host.to_owned()).set(attribute::SERVER_PORT, port);
+                to.set(attribute::TRANSPORT, "tcp").set(attribute::NETWORK_PROTOCOL, "http");
+                to.set(attribute::NETWORK_VERSION, "2");
+            }
+        });
     }
 
     /// What the registry said last, if it is an ending.
@@ -315,6 +336,7 @@ impl Asking {
                 self.observed.operations.observe([place, self.era, at, error], took);
             }
         }
+        self.describe_asked();
         if let Some(code) = outcome.code {
             self.scope.describe(|to| _ = to.set(attribute::RESPONSE_STATUS, code.to_string()));
         }

@@ -1,28 +1,34 @@
 //! All registries together: dialled, watched, merged, and asked.
 //!
-//! Owns the links to registry processes and the catalogue made of what they list. Must not know sessions.
+//! Owns the links to registry processes and the catalogue made of what they list. Processes that serve the same registry are
+//! its replicas: one source in the catalogue, several links. Must not know sessions.
 
 pub(crate) mod call;
 pub(crate) mod catalogue;
 #[cfg(test)]
 mod fake;
+mod fleet;
 mod link;
+pub(crate) mod reattach;
+mod route;
 pub(crate) mod watches;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::registry::{Kind, Operation};
-use futures::stream::{FuturesUnordered, StreamExt as _};
 use machines::ListKind;
 use mcp::rpc::RpcError;
 use mcp::{Json, Method, code, scan};
 use tokio::sync::{Notify, broadcast, watch};
-use tokio_util::sync::CancellationToken;
 
-use self::catalogue::{Catalogue, Entry};
+use self::catalogue::Catalogue;
+use self::fleet::Links;
 pub(crate) use self::link::Link;
+use self::route::Named;
+pub(crate) use self::route::Route;
 use self::watches::{Listener, Subscription, Watches};
 use crate::deps::RegistryPeer;
 use crate::observe::Observed;
@@ -35,23 +41,26 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(crate) struct Registries {
-    links: Vec<Arc<Link>>,
+    links: RwLock<Arc<Links>>,
+    next_link: AtomicU64,
+    /// Links that nobody keeps yet.
+    joining: Mutex<Vec<Arc<Link>>>,
+    /// Rung when there is one.
+    joined: Notify,
+    grace: Duration,
     current: RwLock<Arc<Catalogue>>,
+    /// Held while the catalogue is made anew, so that the last one made is the newest.
+    building: Mutex<()>,
     changes: broadcast::Sender<ListKind>,
     /// What has changed and is not announced yet.
     unannounced: Mutex<BTreeSet<ListKind>>,
     /// Rung when there is something to announce.
     bell: Notify,
-    settled: watch::Sender<usize>,
+    /// Told whenever a link stands differently than before.
+    stirred: watch::Sender<()>,
+    watches: Arc<Watches>,
     page_size: usize,
     observed: Arc<Observed>,
-}
-
-/// Where a request goes.
-#[derive(Clone)]
-pub(crate) struct Route {
-    pub(crate) link: Arc<Link>,
-    pub(crate) entry: Entry,
 }
 
 impl Registries {
@@ -62,31 +71,26 @@ impl Registries {
         grace: Duration,
         observed: Arc<Observed>,
     ) -> Arc<Self> {
-        let link = |(index, peer): (usize, RegistryPeer)| {
-            let up = observed.link(&peer.address);
-            Arc::new(Link::new(index, peer, grace, up))
-        };
-        let links = peers.into_iter().enumerate().map(link).collect();
-        Arc::new(Self {
-            links,
+        let all = Arc::new(Self {
+            links: RwLock::default(),
+            next_link: AtomicU64::new(0),
+            joining: Mutex::default(),
+            joined: Notify::new(),
+            grace,
             current: RwLock::new(Arc::new(Catalogue::build(&[], page_size))),
+            building: Mutex::default(),
             changes: broadcast::channel(CHANGE_QUEUE).0,
             unannounced: Mutex::default(),
             bell: Notify::new(),
-            settled: watch::channel(0).0,
+            stirred: watch::channel(()).0,
+            watches: Watches::new(),
             page_size,
             observed,
-        })
-    }
-
-    /// Keeps every link alive until `shutdown`.
-    pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut running: FuturesUnordered<_> =
-            self.links.iter().map(|link| link.clone().run(self.clone(), shutdown.clone())).collect();
-        tokio::select! {
-            () = async { while running.next().await.is_some() {} } => {}
-            () = self.announce() => {}
+        });
+        for peer in peers {
+            all.configure(peer);
         }
+        all
     }
 
     async fn announce(&self) {
@@ -102,33 +106,14 @@ impl Registries {
         }
     }
 
-    /// Returns once every registry has been reached or has failed to answer for the first time.
-    pub(crate) async fn settled(&self) {
-        let mut settled = self.settled.subscribe();
-        // The sender lives as long as `self`.
-        let _closed = settled.wait_for(|count| *count >= self.links.len()).await.is_err();
-    }
-
     /// What changed so far is news to nobody: no session has begun.
     pub(crate) fn begin(&self) {
         self.unannounced.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn one_settled(&self) {
-        self.settled.send_modify(|count| *count += 1);
-    }
-
     /// Where requests to registries are counted.
     pub(crate) const fn observed(&self) -> &Arc<Observed> {
         &self.observed
-    }
-
-    /// How many invocations wait to be released, and to be cancelled.
-    pub(crate) fn waiting(&self) -> (usize, usize) {
-        self.links
-            .iter()
-            .map(|link| link.waiting())
-            .fold((0, 0), |sum, link| (sum.0 + link.0, sum.1 + link.1))
     }
 
     /// What is served at present.
@@ -141,9 +126,10 @@ impl Registries {
         self.changes.subscribe()
     }
 
-    /// Merges again what the links list, and announces what differs.
+    /// Merges again what the links list, and announces what differs. Whoever waits for a replica looks again.
     fn rebuild(&self) {
-        let sources: Vec<_> = self.links.iter().flat_map(|link| link.sources()).collect();
+        let building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources: Vec<_> = self.links().values().flat_map(|link| link.sources()).collect();
         let next = Catalogue::build(&sources, self.page_size);
         let changed: BTreeSet<ListKind> = {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -152,6 +138,8 @@ impl Registries {
             *current = Arc::new(next);
             changed
         };
+        drop(building);
+        self.stir();
         if !changed.is_empty() {
             self.unannounced.lock().unwrap_or_else(PoisonError::into_inner).extend(changed);
             self.bell.notify_one();
@@ -159,16 +147,13 @@ impl Registries {
     }
 
     /// Finds who serves a request that names a tool, prompt or resource.
-    pub(crate) fn route(&self, operation: Operation, target: &str, modern: bool) -> Result<Route, RpcError> {
-        let catalogue = self.catalogue();
-        let entry = match operation {
-            Operation::Call => catalogue.find(Kind::Tools, target),
-            Operation::Get => catalogue.find(Kind::Prompts, target),
-            Operation::Read => catalogue.resource(target),
-        };
-        entry
-            .and_then(|entry| self.route_to(entry.clone()))
-            .ok_or_else(|| unknown_target(operation, target, modern))
+    pub(crate) fn route(
+        self: &Arc<Self>,
+        operation: Operation,
+        target: &str,
+        modern: bool,
+    ) -> Result<Route, RpcError> {
+        self.route_to(Named::of(operation, target)).ok_or_else(|| unknown_target(operation, target, modern))
     }
 
     /// Watches a resource; returns once its registry has accepted or refused it, or has not answered for too long.
@@ -178,33 +163,35 @@ impl Registries {
         uri: &str,
         listener: Listener,
     ) -> Result<Subscription, RpcError> {
-        Watches::subscribe(&route.link, &route.entry.source.registry, uri, listener).await
+        self.watches.subscribe(&route.entry.source, uri, listener).await
+    }
+
+    fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// Finds who completes an argument.
-    pub(crate) fn route_completion(&self, params: &Json) -> Result<Route, RpcError> {
+    pub(crate) fn route_completion(self: &Arc<Self>, params: &Json) -> Result<Route, RpcError> {
         let refuse = |text: &str| RpcError::new(code::INVALID_PARAMS, text);
         let reference = params.member("ref").ok_or_else(|| refuse("`ref` is missing"))?;
-        let catalogue = self.catalogue();
-        let entry = match reference.text("type").as_deref() {
+        let route = match reference.text("type").as_deref() {
             Some("ref/prompt") => {
                 let name = reference.text("name").ok_or_else(|| refuse("`ref.name` is missing"))?;
-                catalogue.find(Kind::Prompts, &name).cloned()
+                self.route_to(Named::Entry(Kind::Prompts, name))
             }
             Some("ref/resource") => {
                 let uri = reference.text("uri").ok_or_else(|| refuse("`ref.uri` is missing"))?;
-                catalogue.find(Kind::Templates, &uri).or_else(|| catalogue.resource(&uri)).cloned()
+                let template = self.route_to(Named::Entry(Kind::Templates, uri.clone()));
+                template.or_else(|| self.route_to(Named::Resource(uri)))
             }
             _ => return Err(refuse("`ref.type` must be \"ref/prompt\" or \"ref/resource\"")),
         };
-        entry
-            .and_then(|entry| self.route_to(entry))
-            .ok_or_else(|| refuse("unknown prompt or resource template"))
+        route.ok_or_else(|| refuse("unknown prompt or resource template"))
     }
 
-    fn route_to(&self, entry: Entry) -> Option<Route> {
-        let link = self.links.get(entry.source.link)?.clone();
-        Some(Route { link, entry })
+    fn route_to(self: &Arc<Self>, named: Named) -> Option<Route> {
+        let entry = named.find(&self.catalogue())?.clone();
+        Some(Route { all: self.clone(), entry, named })
     }
 
     /// How long a merged list may be cached, and whether principals may share it.
@@ -277,3 +264,6 @@ fn unknown_target(operation: Operation, target: &str, modern: bool) -> RpcError 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

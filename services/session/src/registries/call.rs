@@ -1,10 +1,10 @@
 //! One invocation at a registry: started, followed across broken streams, resumed, cancelled.
 //!
-//! Frames are numbered, so the same frame heard twice (from the first stream and from an attach) counts once.
+//! Frames are numbered, so the same frame heard twice (from the first stream and from an attach) counts once. A call that
+//! provably was not executed at one replica goes to another; once one may have taken it on, it stays there, whatever happens.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::registry::{Context, Frame, FrameBody, Frames, InputRequired, InputResponse, Operation, Start};
 use api::{Code, Detail, Error};
@@ -13,16 +13,14 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use machines::CallFrame;
 use mcp::scan;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::Route;
+use super::link::Held;
+use super::route::{PATIENCE, PAUSE, Search, goes_elsewhere, is_transient};
+use super::{Link, Route};
 use crate::calling::new_invocation;
 use crate::observe::{Asking, Observed};
-
-/// Between two attempts to come back to an invocation.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long a registry may be out of reach before the outcome of a running call is given up as unknown.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a call's stream reports to its host.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +36,8 @@ pub(crate) struct Call {
     pub(crate) route: Route,
     begin: Start,
     state: Mutex<State>,
+    /// Rung when it is known where it is.
+    placed: Notify,
     last: AtomicU64,
     /// Endings heard so far, one for each round.
     endings: AtomicU64,
@@ -46,11 +46,13 @@ pub(crate) struct Call {
 }
 
 /// How to go on when a stream breaks.
-enum Again {
+pub(super) enum Again {
+    /// Its frames are kept where it was taken on; before, another replica may do it.
+    Call(Start),
     /// Its frames are kept.
     Attach,
     /// It may be done twice.
-    Start(Start),
+    Read(Start),
     /// The same answers to the same round.
     Resume(u32, Vec<InputResponse>),
 }
@@ -58,16 +60,30 @@ enum Again {
 struct State {
     context: Context,
     instance: Option<String>,
+    place: Place,
+    /// It shall not be begun any more.
+    cancelled: Option<String>,
+}
+
+/// Where an invocation is.
+enum Place {
+    /// It was not sent anywhere yet, or is looked for.
+    Open,
+    /// At this process, if anywhere.
+    At(Held),
+    /// No process has it.
+    Nowhere,
 }
 
 impl Call {
     pub(crate) fn new(observed: &Arc<Observed>, route: Route, begin: Start, context: Context) -> Arc<Self> {
         let asking = Asking::of_start(observed, &route, &begin, context.revision);
-        let state = Mutex::new(State { context, instance: None });
+        let state = Mutex::new(State { context, instance: None, place: Place::Open, cancelled: None });
         Arc::new(Self {
             route,
             begin,
             state,
+            placed: Notify::new(),
             last: AtomicU64::new(0),
             endings: AtomicU64::new(0),
             scope: asking.scope(),
@@ -97,13 +113,17 @@ impl Call {
     }
 
     /// Takes note of what is passed on.
-    fn note(&self, frame: CallFrame) -> CallFrame {
+    pub(super) fn note(&self, frame: CallFrame) -> CallFrame {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner).heard(&frame);
         frame
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn context(&self) -> Context {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).context.clone()
+        self.state().context.clone()
     }
 
     /// Number of the last frame that was passed on.
@@ -111,24 +131,102 @@ impl Call {
         self.last.load(Ordering::Relaxed)
     }
 
+    /// The frames up to this one were passed on by somebody else.
+    pub(super) fn skip(&self, last: u64) {
+        self.last.store(last, Ordering::Relaxed);
+    }
+
     /// The instance that took it on.
     pub(crate) fn instance(&self) -> Option<String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).instance.clone()
+        self.state().instance.clone()
+    }
+
+    /// The process that it is at; `None` while it was not sent to any.
+    pub(crate) fn place(&self) -> Option<Arc<Link>> {
+        match &self.state().place {
+            Place::At(held) => Some(held.link().clone()),
+            Place::Open | Place::Nowhere => None,
+        }
+    }
+
+    /// From now on it is at this process.
+    pub(crate) fn put(&self, link: &Arc<Link>) {
+        let mut state = self.state();
+        state.place = Place::At(link.hold());
+        // Told before it was known where.
+        if let Some(reason) = &state.cancelled {
+            link.cancel(state.context.clone(), reason.clone());
+        }
+        drop(state);
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner).asks(link);
+        self.placed.notify_waiters();
+    }
+
+    /// It belongs to this registry of its process.
+    pub(super) fn found_in(&self, registry: &str) {
+        registry.clone_into(&mut self.state().context.registry);
+    }
+
+    /// No process has it: what is asked of it from now on is refused.
+    pub(crate) fn put_nowhere(&self) {
+        self.state().place = Place::Nowhere;
+        self.placed.notify_waiters();
+    }
+
+    /// The process that it is at, once that is known.
+    async fn located(&self) -> Option<Arc<Link>> {
+        loop {
+            let placed = self.placed.notified();
+            tokio::pin!(placed);
+            // Made before looking, so that nothing is missed that comes after.
+            placed.as_mut().enable();
+            match &self.state().place {
+                Place::At(held) => return Some(held.link().clone()),
+                Place::Nowhere => return None,
+                Place::Open => {}
+            }
+            placed.await;
+        }
     }
 
     /// It shall stop. Its registry is told so whatever becomes of whoever began it.
     pub(crate) fn cancel(&self, reason: String) {
-        self.route.link.cancel(self.context(), reason);
+        let (context, at) = {
+            let mut state = self.state();
+            state.cancelled = Some(reason.clone());
+            (state.context.clone(), self.everywhere(&state))
+        };
+        for link in at {
+            link.cancel(context.clone(), reason.clone());
+        }
     }
 
     /// It will not be come back to any more.
     pub(crate) fn release(&self) {
-        self.route.link.release(self.context());
+        let (context, at) = {
+            let state = self.state();
+            (state.context.clone(), self.everywhere(&state))
+        };
+        for link in at {
+            link.release(context.clone());
+        }
+    }
+
+    /// The processes that may have it.
+    fn everywhere(&self, state: &State) -> Vec<Arc<Link>> {
+        match &state.place {
+            Place::At(held) => vec![held.link().clone()],
+            Place::Open => self.route.all.serving(&state.context.registry),
+            Place::Nowhere => Vec::new(),
+        }
     }
 
     /// The same call goes on under a new invocation: its frames are numbered anew.
     pub(crate) fn renew(&self, invocation: String) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).context.invocation = invocation;
+        let mut state = self.state();
+        state.context.invocation = invocation;
+        state.instance = None;
+        drop(state);
         self.last.store(0, Ordering::Relaxed);
     }
 
@@ -141,11 +239,10 @@ impl Call {
     /// The same with another beginning.
     pub(crate) fn start(self: Arc<Self>, start: Start) -> BoxStream<'static, Heard> {
         let again = match start.operation {
-            Operation::Call => Again::Attach,
-            Operation::Read | Operation::Get => Again::Start(start.clone()),
+            Operation::Call => Again::Call(start),
+            Operation::Read | Operation::Get => Again::Read(start),
         };
-        let (port, context) = (self.route.link.port.clone(), self.context());
-        self.follow(async move { port.start(context, start).await }, again)
+        self.follow(None, again)
     }
 
     /// Answers a parked invocation. A repeated answer is not answered again, so it may be sent again.
@@ -154,21 +251,19 @@ impl Call {
         round: u32,
         responses: Vec<InputResponse>,
     ) -> BoxStream<'static, Heard> {
-        let again = Again::Resume(round, responses.clone());
-        let (port, context) = (self.route.link.port.clone(), self.context());
-        self.follow(async move { port.resume(context, round, responses).await }, again)
+        self.follow(None, Again::Resume(round, responses))
     }
 
     /// Passes frames on up to the ending of the round, across streams that break. There always is an ending.
-    fn follow(
-        self: Arc<Self>,
-        first: impl Future<Output = Result<Frames, Error>> + Send + 'static,
-        again: Again,
-    ) -> BoxStream<'static, Heard> {
+    pub(super) fn follow(self: Arc<Self>, first: Option<Frames>, again: Again) -> BoxStream<'static, Heard> {
         let before = self.endings.load(Ordering::Relaxed);
         let scope = self.scope.clone();
         let frames = async_stream::stream! {
-            let mut opened = first.await;
+            let mut search = self.route.search(&self.context());
+            let mut opened = match first {
+                Some(frames) => Ok(frames),
+                None => self.open(&again, &mut search).await,
+            };
             let mut patience = None;
             loop {
                 let mut broken = Error::new(Code::Unavailable, "the stream ended without an ending");
@@ -197,7 +292,7 @@ impl Call {
                     },
                 }
                 let until = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
-                match self.come_back(&again, broken, until).await {
+                match self.come_back(&again, broken, &mut search, until).await {
                     Ok(frames) => opened = Ok(frames),
                     Err(frame) => {
                         yield Heard::Frame(self.note(frame));
@@ -209,19 +304,66 @@ impl Call {
         scope.within(frames).boxed()
     }
 
+    async fn open(&self, again: &Again, search: &mut Search) -> Result<Frames, Error> {
+        match again {
+            Again::Call(start) | Again::Read(start) => self.somewhere(start, search).await,
+            Again::Attach | Again::Resume(..) => self.once_more(again, search).await,
+        }
+    }
+
+    /// Starts it at the first replica that does not provably refuse it.
+    async fn somewhere(&self, start: &Start, search: &mut Search) -> Result<Frames, Error> {
+        let mut refused = super::route::nobody();
+        while let Some(link) = search.next().await {
+            self.put(&link);
+            let context = {
+                let state = self.state();
+                if state.cancelled.is_some() {
+                    return Err(refused);
+                }
+                state.context.clone()
+            };
+            match link.port.start(context, start.clone()).await {
+                Err(error) if goes_elsewhere(&error) => {
+                    search.exclude(link.id);
+                    refused = error;
+                }
+                answered => return answered,
+            }
+        }
+        Err(refused)
+    }
+
     /// After a stream that broke, or was not opened: what is kept is come back to, what is safe to repeat is sent again, the
     /// rest is lost.
-    async fn come_back(&self, again: &Again, broken: Error, until: Instant) -> Result<Frames, CallFrame> {
+    async fn come_back(
+        &self,
+        again: &Again,
+        mut broken: Error,
+        search: &mut Search,
+        until: Instant,
+    ) -> Result<Frames, CallFrame> {
         let unknown = |reason| CallFrame::Lost { reason, not_executed: false };
+        let taken_on = self.last() > 0;
+        if let (Again::Call(start), false, Some(at)) = (again, taken_on, self.place())
+            && goes_elsewhere(&broken)
+        {
+            search.exclude(at.id);
+            match self.somewhere(start, search).await {
+                Ok(frames) => return Ok(frames),
+                Err(error) => broken = error,
+            }
+        }
         let context = self.context();
-        let taken_on = self.last.load(Ordering::Relaxed) > 0;
         let may = match again {
-            Again::Start(_) => is_transient(&broken),
-            Again::Attach => context.owner.is_some() && (taken_on || !provably_not_executed(&broken)),
+            Again::Read(_) => is_transient(&broken),
+            Again::Call(_) | Again::Attach => {
+                context.owner.is_some() && (taken_on || !provably_not_executed(&broken))
+            }
             Again::Resume(..) => context.owner.is_some(),
         };
         let Some(deadline) = context.deadline.filter(|_| may) else {
-            let untouched = !taken_on && !matches!(again, Again::Resume(..));
+            let untouched = !taken_on && matches!(again, Again::Call(_) | Again::Read(_));
             return Err(if untouched { lost(&broken) } else { unknown(reason_of(&broken)) });
         };
         loop {
@@ -231,9 +373,15 @@ impl Call {
             if Instant::now() >= until {
                 return Err(unknown("registry_lost"));
             }
-            sleep(PAUSE).await;
+            let is_elsewhere = match (again, self.place()) {
+                (Again::Read(_), Some(at)) => search.leave_out(at.id),
+                (Again::Read(_) | Again::Call(_) | Again::Attach | Again::Resume(..), _) => false,
+            };
+            if !is_elsewhere {
+                sleep(PAUSE).await;
+            }
             // A registry that hangs is as far out of reach as one that is gone.
-            match timeout_at(until, self.once_more(again)).await {
+            match timeout_at(until, self.once_more(again, search)).await {
                 Ok(Ok(frames)) => return Ok(frames),
                 Ok(Err(error)) if !is_transient(&error) => return Err(unknown(reason_of(&error))),
                 Ok(Err(_)) | Err(_) => {}
@@ -241,29 +389,36 @@ impl Call {
         }
     }
 
-    async fn once_more(&self, again: &Again) -> Result<Frames, Error> {
-        let port = &self.route.link.port;
+    async fn once_more(&self, again: &Again, search: &mut Search) -> Result<Frames, Error> {
         match again {
-            Again::Attach => port.attach(self.context(), self.last.load(Ordering::Relaxed)).await,
-            Again::Start(start) => {
+            Again::Call(_) | Again::Attach => self.at().await?.port.attach(self.context(), self.last()).await,
+            Again::Read(start) => {
                 // Another invocation: the one before may be ending because its caller was lost.
-                let before = self.context();
-                if before.owner.is_some() {
-                    self.route.link.release(before);
+                if self.context().owner.is_some() {
+                    self.release();
                 }
                 self.renew(new_invocation().ok_or_else(|| Error::new(Code::Internal, "no random bytes"))?);
-                port.start(self.context(), start.clone()).await
+                let link = search.next().await.ok_or_else(super::route::nobody)?;
+                self.put(&link);
+                link.port.start(self.context(), start.clone()).await
             }
-            Again::Resume(round, responses) => port.resume(self.context(), *round, responses.clone()).await,
+            Again::Resume(round, responses) => {
+                self.at().await?.port.resume(self.context(), *round, responses.clone()).await
+            }
         }
+    }
+
+    /// Where it is.
+    async fn at(&self) -> Result<Arc<Link>, Error> {
+        self.located().await.ok_or_else(|| Error::not_found("no process has the invocation"))
     }
 
     /// Hears what a parked invocation says while its questions are open.
     pub(crate) fn attach(self: Arc<Self>) -> BoxStream<'static, Heard> {
         async_stream::stream! {
-            let after = self.last.load(Ordering::Relaxed);
+            let Ok(link) = self.at().await else { return };
             // If this fails, the answers are sent by `resume` all the same, and its outcome counts.
-            if let Ok(mut frames) = self.route.link.port.attach(self.context(), after).await {
+            if let Ok(mut frames) = link.port.attach(self.context(), self.last()).await {
                 while let Some(Ok(frame)) = frames.next().await {
                     if let Some(heard) = self.heard(frame) {
                         yield heard;
@@ -284,7 +439,7 @@ impl Call {
         }
         Some(Heard::Frame(self.note(match frame.body {
             FrameBody::Accepted { instance, .. } => {
-                self.state.lock().unwrap_or_else(PoisonError::into_inner).instance = Some(instance.clone());
+                self.accepted(&instance);
                 CallFrame::Accepted { instance }
             }
             FrameBody::Progress(params) => CallFrame::Progress(params),
@@ -297,6 +452,15 @@ impl Call {
             FrameBody::Error(error) => CallFrame::Error(error),
             FrameBody::InputRequired(input) => return Some(Heard::InputRequired(input)),
         })))
+    }
+
+    fn accepted(&self, instance: &str) {
+        let mut state = self.state();
+        state.instance = Some(instance.to_owned());
+        // The cancellation may have come there before what it cancels.
+        if let (Some(reason), Place::At(held)) = (&state.cancelled, &state.place) {
+            held.link().cancel(state.context.clone(), reason.clone());
+        }
     }
 
     /// What to start a handler with that has returned and is called again.
@@ -329,31 +493,9 @@ fn provably_not_executed(error: &Error) -> bool {
     }
 }
 
-/// The peer cannot be reached or is busy: it may be asked again what is safe to ask twice.
-const fn is_transient(error: &Error) -> bool {
-    matches!(error.code, Code::Unavailable | Code::Overloaded)
-}
-
 /// The ending of what was never taken on.
 pub(crate) fn lost(error: &Error) -> CallFrame {
     CallFrame::Lost { reason: reason_of(error), not_executed: provably_not_executed(error) }
-}
-
-/// Asks for one answer, and again while the registry is out of reach.
-///
-/// # Errors
-/// What kept the registry from answering.
-pub(crate) async fn ask_patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match ask().await {
-            Err(error) if is_transient(&error) && Instant::now() < until => sleep(PAUSE).await,
-            answered => return answered,
-        }
-    }
 }
 
 fn reason_of(error: &Error) -> &'static str {

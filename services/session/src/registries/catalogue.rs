@@ -1,6 +1,11 @@
 //! What clients see of all registries together. Pure: lists in, one ordered catalogue out.
+//!
+//! `replicas` makes one registry of all processes that serve it; here registries become one catalogue.
+
+mod replicas;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use api::registry::Kind;
 use base64::Engine as _;
@@ -10,25 +15,34 @@ use mcp::header::{self, ParamHeader};
 use mcp::{Json, name, scan, template};
 use sha2::{Digest, Sha256};
 
-/// One registry among all: which process, and its name there.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+use self::replicas::{Group, Offered};
+pub(crate) use self::replicas::{Holders, Standing};
+
+/// Names the link to a registry process, as long as this node runs.
+pub(crate) type LinkId = u64;
+
+/// One registry, however many processes serve it. Processes whose registries are called the same are its replicas.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SourceKey {
-    /// Index of the process in the configuration.
-    pub(crate) link: usize,
-    /// Name of the registry in that process.
+    /// Prefix of its names; may be empty.
+    pub(crate) namespace: String,
+    /// Its name in every process that serves it.
     pub(crate) registry: String,
+    /// `name` of its Implementation object; empty if it has none. Registries that call themselves differently are two.
+    pub(crate) server: String,
 }
 
-/// What one registry lists at present.
+/// What one process lists of one registry at present.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
-    pub(crate) key: SourceKey,
-    pub(crate) namespace: String,
+    pub(crate) key: Arc<SourceKey>,
+    pub(crate) link: LinkId,
+    pub(crate) standing: Standing,
     pub(crate) capabilities: Option<Json>,
     pub(crate) instructions: String,
-    /// Of the content, for people.
+    /// Of the content, for people; the newest replica is told by it.
     pub(crate) version: String,
-    pub(crate) lists: BTreeMap<Kind, List>,
+    pub(crate) lists: BTreeMap<Kind, Arc<List>>,
 }
 
 /// One whole list of a registry.
@@ -44,7 +58,9 @@ pub(crate) struct List {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     /// Whose it is.
-    pub(crate) source: SourceKey,
+    pub(crate) source: Arc<SourceKey>,
+    /// Who offers it.
+    pub(crate) holders: Arc<Holders>,
     /// The registry's own name, or the URI (template).
     pub(crate) own: String,
     /// Arguments that modern clients repeat in headers.
@@ -79,17 +95,13 @@ pub(crate) struct Catalogue {
 impl Catalogue {
     /// Merges the lists of all registries. Order: namespace, then name, bytewise.
     pub(crate) fn build(sources: &[Source], page_size: usize) -> Self {
-        let mut ordered: Vec<&Source> = sources.iter().collect();
-        ordered.sort_by(|a, b| (&a.namespace, &a.key).cmp(&(&b.namespace, &b.key)));
+        let groups = Group::all(sources);
         let sections =
-            Kind::ALL.into_iter().map(|kind| (kind, Section::build(kind, &ordered, page_size))).collect();
+            Kind::ALL.into_iter().map(|kind| (kind, Section::build(kind, &groups, page_size))).collect();
+        let newest: Vec<&Source> = groups.iter().map(Group::newest).collect();
         let instructions: Vec<&str> =
-            ordered.iter().map(|s| s.instructions.as_str()).filter(|text| !text.is_empty()).collect();
-        Self {
-            sections,
-            capabilities: merged_capabilities(&ordered),
-            instructions: instructions.join("\n\n"),
-        }
+            newest.iter().map(|s| s.instructions.as_str()).filter(|text| !text.is_empty()).collect();
+        Self { sections, capabilities: merged_capabilities(&newest), instructions: instructions.join("\n\n") }
     }
 
     /// The merged list of a kind.
@@ -125,16 +137,17 @@ impl Catalogue {
 }
 
 impl Section {
-    fn build(kind: Kind, sources: &[&Source], page_size: usize) -> Self {
+    fn build(kind: Kind, groups: &[Group<'_>], page_size: usize) -> Self {
         let mut found: Vec<(&str, String, Json, Entry)> = Vec::new();
         let mut hidden = Vec::new();
-        for source in sources {
-            for item in source.lists.get(&kind).into_iter().flat_map(|list| &list.items) {
-                match entry(kind, source, item) {
-                    Some((advertised, item, entry)) => {
-                        found.push((&source.namespace, advertised, item, entry))
+        for group in groups {
+            for offered in group.offered(kind) {
+                match entry(kind, group.key(), &offered) {
+                    Some((advertised, item, entry)) if !offered.twice => {
+                        found.push((&group.key().namespace, advertised, item, entry));
                     }
-                    None => hidden.push(item.text(name_member(kind)).unwrap_or_default()),
+                    Some((advertised, ..)) => hidden.push(advertised),
+                    None => hidden.push(offered.own),
                 }
             }
         }
@@ -148,7 +161,8 @@ impl Section {
         found.retain(|(_, name, ..)| !twice.contains(name));
         hidden.extend(twice);
         hidden.sort();
-        let lists: Vec<&List> = sources.iter().filter_map(|s| s.lists.get(&kind)).collect();
+        hidden.dedup();
+        let lists: Vec<&List> = groups.iter().flat_map(|group| group.lists(kind)).collect();
         let items: Vec<Json> = found.iter().map(|(_, _, item, _)| item.clone()).collect();
         let digest = digest(&items);
         let entries: Vec<(String, Entry)> =
@@ -198,12 +212,15 @@ const fn list_member(kind: Kind) -> &'static str {
 }
 
 /// The advertised name, the item as it is advertised, and how to find it again. `None` = not acceptable.
-fn entry(kind: Kind, source: &Source, item: &Json) -> Option<(String, Json, Entry)> {
-    let own = item.text(name_member(kind)).filter(|text| !text.is_empty())?;
+fn entry(kind: Kind, key: &Arc<SourceKey>, offered: &Offered<'_>) -> Option<(String, Json, Entry)> {
+    let (own, item) = (offered.own.clone(), offered.item);
+    if own.is_empty() {
+        return None;
+    }
     let (advertised, shown) = match kind {
         Kind::Resources | Kind::Templates => (own.clone(), item.clone()),
         Kind::Tools | Kind::Prompts => {
-            let advertised = name::advertised(&source.namespace, &own);
+            let advertised = name::advertised(&key.namespace, &own);
             if advertised == own {
                 (advertised, item.clone())
             } else {
@@ -217,7 +234,7 @@ fn entry(kind: Kind, source: &Source, item: &Json) -> Option<(String, Json, Entr
         (Kind::Tools, Some(schema)) => header::param_headers(schema).ok()?,
         _ => Vec::new(),
     };
-    Some((advertised, shown, Entry { source: source.key.clone(), own, headers }))
+    Some((advertised, shown, Entry { source: key.clone(), holders: offered.holders.clone(), own, headers }))
 }
 
 fn digest(items: &[Json]) -> String {
@@ -285,104 +302,4 @@ fn merged_capabilities(sources: &[&Source]) -> Option<Json> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn source(link: usize, namespace: &str, kind: Kind, items: &[&'static str]) -> Source {
-        let list = List { items: items.iter().map(|i| Json::trusted(*i)).collect(), ..List::default() };
-        Source {
-            key: SourceKey { link, registry: "r".into() },
-            namespace: namespace.into(),
-            capabilities: None,
-            version: String::new(),
-            instructions: String::new(),
-            lists: BTreeMap::from([(kind, list)]),
-        }
-    }
-
-    fn names(catalogue: &Catalogue, kind: Kind) -> Vec<String> {
-        catalogue.sections[&kind].entries.iter().map(|(name, _)| name.clone()).collect()
-    }
-
-    #[test]
-    fn order_is_namespace_then_name_and_other_bytes_stay() {
-        let b = source(0, "b", Kind::Tools, &[r#"{ "x":1.0, "name":"z" }"#, r#"{"name":"a"}"#]);
-        let plain = source(1, "", Kind::Tools, &[r#"{"name":"zz"}"#]);
-        let catalogue = Catalogue::build(&[b, plain], 10);
-        assert_eq!(names(&catalogue, Kind::Tools), ["zz", "b__a", "b__z"]);
-        let page = catalogue.section(Kind::Tools).unwrap().page(None).unwrap();
-        assert_eq!(page.as_str(), r#"{"tools":[{"name":"zz"},{"name":"b__a"},{ "x":1.0, "name":"b__z" }]}"#);
-        assert_eq!(catalogue.find(Kind::Tools, "b__z").unwrap().own, "z");
-    }
-
-    #[test]
-    fn the_same_advertised_name_twice_hides_both() {
-        let one = source(0, "", Kind::Tools, &[r#"{"name":"same"}"#, r#"{"name":"own"}"#]);
-        let two = source(1, "", Kind::Tools, &[r#"{"name":"same"}"#]);
-        let catalogue = Catalogue::build(&[one, two], 10);
-        assert_eq!(names(&catalogue, Kind::Tools), ["own"]);
-        assert_eq!(catalogue.section(Kind::Tools).unwrap().hidden, ["same"]);
-        assert!(catalogue.find(Kind::Tools, "same").is_none());
-    }
-
-    #[test]
-    fn a_name_never_moves_because_a_neighbour_joined() {
-        let team = source(0, "team", Kind::Prompts, &[r#"{"name":"p"}"#]);
-        let alone = names(&Catalogue::build(std::slice::from_ref(&team), 10), Kind::Prompts);
-        let joined = Catalogue::build(&[source(1, "", Kind::Prompts, &[r#"{"name":"q"}"#]), team], 10);
-        assert!(names(&joined, Kind::Prompts).contains(&alone[0]));
-    }
-
-    #[test]
-    fn cursors_are_bound_to_their_list_and_version() {
-        let items = [r#"{"uri":"a:1"}"#, r#"{"uri":"a:2"}"#, r#"{"uri":"a:3"}"#];
-        let catalogue = Catalogue::build(&[source(0, "", Kind::Resources, &items)], 2);
-        let section = catalogue.section(Kind::Resources).unwrap();
-        let first = section.page(None).unwrap();
-        let cursor = first.text("nextCursor").unwrap();
-        assert_eq!(section.page(Some(&cursor)).unwrap().as_str(), r#"{"resources":[{"uri":"a:3"}]}"#);
-        let other = Catalogue::build(&[source(0, "", Kind::Resources, &items[..2])], 1);
-        for bad in [cursor.as_str(), "", "x", "AAAA"] {
-            assert_eq!(other.section(Kind::Resources).unwrap().page(Some(bad)), None, "{bad}");
-        }
-        assert_eq!(catalogue.differs(&other), [Kind::Resources]);
-    }
-
-    #[test]
-    fn uris_are_served_by_who_lists_them_then_by_template() {
-        let mut one = source(0, "", Kind::Resources, &[r#"{"uri":"t://x/1"}"#]);
-        one.lists.insert(Kind::Templates, List::default());
-        let two = source(1, "", Kind::Templates, &[r#"{"uriTemplate":"t://x/{id}"}"#]);
-        let catalogue = Catalogue::build(&[one, two], 10);
-        assert_eq!(catalogue.resource("t://x/1").unwrap().source.link, 0);
-        assert_eq!(catalogue.resource("t://x/2").unwrap().source.link, 1);
-        assert!(catalogue.resource("t://y/2").is_none());
-        let [mut one, mut two] =
-            [0, 1].map(|link| source(link, "", Kind::Resources, &[r#"{"uri":"t://x/1"}"#]));
-        let template =
-            List { items: vec![Json::trusted(r#"{"uriTemplate":"t://x/{id}"}"#)], ..List::default() };
-        one.lists.insert(Kind::Templates, template);
-        two.lists.insert(Kind::Templates, List::default());
-        let catalogue = Catalogue::build(&[one, two], 10);
-        assert!(catalogue.resource("t://x/1").is_none(), "listed twice, so hidden");
-        assert!(catalogue.resource("t://x/2").is_some());
-    }
-
-    #[test]
-    fn tools_with_illegal_header_annotations_are_hidden() {
-        let bad = r#"{"name":"bad","inputSchema":{"type":"object","properties":{"a":{"type":"number","x-mcp-header":"A"}}}}"#;
-        let catalogue = Catalogue::build(&[source(0, "", Kind::Tools, &[bad, r#"{"name":"good"}"#])], 10);
-        assert_eq!(names(&catalogue, Kind::Tools), ["good"]);
-        assert_eq!(catalogue.section(Kind::Tools).unwrap().hidden, ["bad"]);
-    }
-
-    #[test]
-    fn extension_capabilities_are_joined_unchanged() {
-        let mut one = source(0, "", Kind::Tools, &[]);
-        one.capabilities = Some(Json::trusted(r#"{"extensions":{"a/x":{ "n":1.0 }},"vendor":[1]}"#));
-        let mut two = source(1, "", Kind::Tools, &[]);
-        two.capabilities = Some(Json::trusted(r#"{"extensions":{"b/y":{},"a/x":{"n":2}}}"#));
-        let merged = Catalogue::build(&[one, two], 10).capabilities.unwrap();
-        assert_eq!(merged.as_str(), r#"{"extensions":{"a/x":{ "n":1.0 },"b/y":{}},"vendor":[1]}"#);
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! A registry process without a process, for the tests of this folder.
 
+pub(super) mod replica;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +13,7 @@ use api::registry::{
 };
 use api::{Code, Error};
 use async_trait::async_trait;
+use chassis::metrics::Metrics;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, future};
 use mcp::Json;
@@ -18,8 +21,9 @@ use mcp::rpc::RpcError;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
-use super::Link;
+use super::{Link, Registries};
 use crate::deps::RegistryPeer;
+use crate::observe::Observed;
 
 /// What a registry does with every URI it is asked to watch.
 #[derive(Clone, Copy, PartialEq)]
@@ -62,10 +66,13 @@ impl Fake {
         }
     }
 
-    pub(super) fn link(self) -> (Arc<Link>, Arc<Self>) {
+    /// The only process of a fleet that nobody keeps.
+    pub(super) fn alone(self) -> (Arc<Registries>, Arc<Link>, Arc<Self>) {
         let fake = Arc::new(self);
         let peer = RegistryPeer { address: "fake".into(), namespace: None, port: fake.clone() };
-        (Arc::new(Link::new(0, peer, Duration::ZERO, Default::default())), fake)
+        let all = fleet(vec![peer]);
+        let link = all.links().values().next().unwrap().clone();
+        (all, link, fake)
     }
 
     fn opened(&self, verb: &'static str, context: Context, after: u64) -> Result<Frames, Error> {
@@ -73,6 +80,11 @@ impl Fake {
         let script = self.scripts.lock().unwrap().pop_front();
         Ok(stream::iter(script.unwrap_or_else(|| Err(Error::new(Code::Unavailable, "gone")))?).boxed())
     }
+}
+
+/// Registries that nobody keeps yet.
+pub(super) fn fleet(peers: Vec<RegistryPeer>) -> Arc<Registries> {
+    Registries::new(peers, 10, Duration::from_secs(5), Observed::new(&Metrics::default()))
 }
 
 fn lacks() -> Error {

@@ -1,62 +1,91 @@
-//! One registry process: dialled with back-off, described, watched, listed.
+//! One registry process: dialled with back-off, described, watched, listed; and how it stands to new requests.
+
+mod reading;
+mod telling;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api::registry::{CatalogEvent, Context, Kind, Page, Registry, RegistryDescription};
+use api::registry::{CatalogEvent, Context, Kind, Registry};
 use api::{Error, Principal};
 use chassis::metrics::Gauge;
 use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
-use mcp::Revision;
+use futures::stream::BoxStream;
+use mcp::{Json, Revision};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::telling::Telling;
 use super::Registries;
-use super::catalogue::{List, Source, SourceKey};
-use super::watches::Watches;
+use super::catalogue::{LinkId, List, Source, SourceKey, Standing};
 use crate::deps::RegistryPeer;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// For one list, describe or release.
 const ASK: Duration = Duration::from_secs(10);
-/// How often finished invocations are let go of.
-const RELEASE_EVERY: Duration = Duration::from_secs(1);
-/// How many are remembered, to be released or cancelled; beyond it they are left to expire.
-const QUEUE: usize = 4096;
-/// Invocations that are released without waiting longer: a busy node must not have its registries keep what nobody wants.
-const ENOUGH: usize = 512;
-/// How many are cancelled at a time.
-const CANCELS: usize = 16;
-/// Most pages that one list may have.
-const MAX_PAGES: usize = 1000;
-/// How often a list that changes while it is read is begun again at once. Beyond it the connection is given up, and with it
-/// the haste.
-const MAX_READINGS: usize = 10;
 
 /// See the module.
 pub(crate) struct Link {
-    index: usize,
+    pub(crate) id: LinkId,
     address: String,
     namespace: Option<String>,
     /// How long a lost registry's entries stay listed: a restart within it changes nothing that clients see.
     grace: Duration,
     pub(crate) port: Arc<dyn Registry>,
-    sources: Mutex<BTreeMap<String, Source>>,
-    releases: Mutex<Vec<(Context, String)>>,
-    cancels: Mutex<Vec<(Context, String)>>,
-    /// Rung when there is something to cancel.
-    bell: Notify,
-    /// Rung when enough is to be released that it should not wait for its time.
-    enough: Notify,
+    known: Mutex<Known>,
+    reached: AtomicBool,
+    draining: AtomicBool,
+    /// Whether it is in use because of the configuration.
+    configured: AtomicBool,
+    /// Whether it is in use because somebody announced it.
+    announced: AtomicBool,
+    settled: AtomicBool,
+    /// Calls that are at this process.
+    held: AtomicUsize,
+    /// Rung when it was announced or is no longer.
+    nudge: Notify,
+    telling: Telling,
     /// Whether it is connected to.
     up: Gauge,
-    /// Resource subscriptions at this process.
-    pub(crate) watches: Watches,
+}
+
+/// What the process said of itself.
+#[derive(Default)]
+struct Known {
+    /// Names its run.
+    instance: Option<String>,
+    /// Whose invocations it may hold, whether or not it lists anything any more. `None` = it was never asked.
+    serves: Option<Vec<Arc<SourceKey>>>,
+    content: BTreeMap<String, Content>,
+}
+
+/// What it lists of one registry.
+#[derive(Clone)]
+struct Content {
+    key: Arc<SourceKey>,
+    capabilities: Option<Json>,
+    instructions: String,
+    version: String,
+    lists: BTreeMap<Kind, Arc<List>>,
+}
+
+/// Keeps a link that is no longer announced until a call is done with it.
+pub(crate) struct Held(Arc<Link>);
+
+impl Held {
+    pub(crate) const fn link(&self) -> &Arc<Link> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// So far that it never comes.
@@ -65,111 +94,179 @@ const FAR: Duration = Duration::from_secs(86_400 * 365);
 type Events = BoxStream<'static, Result<CatalogEvent, Error>>;
 type Digests = BTreeMap<(String, Kind), String>;
 
-/// How a connection ended.
-enum End {
-    Shutdown,
-    Lost(Error),
-}
-
 impl Link {
-    pub(crate) fn new(index: usize, peer: RegistryPeer, grace: Duration, up: Gauge) -> Self {
+    pub(crate) fn new(id: LinkId, peer: RegistryPeer, grace: Duration, up: Gauge) -> Self {
         Self {
-            index,
+            id,
+            telling: Telling::new(peer.address.clone(), peer.port.clone()),
             address: peer.address,
             namespace: peer.namespace,
             grace,
-            watches: Watches::new(peer.port.clone()),
             port: peer.port,
-            sources: Mutex::default(),
-            releases: Mutex::default(),
-            cancels: Mutex::default(),
-            bell: Notify::new(),
-            enough: Notify::new(),
+            known: Mutex::default(),
+            reached: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            configured: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
+            nudge: Notify::new(),
             up,
         }
     }
 
+    /// From now on it is in use for good.
+    pub(super) fn configure(&self) {
+        self.configured.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it is in use, or no longer. Whether that is a change.
+    pub(super) fn announce(&self, is_there: bool) -> bool {
+        let before = self.announced.swap(is_there, Ordering::Relaxed);
+        self.nudge.notify_one();
+        before != is_there
+    }
+
+    pub(super) fn is_announced(&self) -> bool {
+        self.announced.load(Ordering::Relaxed)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.is_announced() || self.configured.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is left to do for it: nobody announces it, it is out of reach, and no call is at it.
+    pub(super) fn is_over(&self) -> bool {
+        !self.is_wanted() && !self.reached.load(Ordering::Relaxed) && self.held.load(Ordering::Relaxed) == 0
+    }
+
+    /// How it stands to new requests.
+    pub(crate) fn standing(&self) -> Standing {
+        match (
+            self.draining.load(Ordering::Relaxed) || !self.is_wanted(),
+            self.reached.load(Ordering::Relaxed),
+        ) {
+            (true, _) => Standing::Leaving,
+            (false, true) => Standing::Serving,
+            (false, false) => Standing::Lost,
+        }
+    }
+
+    /// Whether it has answered, or failed to, for the first time.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
     /// Version of the content of a registry, as it says.
     pub(crate) fn version_of(&self, registry: &str) -> Option<String> {
-        self.locked().get(registry).map(|source| source.version.clone()).filter(|version| !version.is_empty())
+        let known = self.locked();
+        known
+            .content
+            .get(registry)
+            .map(|content| content.version.clone())
+            .filter(|version| !version.is_empty())
     }
 
     /// How many invocations wait to be released, and to be cancelled.
     pub(crate) fn waiting(&self) -> (usize, usize) {
-        let releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner).len();
-        (releases, self.cancels.lock().unwrap_or_else(PoisonError::into_inner).len())
+        self.telling.waiting()
     }
 
-    /// Where it is, as configured.
+    /// Where it is, as configured or announced.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
+    /// The run of the process that was described last.
+    pub(crate) fn instance(&self) -> Option<String> {
+        self.locked().instance.clone()
+    }
+
+    /// Whose invocations it may hold; `None` if that was never found out.
+    pub(crate) fn serves(&self) -> Option<Vec<Arc<SourceKey>>> {
+        self.locked().serves.clone()
+    }
+
     /// What it lists at present.
     pub(crate) fn sources(&self) -> Vec<Source> {
-        self.locked().values().cloned().collect()
+        let standing = self.standing();
+        let source = |content: &Content| Source {
+            key: content.key.clone(),
+            link: self.id,
+            standing,
+            capabilities: content.capabilities.clone(),
+            instructions: content.instructions.clone(),
+            version: content.version.clone(),
+            lists: content.lists.clone(),
+        };
+        self.locked().content.values().map(source).collect()
+    }
+
+    /// A call goes to it.
+    pub(crate) fn hold(self: &Arc<Self>) -> Held {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Held(self.clone())
     }
 
     /// An invocation that will not be attached to any more.
     pub(crate) fn release(&self, context: Context) {
-        let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
-        if releases.len() < QUEUE {
-            let invocation = context.invocation.clone();
-            releases.push((in_own_time(context), invocation));
-        }
-        if releases.len() == ENOUGH {
-            self.enough.notify_one();
-        }
+        self.telling.release(context);
     }
 
     /// An invocation that shall stop. It is told so whatever becomes of whoever began it.
     pub(crate) fn cancel(&self, context: Context, reason: String) {
-        let mut cancels = self.cancels.lock().unwrap_or_else(PoisonError::into_inner);
-        if cancels.len() < QUEUE {
-            cancels.push((in_own_time(context), reason));
-        }
-        drop(cancels);
-        self.bell.notify_one();
+        self.telling.cancel(context, reason);
     }
 
-    /// Keeps the connection until `shutdown`.
-    pub(super) async fn run(self: Arc<Self>, all: Arc<Registries>, shutdown: CancellationToken) {
+    /// Keeps the connection until `shutdown`, or until nobody needs it any more.
+    pub(super) async fn run(self: Arc<Self>, all: Arc<Registries>, shutdown: CancellationToken) -> LinkId {
         let mut pause = FIRST_PAUSE;
-        let mut settled = false;
         let mut lost_at: Option<Instant> = None;
         loop {
-            let mut reached = false;
-            let end = tokio::select! {
-                () = shutdown.cancelled() => End::Shutdown,
-                end = self.follow(&all, &mut reached, &mut settled) => end,
+            let error = tokio::select! {
+                () = shutdown.cancelled() => break,
+                error = self.follow_until_lost(&all) => error,
             };
+            let reached = self.reached.swap(false, Ordering::Relaxed);
             self.up.set(0);
-            let End::Lost(error) = end else { return };
-            if !std::mem::replace(&mut settled, true) {
-                all.one_settled();
-            }
+            self.settle(&all);
             if reached {
                 pause = FIRST_PAUSE;
                 lost_at = None;
                 tracing::info!(address = %self.address, %error, "registry lost");
+                all.rebuild();
             } else if pause == FIRST_PAUSE {
                 tracing::info!(address = %self.address, %error, "registry not reached, trying again");
             }
             let since = *lost_at.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.grace {
                 self.forget(&all);
+                if self.is_over() {
+                    break;
+                }
             }
             tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = sleep(jittered(pause, self.index)) => {}
+                () = shutdown.cancelled() => break,
+                () = sleep(jittered(pause, self.id)) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = self.nudge.notified() => {
+                    pause = FIRST_PAUSE;
+                    all.rebuild();
+                }
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        self.up.set(0);
+        self.id
+    }
+
+    fn settle(&self, all: &Registries) {
+        if !self.settled.swap(true, Ordering::Relaxed) {
+            all.stir();
         }
     }
 
     /// The registry is gone for good, as far as clients can see.
     fn forget(&self, all: &Registries) {
-        let gone = !std::mem::take(&mut *self.locked()).is_empty();
+        let gone = !std::mem::take(&mut self.locked().content).is_empty();
         if gone {
             tracing::warn!(address = %self.address, "registry's entries are no longer listed");
             all.rebuild();
@@ -177,30 +274,21 @@ impl Link {
     }
 
     /// One connection, from describing to its loss.
-    async fn follow(&self, all: &Registries, reached: &mut bool, settled: &mut bool) -> End {
-        End::Lost(self.follow_until_lost(all, reached, settled).await)
-    }
-
-    async fn follow_until_lost(&self, all: &Registries, reached: &mut bool, settled: &mut bool) -> Error {
+    async fn follow_until_lost(&self, all: &Registries) -> Error {
         let (mut events, mut digests) = match self.open(all).await {
             Ok(opened) => opened,
             Err(error) => return error,
         };
-        *reached = true;
-        self.up.set(1);
-        if !std::mem::replace(settled, true) {
-            all.one_settled();
-        }
-        let watching = self.watches.run();
+        let watching = all.watches().run(self);
         tokio::pin!(watching);
-        let releasing = self.release_regularly();
+        let releasing = self.telling.release_regularly();
         tokio::pin!(releasing);
-        let cancelling = self.cancel_promptly();
+        let cancelling = self.telling.cancel_promptly();
         tokio::pin!(cancelling);
-        // Once the registry drains, what it has goes on, and its entries are listed as they are for the grace period only.
-        let mut draining = false;
+        // Once the registry leaves, what it has goes on, and its entries are listed as they are for the grace period only.
         let forgotten = sleep(FAR);
         tokio::pin!(forgotten);
+        self.stay_or_leave(all, forgotten.as_mut());
         loop {
             tokio::select! {
                 event = events.next() => match event {
@@ -208,22 +296,17 @@ impl Link {
                     Some(Err(error)) => return error,
                     Some(Ok(CatalogEvent::NotServing)) => {
                         tracing::info!(address = %self.address, "registry drains");
-                        draining = true;
-                        forgotten.as_mut().reset(Instant::now() + self.grace);
+                        self.draining.store(true, Ordering::Relaxed);
+                        self.stay_or_leave(all, forgotten.as_mut());
                     }
-                    Some(Ok(CatalogEvent::Changed { .. })) if draining => {}
                     Some(Ok(CatalogEvent::Changed { registry, kind, digest })) => {
-                        let known = digests.insert((registry.clone(), kind), digest.clone());
-                        if known.as_ref() != Some(&digest) {
-                            if let Err(error) = self.refresh(&registry, kind).await {
-                                return error;
-                            }
-                            all.rebuild();
-                            self.watches.ask_again(&registry);
+                        if let Err(error) = self.changed(all, &mut digests, registry, kind, digest).await {
+                            return error;
                         }
                     }
                 },
                 error = &mut watching => return error,
+                () = self.nudge.notified() => self.stay_or_leave(all, forgotten.as_mut()),
                 () = &mut forgotten => {
                     self.forget(all);
                     forgotten.as_mut().reset(Instant::now() + FAR);
@@ -234,19 +317,56 @@ impl Link {
         }
     }
 
+    /// Takes note of how it stands now.
+    fn stay_or_leave(&self, all: &Registries, mut forgotten: std::pin::Pin<&mut Sleep>) {
+        let until = match self.standing() {
+            Standing::Leaving => self.grace,
+            Standing::Lost | Standing::Serving => FAR,
+        };
+        forgotten.as_mut().reset(Instant::now() + until);
+        all.rebuild();
+    }
+
+    async fn changed(
+        &self,
+        all: &Registries,
+        digests: &mut Digests,
+        registry: String,
+        kind: Kind,
+        digest: String,
+    ) -> Result<(), Error> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let known = digests.insert((registry.clone(), kind), digest.clone());
+        if known.as_ref() != Some(&digest) {
+            self.refresh(&registry, kind).await?;
+            all.watches().serve(self);
+            all.rebuild();
+            all.watches().ask_again(self.id, &registry);
+        }
+        Ok(())
+    }
+
     /// Reads everything the process holds, and watches it from before on, so that no change falls between: what has changed
     /// since it was described has another digest.
     async fn open(&self, all: &Registries) -> Result<(Events, Digests), Error> {
         let described = limited(self.port.describe()).await?;
         let events = limited(self.port.watch()).await?;
-        let mut sources = BTreeMap::new();
+        let mut content = BTreeMap::new();
         for registry in &described.registries {
             if let Some(source) = self.read_source(registry).await? {
-                sources.insert(registry.name.clone(), source);
+                content.insert(registry.name.clone(), source);
             }
         }
-        *self.locked() = sources;
+        let serves = content.values().map(|content: &Content| content.key.clone()).collect();
+        *self.locked() = Known { instance: Some(described.instance), serves: Some(serves), content };
+        // If it drains, it says so next.
+        self.draining.store(false, Ordering::Relaxed);
+        self.reached.store(true, Ordering::Relaxed);
+        self.up.set(1);
         all.rebuild();
+        self.settle(all);
         tracing::info!(address = %self.address, registries = described.registries.len(), "registry reached");
         let digests = described.registries.into_iter().flat_map(|registry| {
             let name = registry.name;
@@ -255,136 +375,35 @@ impl Link {
         Ok((events, digests.collect()))
     }
 
-    /// Everything a registry lists. `None` where its namespace is none: it is left out, and the process' others are not.
-    async fn read_source(&self, registry: &RegistryDescription) -> Result<Option<Source>, Error> {
-        let namespace = self.namespace.clone().unwrap_or_else(|| registry.namespace.clone());
-        if !namespace.is_empty() && !mcp::name::is_namespace(&namespace) {
-            let (address, name) = (&self.address, &registry.name);
-            tracing::warn!(%address, registry = %name, %namespace, "registry left out: a namespace is [A-Za-z0-9-]{{1,24}}");
-            return Ok(None);
-        }
-        let mut lists = BTreeMap::new();
-        for (kind, _) in &registry.kinds {
-            lists.insert(*kind, self.read_list(&registry.name, *kind).await?);
-        }
-        Ok(Some(Source {
-            key: SourceKey { link: self.index, registry: registry.name.clone() },
-            namespace,
-            capabilities: registry.capabilities.clone(),
-            instructions: registry.instructions.clone(),
-            version: registry.version.clone(),
-            lists,
-        }))
-    }
-
     /// Reads a list that has changed, or the whole of a registry that the process did not have before.
     async fn refresh(&self, registry: &str, kind: Kind) -> Result<(), Error> {
-        let list = self.read_list(registry, kind).await?;
-        if let Some(source) = self.locked().get_mut(registry) {
-            source.lists.insert(kind, list);
+        let list = Arc::new(self.read_list(registry, kind).await?);
+        if let Some(content) = self.locked().content.get_mut(registry) {
+            content.lists.insert(kind, list);
             return Ok(());
         }
         let described = limited(self.port.describe()).await?;
         if let Some(new) = described.registries.iter().find(|r| r.name == registry)
-            && let Some(source) = self.read_source(new).await?
+            && let Some(content) = self.read_source(new).await?
         {
-            self.locked().insert(registry.to_owned(), source);
+            let mut known = self.locked();
+            known.serves.get_or_insert_default().push(content.key.clone());
+            known.content.insert(registry.to_owned(), content);
         }
         Ok(())
     }
 
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<String, Source>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    /// As if it had described these registries.
+    #[cfg(test)]
+    pub(super) fn know(&self, registries: &[&str]) {
+        let key = |name: &&str| Arc::new(SourceKey { registry: (*name).to_owned(), ..SourceKey::default() });
+        self.locked().serves = Some(registries.iter().map(key).collect());
+        self.reached.store(true, Ordering::Relaxed);
     }
 
-    /// All pages. A list that changes while it is read is read again from the start.
-    async fn read_list(&self, registry: &str, kind: Kind) -> Result<List, Error> {
-        'again: for _ in 0..MAX_READINGS {
-            let mut list = List { public: true, ttl_ms: u64::MAX, ..List::default() };
-            let mut cursor = None;
-            let mut digest: Option<String> = None;
-            for _ in 0..MAX_PAGES {
-                let page = match limited(self.port.list(own_context(registry), kind, cursor.take())).await {
-                    Err(error) if error.code == api::Code::InvalidRequest && digest.is_some() => {
-                        continue 'again;
-                    }
-                    other => other?,
-                };
-                if *digest.get_or_insert_with(|| page.digest.clone()) != page.digest {
-                    continue 'again;
-                }
-                cursor = append(&mut list, page);
-                if cursor.is_none() {
-                    return Ok(list);
-                }
-            }
-            return Err(Error::new(
-                api::Code::InvalidRequest,
-                format!("{registry}: a list of more than {MAX_PAGES} pages"),
-            ));
-        }
-        Err(Error::new(
-            api::Code::Unavailable,
-            format!("{registry}: a list that changes whenever it is read"),
-        ))
+    fn locked(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Beside everything else, so that a registry that is slow to let go holds nothing up.
-    async fn release_regularly(&self) -> Infallible {
-        let mut tick = tokio::time::interval(RELEASE_EVERY);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = self.enough.notified() => {}
-            }
-            self.flush_releases().await;
-        }
-    }
-
-    async fn cancel_promptly(&self) -> Infallible {
-        loop {
-            let due = std::mem::take(&mut *self.cancels.lock().unwrap_or_else(PoisonError::into_inner));
-            let telling = stream::iter(due).for_each_concurrent(CANCELS, |(context, reason)| async {
-                if let Err(error) = limited(self.port.cancel(context, reason)).await {
-                    tracing::debug!(address = %self.address, %error, "a cancellation did not reach its registry");
-                }
-            });
-            telling.await;
-            self.bell.notified().await;
-        }
-    }
-
-    async fn flush_releases(&self) {
-        let releases = std::mem::take(&mut *self.releases.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut by_registry: BTreeMap<String, (Context, Vec<String>)> = BTreeMap::new();
-        for (context, invocation) in releases {
-            by_registry
-                .entry(context.registry.clone())
-                .or_insert_with(|| (context, Vec::new()))
-                .1
-                .push(invocation);
-        }
-        for (context, invocations) in by_registry.into_values() {
-            if let Err(error) = limited(self.port.release(context, invocations)).await {
-                tracing::debug!(address = %self.address, %error, "release failed; the invocations expire by themselves");
-            }
-        }
-    }
-}
-
-fn append(list: &mut List, page: Page) -> Option<String> {
-    list.items.extend(page.items);
-    list.ttl_ms = list.ttl_ms.min(page.ttl_ms);
-    list.public &= page.public;
-    if list.meta.is_none() {
-        list.meta = page.meta;
-    }
-    page.next_cursor
-}
-
-/// What is said after a call is not bound by the call's deadline, which may be why it is said.
-fn in_own_time(context: Context) -> Context {
-    Context { deadline: None, ..context }
 }
 
 /// For requests that the mesh makes on its own behalf.
@@ -410,8 +429,8 @@ async fn limited<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T,
 }
 
 /// Spreads the attempts of several links without a source of randomness.
-fn jittered(pause: Duration, index: usize) -> Duration {
-    let spread = u32::try_from(index % 8).unwrap_or_default();
+fn jittered(pause: Duration, id: LinkId) -> Duration {
+    let spread = u32::try_from(id % 8).unwrap_or_default();
     pause + pause * spread / 16
 }
 

@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use api::{Epoch, Slot};
 use mcp::Json;
 
-use super::super::catalogue::{Entry, SourceKey};
+use super::super::catalogue::{Entry, Holders, SourceKey};
 use super::super::fake::{Fake, Manner, Opened};
 use super::super::link::own_context;
+use super::super::route::Named;
 use chassis::metrics::Metrics;
 
 use super::*;
@@ -43,16 +46,41 @@ async fn told(
     scripts: impl IntoIterator<Item = Opened>,
     go: impl FnOnce(Arc<Call>) -> BoxStream<'static, Heard>,
 ) -> Told {
-    let (link, fake) = Fake::new(Manner::Accepts, &[]).link();
+    heard_of(operation, owned, false, scripts, go).await
+}
+
+/// The same of one that is at the registry already.
+async fn told_later(
+    scripts: impl IntoIterator<Item = Opened>,
+    go: impl FnOnce(Arc<Call>) -> BoxStream<'static, Heard>,
+) -> Told {
+    heard_of(Operation::Call, true, true, scripts, go).await
+}
+
+async fn heard_of(
+    operation: Operation,
+    owned: bool,
+    placed: bool,
+    scripts: impl IntoIterator<Item = Opened>,
+    go: impl FnOnce(Arc<Call>) -> BoxStream<'static, Heard>,
+) -> Told {
+    let (all, link, fake) = Fake::new(Manner::Accepts, &[]).alone();
+    link.know(&["r"]);
     fake.scripts.lock().unwrap().extend(scripts);
-    let source = SourceKey { link: 0, registry: "r".into() };
-    let route = Route { link, entry: Entry { source, own: "t".into(), headers: Vec::new() } };
+    let source = Arc::new(SourceKey { registry: "r".into(), ..SourceKey::default() });
+    let holders = Arc::new(Holders { alike: vec![link.id], others: Vec::new() });
+    let entry = Entry { source, holders, own: "t".into(), headers: Vec::new() };
+    let route = Route { all, entry, named: Named::of(operation, "t") };
     let mut context = own_context("r");
     context.invocation = "first".into();
     context.owner = owned.then_some((Slot::new(1).unwrap(), Epoch(1)));
     context.deadline = Some(std::time::Instant::now() + Duration::from_secs(3600));
     let begin = Start { operation, target: "t".into(), params: Json::empty_object(), continuation: None };
-    let heard = go(Call::new(&Observed::new(&Metrics::default()), route, begin, context)).collect().await;
+    let call = Call::new(&Observed::new(&Metrics::default()), route, begin, context);
+    if placed {
+        call.put(&link);
+    }
+    let heard = go(call).collect().await;
     let asked = fake.asked.lock().unwrap().clone();
     let invocations = asked.iter().map(|(_, invocation, _)| invocation.clone()).collect();
     Told { heard, asked: asked.into_iter().map(|(verb, _, after)| (verb, after)).collect(), invocations }
@@ -115,10 +143,10 @@ async fn what_a_registry_refuses_was_not_executed_wherever_its_status_stands() {
 async fn answers_are_sent_again_until_the_registry_is_back() {
     let go = |call: Arc<Call>| call.resume(1, Vec::new());
     let scripts = [frames(3, [progress(1)]), Err(gone()), frames(3, [progress(1), result()])];
-    let resumed = told(Operation::Call, true, scripts, go).await;
+    let resumed = told_later(scripts, go).await;
     assert_eq!(resumed.asked, [("resume", 0); 3]);
     assert_eq!((resumed.heard.len(), resumed.heard.last()), (2, Some(&ended())));
-    let lost = told(Operation::Call, true, [Err(Error::not_found("restarted"))], go).await;
+    let lost = told_later([Err(Error::not_found("restarted"))], go).await;
     assert_eq!(lost.heard, [given_up("registry_lost", false)], "it had begun");
 }
 
@@ -140,8 +168,7 @@ async fn an_ending_whose_number_was_heard_before_ends_the_call_all_the_same() {
     let script = Ok(twice.map(|(number, body)| Ok(Frame { number, body })).into());
     let twice = told(Operation::Call, true, [script], Call::begin).await;
     assert_eq!((twice.heard.len(), twice.heard.last()), (3, Some(&broken)));
-    let resumed =
-        told(Operation::Call, true, [frames(0, [result()])], |call| call.resume(1, Vec::new())).await;
+    let resumed = told_later([frames(0, [result()])], |call| call.resume(1, Vec::new())).await;
     assert_eq!(resumed.heard, [broken]);
 }
 
@@ -152,7 +179,7 @@ async fn an_answer_that_the_parked_handler_gave_beside_counts_once() {
         call.attach().chain(resumed).boxed()
     };
     let scripts = [frames(3, [result()]), frames(3, [result()])];
-    assert_eq!(told(Operation::Call, true, scripts, both).await.heard, [ended()]);
+    assert_eq!(told_later(scripts, both).await.heard, [ended()]);
 }
 
 #[tokio::test(start_paused = true)]

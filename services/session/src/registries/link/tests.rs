@@ -3,17 +3,12 @@ use std::sync::atomic::Ordering;
 use api::Code;
 
 use super::super::fake::{Fake, Manner};
-use chassis::metrics::Metrics;
 
 use super::*;
-use crate::observe::Observed;
-use crate::registries::Registries;
 
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_joins_a_running_process_is_listed() {
-    let (_, fake) = Fake::new(Manner::Accepts, &["one"]).link();
-    let peer = RegistryPeer { address: "fake".into(), namespace: None, port: fake.clone() };
-    let all = Registries::new(vec![peer], 10, Duration::from_secs(5), Observed::new(&Metrics::default()));
+    let (all, _, fake) = Fake::new(Manner::Accepts, &["one"]).alone();
     let mut changes = all.changes();
     let joined = async {
         while all.catalogue().find(Kind::Tools, "one").is_none() {
@@ -35,15 +30,14 @@ async fn a_registry_that_joins_a_running_process_is_listed() {
 async fn a_list_that_changes_whenever_it_is_read_is_given_up() {
     let mut fake = Fake::new(Manner::Accepts, &["one"]);
     fake.restless = true;
-    let (link, fake) = fake.link();
+    let (_, link, fake) = fake.alone();
     assert_eq!(link.read_list("one", Kind::Tools).await.err().map(|e| e.code), Some(Code::Unavailable));
-    assert_eq!(fake.listed.load(Ordering::Relaxed), 2 * MAX_READINGS);
+    assert_eq!(fake.listed.load(Ordering::Relaxed), 2 * reading::MAX_READINGS);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_illegal_namespace_leaves_out_its_own_registry_only() {
-    let (link, _fake) = Fake::new(Manner::Accepts, &["illegal", "one"]).link();
-    let all = Registries::new(Vec::new(), 10, Duration::from_secs(5), Observed::new(&Metrics::default()));
+    let (all, link, _fake) = Fake::new(Manner::Accepts, &["illegal", "one"]).alone();
     assert!(link.open(&all).await.is_ok());
     assert_eq!(link.sources().iter().map(|s| s.key.registry.as_str()).collect::<Vec<_>>(), ["one"]);
     // A change of it does not bring it in either.
