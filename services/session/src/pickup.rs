@@ -72,7 +72,7 @@ impl Actor {
         let operation = calling::operation(entry.method)?;
         let name = calling::target(operation, &entry.params).ok()?;
         let registries = &self.shared.registries;
-        let route = registries.route(operation, &name, false).ok()?;
+        let route = registries.route_taken(operation, &name);
         let target = if operation == Operation::Read { name } else { route.entry.own.clone() };
         let begin = Start { operation, target, params: entry.params.clone(), continuation: None };
         let context = self.resident.machine.call_context(entry);

@@ -13,7 +13,6 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use machines::CallFrame;
 use mcp::scan;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::link::Held;
@@ -36,8 +35,6 @@ pub(crate) struct Call {
     pub(crate) route: Route,
     begin: Start,
     state: Mutex<State>,
-    /// Rung when it is known where it is.
-    placed: Notify,
     last: AtomicU64,
     /// Endings heard so far, one for each round.
     endings: AtomicU64,
@@ -67,8 +64,10 @@ struct State {
 
 /// Where an invocation is.
 enum Place {
-    /// It was not sent anywhere yet, or is looked for.
+    /// It was not sent anywhere yet.
     Open,
+    /// Another owner sent it to a process that has to be found.
+    Taken,
     /// At this process, if anywhere.
     At(Held),
     /// No process has it.
@@ -83,7 +82,6 @@ impl Call {
             route,
             begin,
             state,
-            placed: Notify::new(),
             last: AtomicU64::new(0),
             endings: AtomicU64::new(0),
             scope: asking.scope(),
@@ -101,15 +99,11 @@ impl Call {
         heard: u64,
     ) -> Arc<Self> {
         let call = Self::new(observed, route, begin, context);
-        call.state.lock().unwrap_or_else(PoisonError::into_inner).instance = instance;
+        let mut state = call.state();
+        (state.instance, state.place) = (instance, Place::Taken);
+        drop(state);
         call.last.store(heard, Ordering::Relaxed);
         call
-    }
-
-    /// Follows it to the ending of the round, from the last frame that is known.
-    pub(crate) fn pick_up(self: Arc<Self>) -> BoxStream<'static, Heard> {
-        let call = self.clone();
-        self.follow(async move { call.once_more(&Again::Attach).await }, Again::Attach)
     }
 
     /// Takes note of what is passed on.
@@ -131,11 +125,6 @@ impl Call {
         self.last.load(Ordering::Relaxed)
     }
 
-    /// The frames up to this one were passed on by somebody else.
-    pub(super) fn skip(&self, last: u64) {
-        self.last.store(last, Ordering::Relaxed);
-    }
-
     /// The instance that took it on.
     pub(crate) fn instance(&self) -> Option<String> {
         self.state().instance.clone()
@@ -145,7 +134,7 @@ impl Call {
     pub(crate) fn place(&self) -> Option<Arc<Link>> {
         match &self.state().place {
             Place::At(held) => Some(held.link().clone()),
-            Place::Open | Place::Nowhere => None,
+            Place::Open | Place::Taken | Place::Nowhere => None,
         }
     }
 
@@ -159,7 +148,6 @@ impl Call {
         }
         drop(state);
         self.asking.lock().unwrap_or_else(PoisonError::into_inner).asks(link);
-        self.placed.notify_waiters();
     }
 
     /// It belongs to this registry of its process.
@@ -170,23 +158,6 @@ impl Call {
     /// No process has it: what is asked of it from now on is refused.
     pub(crate) fn put_nowhere(&self) {
         self.state().place = Place::Nowhere;
-        self.placed.notify_waiters();
-    }
-
-    /// The process that it is at, once that is known.
-    async fn located(&self) -> Option<Arc<Link>> {
-        loop {
-            let placed = self.placed.notified();
-            tokio::pin!(placed);
-            // Made before looking, so that nothing is missed that comes after.
-            placed.as_mut().enable();
-            match &self.state().place {
-                Place::At(held) => return Some(held.link().clone()),
-                Place::Nowhere => return None,
-                Place::Open => {}
-            }
-            placed.await;
-        }
     }
 
     /// It shall stop. Its registry is told so whatever becomes of whoever began it.
@@ -216,8 +187,8 @@ impl Call {
     fn everywhere(&self, state: &State) -> Vec<Arc<Link>> {
         match &state.place {
             Place::At(held) => vec![held.link().clone()],
-            Place::Open => self.route.all.serving(&state.context.registry),
-            Place::Nowhere => Vec::new(),
+            Place::Taken => self.route.all.serving(&state.context.registry),
+            Place::Open | Place::Nowhere => Vec::new(),
         }
     }
 
@@ -408,9 +379,11 @@ impl Call {
         }
     }
 
-    /// Where it is.
+    /// Where it is. One of another owner is looked for.
     async fn at(&self) -> Result<Arc<Link>, Error> {
-        self.located().await.ok_or_else(|| Error::not_found("no process has the invocation"))
+        let is_taken = matches!(self.state().place, Place::Taken);
+        let found = if is_taken { self.locate().await } else { self.place() };
+        found.ok_or_else(|| Error::not_found("no process has the invocation"))
     }
 
     /// Hears what a parked invocation says while its questions are open.

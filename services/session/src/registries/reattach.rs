@@ -7,12 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::registry::{Context, Frames, Operation, Start};
+use api::registry::{Context, Frames, Operation};
 use api::{Code, Detail, Error};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream, FuturesUnordered};
 use machines::CallFrame;
-use mcp::Json;
 use mcp::name::SEPARATOR;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -25,22 +24,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How soon a registry that does not know an invocation says so.
 const SILENT: Duration = Duration::from_secs(1);
-
-/// What is known of a call that another owner began.
-pub(crate) struct Begun {
-    /// What was asked for.
-    pub(crate) operation: Operation,
-    /// The advertised name, or the URI, as the client named it.
-    pub(crate) target: String,
-    /// As they went to the registry.
-    pub(crate) params: Json,
-    /// Its invocation, with the new owner; the registry is found out here. Its deadline bounds the search.
-    pub(crate) context: Context,
-    /// The instance that took it on, if that was heard.
-    pub(crate) instance: Option<String>,
-    /// Number of the last frame that needs no hearing again.
-    pub(crate) after: u64,
-}
 
 /// What becomes of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,27 +52,13 @@ enum Found {
     Superseded,
 }
 
-impl Registries {
-    /// Comes back to a call. What is asked of the call meanwhile reaches whoever may have it.
-    pub(crate) fn reattach(self: &Arc<Self>, begun: Begun) -> (Arc<Call>, BoxStream<'static, Reattached>) {
-        let Begun { operation, target, params, mut context, instance, after } = begun;
-        let route = self.route_of(operation, &target);
-        if context.registry.is_empty() {
-            context.registry.clone_from(&route.entry.source.registry);
-        }
-        let own = match operation {
-            Operation::Read => target.clone(),
-            Operation::Call | Operation::Get => route.entry.own.clone(),
-        };
-        let begin = Start { operation, target: own, params, continuation: None };
-        let call = Call::new(self.observed(), route, begin, context);
-        call.skip(after);
-        let search = Search { all: self.clone(), call: call.clone(), operation, target, instance, after };
+impl Call {
+    /// Comes back to it, from the last frame that is known, until the ending of the round.
+    pub(crate) fn reattach(self: Arc<Self>) -> BoxStream<'static, Reattached> {
         let heard = async_stream::stream! {
-            let call = search.call.clone();
-            match search.run().await {
+            match (Search { call: &self }).run(false).await {
                 Found::At(frames) => {
-                    let mut following = call.follow(Some(frames), Again::Attach);
+                    let mut following = self.clone().follow(Some(frames), Again::Attach);
                     while let Some(heard) = following.next().await {
                         yield Reattached::Heard(heard);
                     }
@@ -98,15 +67,36 @@ impl Registries {
                 Found::OutOfReach => yield Reattached::OutOfReach,
                 Found::Superseded => {
                     let lost = CallFrame::Lost { reason: "owner_changed", not_executed: false };
-                    yield Reattached::Heard(Heard::Frame(call.note(lost)));
+                    yield Reattached::Heard(Heard::Frame(self.note(lost)));
                 }
             }
         };
-        (call, heard.boxed())
+        heard.boxed()
     }
 
-    /// Where a call went that somebody else routed. What nobody lists any more goes nowhere new.
-    fn route_of(self: &Arc<Self>, operation: Operation, target: &str) -> Route {
+    /// The same for who ends it with an unknown outcome where it is not found.
+    pub(crate) fn pick_up(self: Arc<Self>) -> BoxStream<'static, Heard> {
+        let call = self.clone();
+        let lost = move |reason| Heard::Frame(call.note(CallFrame::Lost { reason, not_executed: false }));
+        let heard = self.reattach().map(move |reattached| match reattached {
+            Reattached::Heard(heard) => heard,
+            Reattached::NotKnown => lost("owner_failover"),
+            Reattached::OutOfReach => lost("registry_lost"),
+        });
+        heard.boxed()
+    }
+
+    /// Finds the process that has it, for what it is to be told.
+    pub(super) async fn locate(&self) -> Option<Arc<Link>> {
+        // The frames are somebody else's.
+        let _found = (Search { call: self }).run(true).await;
+        self.place()
+    }
+}
+
+impl Registries {
+    /// Where a call went that another owner routed. What nobody lists any more goes nowhere new.
+    pub(crate) fn route_taken(self: &Arc<Self>, operation: Operation, target: &str) -> Route {
         let named = Named::of(operation, target);
         let entry = named.find(&self.catalogue()).cloned().unwrap_or_else(|| Entry {
             source: Arc::default(),
@@ -119,23 +109,19 @@ impl Registries {
 }
 
 /// The search for the process that has it.
-struct Search {
-    all: Arc<Registries>,
-    call: Arc<Call>,
-    operation: Operation,
-    target: String,
-    instance: Option<String>,
-    after: u64,
+struct Search<'a> {
+    call: &'a Call,
 }
 
-impl Search {
-    async fn run(self) -> Found {
-        let mut stirred = self.all.stirred.subscribe();
+impl Search<'_> {
+    /// Asks until there is an answer. Where the process is known that must have it, it need not be asked to be told.
+    async fn run(&self, to_tell: bool) -> Found {
+        let mut stirred = self.call.route.all.stirred.subscribe();
         let mut pause = FIRST_PAUSE;
         let until = self.call.context().deadline.map_or_else(|| Instant::now() + PATIENCE, Instant::from_std);
         loop {
             stirred.mark_unchanged();
-            let found = timeout_at(until, self.ask()).await.unwrap_or(Found::OutOfReach);
+            let found = timeout_at(until, self.ask(to_tell)).await.unwrap_or(Found::OutOfReach);
             if !matches!(found, Found::OutOfReach) || Instant::now() + pause >= until {
                 if matches!(found, Found::NotKnown | Found::OutOfReach) {
                     self.call.put_nowhere();
@@ -151,9 +137,10 @@ impl Search {
     }
 
     /// Asks the one that took it on, else all that may have.
-    async fn ask(&self) -> Found {
-        let links = self.all.links();
-        let is_it = |link: &&Arc<Link>| self.instance.is_some() && link.instance() == self.instance;
+    async fn ask(&self, to_tell: bool) -> Found {
+        let links = self.call.route.all.links();
+        let instance = self.call.instance();
+        let is_it = |link: &&Arc<Link>| instance.is_some() && link.instance() == instance;
         let holder = links.values().find(is_it).cloned();
         if let Some(link) = &holder {
             // Answers, and cancellations, need not wait for what it says.
@@ -162,6 +149,9 @@ impl Search {
                 self.call.found_in(registry);
             }
             self.call.put(link);
+            if to_tell {
+                return Found::At(stream::empty().boxed());
+            }
             for registry in registries {
                 match self.probe(link, &registry).await {
                     Probe::Known(frames) => return Found::At(frames),
@@ -199,15 +189,15 @@ impl Search {
 
     /// The registries of a process that may have been asked for it; `None` if it has never said which it has.
     fn registries_of(&self, link: &Link) -> Option<Vec<String>> {
-        let named = Named::of(self.operation, &self.target);
-        let listed = named.find(&self.all.catalogue()).map(|entry| entry.source.clone());
+        let Route { all, named, .. } = &self.call.route;
+        let listed = named.find(&all.catalogue()).map(|entry| entry.source.clone());
         let known = self.call.context().registry;
-        let may = |source: &Arc<SourceKey>| match (&listed, self.operation) {
+        let may = |source: &Arc<SourceKey>| match (&listed, named) {
             (Some(listed), _) => listed == source,
             (None, _) if !known.is_empty() => source.registry == known,
-            (None, Operation::Read) => true,
-            (None, Operation::Call | Operation::Get) => {
-                let rest = self.target.strip_prefix(source.namespace.as_str());
+            (None, Named::Resource(_)) => true,
+            (None, Named::Entry(_, name)) => {
+                let rest = name.strip_prefix(source.namespace.as_str());
                 source.namespace.is_empty() || rest.is_some_and(|rest| rest.starts_with(SEPARATOR))
             }
         };
@@ -217,7 +207,7 @@ impl Search {
 
     async fn probe(&self, link: &Arc<Link>, registry: &str) -> Probe {
         let context = Context { registry: registry.to_owned(), ..self.call.context() };
-        let mut frames = match link.port.attach(context, self.after).await {
+        let mut frames = match link.port.attach(context, self.call.last()).await {
             Ok(frames) => frames,
             Err(error) => return Probe::of(&error),
         };

@@ -38,7 +38,7 @@ pub(super) async fn until(all: &Registries, condition: impl Fn() -> bool) {
     }
 }
 
-fn two() -> ([Arc<Replica>; 2], Arc<Registries>) {
+pub(super) fn two() -> ([Arc<Replica>; 2], Arc<Registries>) {
     let replicas = ["a:1", "b:1"].map(Replica::new);
     let all = fleet(replicas.iter().map(Replica::peer).collect());
     (replicas, all)
@@ -72,10 +72,9 @@ async fn ending(call: Arc<Call>) -> CallFrame {
 }
 
 async fn result(call: Arc<Call>) -> Json {
-    match ending(call).await {
-        CallFrame::Result(result) => result,
-        other => panic!("no result: {other:?}"),
-    }
+    let ending = ending(call).await;
+    let CallFrame::Result(result) = ending else { panic!("no result: {ending:?}") };
+    result
 }
 
 fn standing(all: &Registries, address: &str) -> Option<catalogue::Standing> {
