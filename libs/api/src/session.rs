@@ -19,7 +19,7 @@ pub use self::link::client::{Driver, LinkClient, link};
 pub use self::link::server::{Opening, Surroundings};
 pub use self::server::service;
 use crate::Principal;
-use crate::error::Error;
+use crate::error::{Code, Error};
 
 /// Steps of an answer to a client. An `Err` item means that the node was lost before the ending.
 pub type Frames = BoxStream<'static, Result<Frame, Error>>;
@@ -99,6 +99,17 @@ pub struct Close {
     pub when_idle: bool,
 }
 
+/// One thing to ask of a session node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// See [`Delivery`].
+    Deliver(Box<Delivery>),
+    /// See [`Attach`].
+    Attach(Attach),
+    /// See [`Close`].
+    Close(Close),
+}
+
 /// `Refused`, or `Accepted` and then either one `Answer`, or `Open`, events and the end of the stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Frame {
@@ -158,4 +169,13 @@ pub trait SessionHost: Send + Sync + 'static {
 
     /// Ends a session; the answer has no body.
     async fn close(&self, close: Close) -> Result<Frames, Error>;
+
+    /// Passes a request on to the node at another address, which the gateway cannot reach, and its frames back.
+    ///
+    /// # Errors
+    /// Those of the other node. [`Code::Unavailable`] if this one cannot reach it either.
+    async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
+        drop(request);
+        Err(Error::new(Code::Unimplemented, format!("nothing is passed on to {to} here")))
+    }
 }

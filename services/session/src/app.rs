@@ -1,7 +1,7 @@
 //! Wires the session role. `build` opens and spawns nothing; `serve` runs it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::SessionHost;
@@ -11,6 +11,7 @@ use chassis::process::Health;
 use chassis::serve::Incoming;
 use chassis::task::{self, Kind};
 use chassis::telemetry::propagate;
+use chassis::tls::Dialler;
 use futures::FutureExt as _;
 use machines::ListKind;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -22,6 +23,7 @@ use crate::deps::{Deps, Seat};
 use crate::facts::Facts;
 use crate::host::{Host, ROLE, Shared};
 use crate::letter::Letter;
+use crate::neighbours::Neighbours;
 use crate::observe::Observed;
 use crate::ownership::Slots;
 use crate::registries::Registries;
@@ -82,6 +84,7 @@ impl App {
             keys: deps.keys,
             slots: Slots::default(),
             locator: deps.seat.locator(),
+            neighbours: OnceLock::new(),
             loads: Semaphore::new(LOADS),
             mesh,
             store: deps.store,
@@ -94,6 +97,14 @@ impl App {
         });
         shared.watch();
         Ok(Self { shared, seat: deps.seat, health: deps.process.health })
+    }
+
+    /// Passes on to other session nodes, dialled as this says, what gateways cannot bring them.
+    #[must_use]
+    pub fn passing_on(self, dialler: Dialler) -> Self {
+        // A second one changes nothing.
+        let _first = self.shared.neighbours.set(Neighbours::new(dialler)).is_ok();
+        self
     }
 
     /// The in-process door.

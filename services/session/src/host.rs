@@ -1,10 +1,10 @@
 //! The door of a session node: finds or makes the session and hands the message over.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use api::session::{Attach, Close, Delivery, Frame, Frames, SessionHost, Transport};
+use api::session::{Attach, Close, Delivery, Frame, Frames, Request, SessionHost, Transport};
 use api::{Code, Epoch, Error, EventId, KeyRing, Principal, SessionId};
 use async_trait::async_trait;
 use chassis::task::{self, Kind};
@@ -23,6 +23,7 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::letter::Letter;
+use crate::neighbours::Neighbours;
 use crate::observe::Observed;
 use crate::ownership::Slots;
 use crate::reader::{Queue, Reader, queue};
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) slots: Slots,
     /// Where the owners of other slots are found; `None` where nobody knows.
     pub(crate) locator: Option<Arc<dyn Locator>>,
+    /// Where requests for those are passed on to; unset where nothing is.
+    pub(crate) neighbours: OnceLock<Neighbours>,
     /// Sessions that are loaded from the store at a time.
     pub(crate) loads: Semaphore,
     pub(crate) mesh: Arc<str>,
@@ -400,6 +403,13 @@ impl SessionHost for Host {
             Ok(frames) => accepted_and_more(frames),
             Err(undelivered) => undelivered.answer(None),
         })
+    }
+
+    async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
+        let Some(neighbours) = self.0.neighbours.get() else {
+            return Err(Error::new(Code::Unimplemented, format!("nothing is passed on to {to} here")));
+        };
+        neighbours.pass_on(to, request, self.0.locator.as_deref(), self.0.drain.clone()).await
     }
 }
 

@@ -16,6 +16,7 @@ mod host;
 mod letter;
 mod listen;
 mod modern;
+mod neighbours;
 mod observe;
 mod ownership;
 mod perform;

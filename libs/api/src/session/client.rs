@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::StreamExt as _;
 
-use super::{Attach, Close, Delivery, Frames, SessionHost, convert};
+use super::{Attach, Close, Delivery, Frames, Request, SessionHost, convert};
 use crate::error::Error;
 use crate::pb::session as pb;
 use crate::pb::session::session_client::SessionClient as Client;
@@ -40,5 +40,9 @@ impl SessionHost for SessionClient {
 
     async fn close(&self, close: Close) -> Result<Frames, Error> {
         Ok(frames(self.0.clone().close(convert::close_to(close)).await?))
+    }
+
+    async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
+        Ok(frames(self.0.clone().relay(convert::relay_to(to, request)).await?))
     }
 }

@@ -2,7 +2,7 @@
 
 use mcp::{Era, Json};
 
-use super::{Again, Answer, Attach, Close, Delivery, Event, Frame, Transport};
+use super::{Again, Answer, Attach, Close, Delivery, Event, Frame, Request, Transport};
 use crate::error::{Code, Error};
 use crate::pb::session as pb;
 use crate::registry::convert::{json, optional_json, principal_from, principal_to, raw};
@@ -101,6 +101,27 @@ pub(super) fn close_from(c: pb::CloseRequest) -> Close {
         principal: principal_from(c.principal),
         when_idle: c.when_idle,
     }
+}
+
+pub(super) fn relay_to(to: &str, request: Request) -> pb::RelayRequest {
+    use pb::relay_request::Request as R;
+    let request = match request {
+        Request::Deliver(delivery) => R::Deliver(delivery_to(*delivery)),
+        Request::Attach(attach) => R::Attach(attach_to(attach)),
+        Request::Close(close) => R::Close(close_to(close)),
+    };
+    pb::RelayRequest { to: to.to_owned(), request: Some(request) }
+}
+
+pub(super) fn relay_from(relay: pb::RelayRequest) -> Result<(String, Request), Error> {
+    use pb::relay_request::Request as R;
+    let missing = || Error::new(Code::InvalidRequest, "what is to be passed on is missing");
+    let request = match relay.request.ok_or_else(missing)? {
+        R::Deliver(delivery) => Request::Deliver(Box::new(delivery_from(delivery)?)),
+        R::Attach(attach) => Request::Attach(attach_from(attach)),
+        R::Close(close) => Request::Close(close_from(close)),
+    };
+    Ok((relay.to, request))
 }
 
 pub(super) fn frame_to(frame: Frame) -> pb::Frame {

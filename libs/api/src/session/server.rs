@@ -38,6 +38,7 @@ impl Session for Adapter {
     type DeliverStream = Stream;
     type AttachStream = Stream;
     type CloseStream = Stream;
+    type RelayStream = Stream;
     type LinkStream = Calls;
 
     async fn deliver(&self, request: Request<pb::DeliverRequest>) -> Result<Response<Stream>, Status> {
@@ -50,6 +51,11 @@ impl Session for Adapter {
 
     async fn close(&self, request: Request<pb::CloseRequest>) -> Result<Response<Stream>, Status> {
         Ok(answer(self.host.close(convert::close_from(request.into_inner())).await?))
+    }
+
+    async fn relay(&self, request: Request<pb::RelayRequest>) -> Result<Response<Stream>, Status> {
+        let (to, request) = convert::relay_from(request.into_inner())?;
+        Ok(answer(self.host.relay(&to, request).await?))
     }
 
     async fn link(&self, request: Request<Streaming<pb::Up>>) -> Result<Response<Calls>, Status> {

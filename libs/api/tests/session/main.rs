@@ -42,4 +42,5 @@ suite! {
     a_reader_who_stalls_before_large_frames_fills_nothing,
     many_calls_at_a_time_get_their_own_answers,
     attaching_and_closing_are_calls_like_any_other,
+    what_is_passed_on_arrives_whole,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use api::session::{Answer, Attach, Close, Delivery, Event, Frame, Frames, SessionHost};
+use api::session::{Answer, Attach, Close, Delivery, Event, Frame, Frames, Request, SessionHost};
 use api::{Code, Detail, Error};
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt as _};
@@ -122,6 +122,15 @@ impl SessionHost for Host {
         let visit = self.0.enter();
         self.0.heard.send_modify(|heard| heard.push(format!("{close:?}")));
         Ok(visited(stream::iter([Ok(accepted()), Ok(answer("{}"))]).boxed(), visit))
+    }
+
+    async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
+        self.0.heard.send_modify(|heard| heard.push(format!("to {to}")));
+        match request {
+            Request::Deliver(delivery) => self.deliver(*delivery).await,
+            Request::Attach(attach) => self.attach(attach).await,
+            Request::Close(close) => self.close(close).await,
+        }
     }
 }
 

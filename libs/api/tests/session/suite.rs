@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api::session::{Again, Answer, Attach, Close, Delivery, Frame, Frames, Transport};
+use api::session::{Again, Answer, Attach, Close, Delivery, Frame, Frames, Request, Transport};
 use api::{Code, Detail, Error, Principal};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -174,4 +174,29 @@ pub(crate) async fn attaching_and_closing_are_calls_like_any_other(way: Way) {
     let frames = all(way.host.close(close.clone()).await.unwrap()).await;
     assert_eq!(frames, [Ok(accepted()), Ok(answer("{}"))]);
     assert_eq!(*way.node.heard.borrow(), [format!("{attach:?}"), format!("{close:?}")]);
+}
+
+pub(crate) async fn what_is_passed_on_arrives_whole(way: Way) {
+    let principal = Principal::default();
+    let attach = Attach {
+        session: "s".into(),
+        revision: None,
+        principal: principal.clone(),
+        last_event_id: None,
+        begin: false,
+    };
+    let close = Close { session: "s".into(), revision: None, principal, when_idle: false };
+    let delivery = Delivery { session: Some("s".into()), ..method("describe") };
+    for request in [
+        Request::Deliver(Box::new(delivery.clone())),
+        Request::Attach(attach.clone()),
+        Request::Close(close.clone()),
+    ] {
+        assert_eq!(all(way.host.relay("b:1", request).await.unwrap()).await.len(), 2);
+    }
+    let told = [format!("{delivery:?}"), format!("{attach:?}"), format!("{close:?}")];
+    let told: Vec<_> = told.into_iter().flat_map(|one| ["to b:1".to_owned(), one]).collect();
+    assert_eq!(*way.node.heard.borrow(), told);
+    let error = way.host.relay("b:1", Request::Deliver(Box::new(method("fail")))).await.err().unwrap();
+    assert!(matches!(error.detail, Some(Detail::NotOwner { .. })), "{error:?}");
 }

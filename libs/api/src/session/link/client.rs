@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use futures::{Stream, StreamExt as _};
 use prost::Message as _;
 
-use super::super::{Attach, Close, Delivery, Frames, SessionClient, SessionHost, convert};
+use super::super::{Attach, Close, Delivery, Frames, Request, SessionClient, SessionHost, convert};
 use super::{FRAME, LARGE, MAX_CALLS, Trace, WINDOW, broken, cost, ended};
 use crate::error::{Code, Detail, Error};
 use crate::pb::session as pb;
@@ -391,6 +391,10 @@ impl SessionHost for LinkClient {
     async fn close(&self, close: Close) -> Result<Frames, Error> {
         let kind = pb::up::Kind::Close(convert::close_to(close));
         self.shared.open(kind, (self.trace)())?.answer().await
+    }
+
+    async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
+        self.plain.relay(to, request).await
     }
 }
 
