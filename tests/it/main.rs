@@ -37,6 +37,7 @@ mod processes;
 mod proxy;
 mod registries;
 mod sessions;
+mod store_faults;
 mod streams;
 mod successor;
 mod transports;

@@ -20,7 +20,7 @@ use crate::observe::Asking;
 use crate::ownership::Certainty;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Listener;
-use crate::store::{Answered, Commit, Stored};
+use crate::store::{Answered, Commit, Fenced, Stored};
 
 impl Actor {
     /// Performs effects in order.
@@ -74,7 +74,8 @@ impl Actor {
         let commit = Commit { changes, after: self.resident.machine.saved(), answered };
         let committed = self.shared.store.commit(id, epoch, version, commit).await;
         let committed = match committed {
-            Err(CommitRefusal::Regress | CommitRefusal::Conflict) => self.repair().await,
+            Err(CommitRefusal::Regress) => self.fence_and_repair().await,
+            Err(CommitRefusal::Conflict) => self.repair().await,
             Ok(()) | Err(CommitRefusal::Stale | CommitRefusal::Down) => committed,
         };
         match committed {
@@ -87,6 +88,16 @@ impl Actor {
             Err(CommitRefusal::Regress | CommitRefusal::Conflict | CommitRefusal::Down) => {}
         }
         committed
+    }
+
+    /// The store has lost the fence, too. To raise it again is no claim: whoever came since has a higher one.
+    async fn fence_and_repair(&mut self) -> Result<(), CommitRefusal> {
+        let slot = (self.resident.id.slot(), self.resident.epoch);
+        match self.shared.store.fence(&[slot]).await.first() {
+            Some(Fenced::Done) => self.repair().await,
+            Some(Fenced::Higher(_)) => Err(CommitRefusal::Stale),
+            Some(Fenced::Down) | None => Err(CommitRefusal::Down),
+        }
     }
 
     async fn repair(&mut self) -> Result<(), CommitRefusal> {

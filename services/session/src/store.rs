@@ -15,7 +15,8 @@ mod redis;
 use api::session::Transport;
 use api::{Epoch, Principal, SessionId, Slot};
 use async_trait::async_trait;
-use machines::{Change, CommitRefusal, Snapshot};
+pub use machines::CommitRefusal;
+use machines::{Change, Snapshot};
 use mcp::Json;
 
 pub use self::config::Config;

@@ -73,7 +73,6 @@ struct Counts {
     regress: Counter,
     conflict: Counter,
     down: Counter,
-    repaired: Counter,
     refused_short: Counter,
     went_short: Counter,
 }
@@ -377,7 +376,6 @@ impl SessionStore for Redis {
         let written = self.rewrite(id, &instead, (epoch, &by), (*version, &parts), None).await;
         let repaired = written.and_then(|(reply, _)| reply.done());
         if repaired.is_ok() {
-            self.counts.repaired.inc();
             self.doubts.settle(id);
         }
         self.refused(repaired)
@@ -428,11 +426,6 @@ impl Counts {
             regress: refusal("regress"),
             conflict: refusal("conflict"),
             down: refusal("down"),
-            repaired: metrics.counter(
-                "trunkline_store_repairs",
-                "Sessions that the store had lost and was given again",
-                &[],
-            ),
             refused_short: short("refused"),
             went_short: short("delivered"),
         }

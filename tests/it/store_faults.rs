@@ -1,0 +1,55 @@
+//! What clients see of a store that has lost data, loses answers or is down.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use session::store::faulty::{Fault, Faulty, Op};
+use session::store::{CommitRefusal, Memory};
+use tests::client::Client;
+use tests::mesh::Mesh;
+use tests::scripted::{Scripted, shared};
+
+fn registry() -> Arc<Scripted> {
+    use futures::{StreamExt as _, stream};
+    let registry = Scripted::new("r", |_, _| stream::pending().boxed());
+    shared(registry)
+}
+
+async fn set_level(client: &Client, level: &str) -> Result<u16> {
+    let text = r#"{"jsonrpc":"2.0","id":9,"method":"logging/setLevel","params":{"level":"LEVEL"}}"#;
+    let answer = client.post(text.replace("LEVEL", level)).await?;
+    let (status, text) = (answer.status, answer.text().await?);
+    assert_eq!(status.as_u16() == 200, text.contains(r#""result""#), "{status} {text}");
+    Ok(status.as_u16())
+}
+
+/// The faults, one after the other, in one session; and then its next owner.
+async fn a_session_outlives_what_happens_to_its_store() -> Result<()> {
+    let store = Faulty::new(Arc::new(Memory::default()));
+    let mesh = Mesh::successor(store.clone(), 1, vec![registry()]).await?;
+    let mut client = mesh.client();
+    client.initialize("2025-11-25", "{}").await?;
+    for (lost, level) in [(CommitRefusal::Regress, "info"), (CommitRefusal::Conflict, "notice")] {
+        store.next(Op::Commit, Fault::Refuse(lost));
+        assert_eq!(set_level(&client, level).await?, 200, "{lost:?}: the owner has all of it");
+    }
+    assert_eq!(store.seen(Op::Repair), 2);
+    store.next(Op::Commit, Fault::Lose);
+    assert_eq!(set_level(&client, "alert").await?, 503);
+    assert_eq!(set_level(&client, "error").await?, 200, "what was done unheard is written over");
+    store.set_down(true);
+    assert_eq!(set_level(&client, "debug").await?, 503);
+    store.set_down(false);
+
+    let second = Mesh::successor(store, 2, vec![registry()]).await?;
+    let mut moved = second.client();
+    moved.session.clone_from(&client.session);
+    moved.revision.clone_from(&client.revision);
+    assert_eq!(set_level(&moved, "info").await?, 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_loses_its_owner_still_has() {
+    a_session_outlives_what_happens_to_its_store().await.unwrap();
+}
