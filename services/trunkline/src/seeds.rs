@@ -4,6 +4,7 @@
 //! know: how a configuration is loaded. Everything of ours wins over what is set by these names.
 
 mod jsonc;
+mod redis;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -29,7 +30,6 @@ enum Fate {
     NotNeeded(&'static str),
 }
 
-const REDIS: &str = "comes with the Redis store; until then sessions are in the memory of their node";
 const BRIDGE: &str = "existing MCP servers come with the bridge; registry processes are session.registries";
 
 /// Variables of the environment.
@@ -40,12 +40,12 @@ const VARIABLES: [(&str, Fate); 14] = [
     ("NODE_NAME", Fate::Sets("session.node and telemetry.node, if NODE_ID does not")),
     ("NODE_ADDRESS", Fate::Sets("session.listen (its host)")),
     ("NODE_PORT", Fate::Sets("session.listen (its port)")),
-    ("MCP_SESSION_USE_INMEMORY", Fate::Is("true is how it is; false comes with the Redis store")),
-    ("REDIS_URL", Fate::NotYet(REDIS)),
-    ("REDIS_ADDRESS", Fate::NotYet(REDIS)),
-    ("REDIS_PASSWORD", Fate::NotYet(REDIS)),
-    ("MCP_REDIS_HOST", Fate::NotYet(REDIS)),
-    ("MCP_REDIS_PORT", Fate::NotYet(REDIS)),
+    ("MCP_SESSION_USE_INMEMORY", Fate::Is("true is how it is without store.redis; for false, set that")),
+    ("REDIS_URL", Fate::Sets("store.redis, and store.password if it has one")),
+    ("REDIS_ADDRESS", Fate::Sets("store.redis (host:port), if REDIS_URL does not")),
+    ("REDIS_PASSWORD", Fate::Sets("store.password, if REDIS_URL does not")),
+    ("MCP_REDIS_HOST", Fate::Sets("store.redis (its host), if the two above do not")),
+    ("MCP_REDIS_PORT", Fate::Sets("store.redis (its port, else 6379) beside MCP_REDIS_HOST")),
     ("MCP_SERVERS", Fate::NotYet(BRIDGE)),
     ("LOAD_BALANCING_STRATEGY", Fate::NotYet("comes with pools of equal servers, which the bridge uses")),
 ];
@@ -150,6 +150,13 @@ pub(crate) fn overrides(environment: &BTreeMap<String, String>) -> Vec<Override>
         let port = given.port.map_or(port, |(_, port)| port);
         found.push(Override::environment(name, &["session", "listen"], &format!("{host}:{port}")));
     }
+    if let Some(redis) = redis::read(environment) {
+        let list = format!("[{}]", mcp::edit::quote(&redis.address));
+        found.push(Override::environment(redis.named, &["store", "redis"], &list));
+        if let Some((name, password)) = redis.password {
+            found.push(Override::environment(name, &["store", "password"], &mcp::edit::quote(&password)));
+        }
+    }
     found
 }
 
@@ -174,12 +181,19 @@ pub(crate) fn remarks(environment: &BTreeMap<String, String>, config: &Config, r
     {
         remarks.taken.push(format!("{name} sets session.listen to {}", config.session.listen));
     }
+    if let Some(redis) = redis::read(environment)
+        && config.store.redis == [redis.address]
+        && roles.contains(&"session")
+    {
+        remarks.taken.push(format!("{} keeps sessions in {}", redis.named, config.store.redis.join(" ")));
+    }
     for (name, fate) in VARIABLES {
         let Some(value) = environment.get(name) else { continue };
         match fate {
             Fate::NotYet(with) => remarks.ignored.push(format!("{name} has no effect yet: {with}")),
-            Fate::Is(_) if value != "true" && value != "1" => {
-                remarks.ignored.push(format!("{name}={value} has no effect yet: {REDIS}"));
+            Fate::Is(_) if value != "true" && value != "1" && config.store.redis.is_empty() => {
+                let why = "sessions are kept in Redis once store.redis or REDIS_URL says where it is";
+                remarks.ignored.push(format!("{name}={value} has no effect: {why}"));
             }
             Fate::Sets(_) | Fate::Is(_) | Fate::Instead(_) | Fate::NotNeeded(_) => {}
         }
@@ -276,7 +290,7 @@ mod tests {
     #[test]
     fn what_took_effect_is_said_and_what_did_not_too() {
         let used = [("PORT", "3000"), ("NODE_ID", "n1")];
-        let unused = [("MCP_SESSION_USE_INMEMORY", "false"), ("REDIS_PASSWORD", "secret-word")];
+        let unused = [("MCP_SESSION_USE_INMEMORY", "false"), ("MCP_SERVERS", "secret-word")];
         let all = environment(&[used, unused].concat());
         let config = loaded(&used, &[]);
         let said = remarks(&all, &config, &["gateway", "session"]);

@@ -1,5 +1,6 @@
 //! Settings of the store.
 
+use chassis::config::Secret;
 use serde::{Deserialize, Serialize};
 
 /// Section `[store]`.
@@ -12,6 +13,9 @@ pub struct Config {
     pub cluster: bool,
     /// File with the password; the user stands in the address, redis://user@host:port.
     pub password_file: String,
+    /// The password itself, where there is no file for it.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub password: Secret,
     /// File with the authorities (PEM) that may vouch for servers of rediss:// addresses. Empty = those of this machine.
     pub ca: String,
     /// Replicas that have to have a commit before its client hears of it. 0 = none; else set min-replicas-to-write too.
@@ -24,12 +28,17 @@ pub struct Config {
     pub key_prefix: String,
 }
 
+fn is_empty(secret: &Secret) -> bool {
+    secret.expose().is_empty()
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             redis: Vec::new(),
             cluster: false,
             password_file: String::new(),
+            password: Secret::default(),
             ca: String::new(),
             wait_replicas: 0,
             wait_ms: 50,

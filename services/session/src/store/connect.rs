@@ -137,7 +137,7 @@ fn judge(config: &Config, found: &Seen) -> Result<(), ConnectError> {
 
 fn servers(config: &Config) -> Result<Servers, ConnectError> {
     let password = match config.password_file.as_str() {
-        "" => None,
+        "" => Some(config.password.expose().to_owned()).filter(|password| !password.is_empty()),
         path => Some(file("store.password_file", path)?.trim_end_matches(['\r', '\n']).to_owned()),
     };
     let ca = match config.ca.as_str() {

@@ -47,14 +47,17 @@ fn a_port_of_the_platform_is_used_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let mut asked = command(&["up", "--data", folder.path().join("data").to_str().unwrap()]);
     // Any free port, as the default 8080 may be taken.
-    asked.env("PORT", "0").env("NODE_ID", "node-7").env("REDIS_URL", "redis://user:hidden@redis:6379");
+    asked.env("PORT", "0").env("NODE_ID", "node-7").env("MCP_SERVERS", "hidden");
     let mut running = Running::start(&mut asked);
     assert!(!running.listening("gateway").contains(":8080"));
     running.signal("TERM");
     assert!(running.ended().success());
     let log = running.stderr();
     assert!(log.contains("PORT sets gateway.listen to 127.0.0.1:0; NODE_ID names this node node-7"), "{log}");
-    assert!(log.contains("REDIS_URL has no effect yet: comes with the Redis store"), "{log}");
+    assert!(
+        log.contains("MCP_SERVERS has no effect yet: existing MCP servers come with the bridge"),
+        "{log}"
+    );
     assert!(!log.contains("hidden"), "{log}");
 }
 
