@@ -45,7 +45,7 @@ pub struct Load {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { sessions: 16, width: 2, churning: 2, modern: 3, pause: Duration::from_millis(100) }
+        Self { sessions: 12, width: 2, churning: 2, modern: 3, pause: Duration::from_millis(150) }
     }
 }
 
@@ -93,17 +93,25 @@ impl World {
     /// Starts everything.
     #[must_use]
     pub fn start(&self, load: Load) -> JoinSet<()> {
+        self.start_named("", load)
+    }
+
+    /// The same; the names of all clients begin with this.
+    #[must_use]
+    pub fn start_named(&self, name: &str, load: Load) -> JoinSet<()> {
         let mut clients = JoinSet::new();
         for number in 0..load.sessions {
-            clients.spawn(session::work(self.clone(), format!("s{number}"), load));
+            clients.spawn(session::work(self.clone(), format!("{name}s{number}"), load));
         }
         for number in 0..load.churning {
-            clients.spawn(churn::work(self.clone(), format!("churn{number}"), load));
+            clients.spawn(churn::work(self.clone(), format!("{name}churn{number}"), load));
         }
         for number in 0..load.modern {
-            clients.spawn(modern::work(self.clone(), format!("modern{number}"), load));
+            clients.spawn(modern::work(self.clone(), format!("{name}modern{number}"), load));
         }
-        clients.spawn(stranger::work(self.clone(), load));
+        if load.sessions > 0 {
+            clients.spawn(stranger::work(self.clone(), load));
+        }
         clients
     }
 

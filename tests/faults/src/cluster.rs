@@ -280,6 +280,7 @@ impl Cluster {
     pub async fn stop(&mut self, name: &str) -> Result<()> {
         let unit = self.unit_mut(name)?;
         let mut process = unit.process.take().with_context(|| format!("{name} does not run"))?;
+        unit.proxy.close_door();
         let stopped = process.stop().await;
         unit.proxy.listen(false);
         stopped
@@ -379,12 +380,14 @@ impl Cluster {
     /// When something does not end well; the rest is ended all the same.
     pub async fn shut_down(&mut self) -> Result<()> {
         let mut wrong = Vec::new();
-        for unit in self.units.iter_mut().rev() {
-            if let Some(mut process) = unit.process.take()
-                && let Err(error) = process.stop().await
-            {
-                wrong.push(format!("{error:#}"));
-            }
+        // The edge first, then what stands behind it.
+        for role in [Role::Gateway, Role::Session, Role::Ledger, Role::Tools, Role::Resources, Role::Prompts] {
+            let units = self.units.iter_mut().filter(|unit| unit.role == role);
+            let stopping = units.filter_map(|unit| unit.process.take()).map(|mut process| async move {
+                process.stop().await
+            });
+            let stopped = futures::future::join_all(stopping).await;
+            wrong.extend(stopped.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
         }
         anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(())

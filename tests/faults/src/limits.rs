@@ -24,7 +24,7 @@ pub(crate) fn broken(limit: Limit, history: &History, judgement: &Judgement, mov
     let windows = windows(history);
     let inside = |seen: &&Seen<'_>| {
         windows.iter().any(|(from, to)| (*from..=*to).contains(&seen.begun))
-            && !matches!(seen.f, Doing::Hijack | Doing::Stranger)
+            && !matches!(seen.f, Doing::Late | Doing::Hijack | Doing::Stranger)
     };
     match limit {
         Limit::RecoveryP99(most) => {
@@ -41,6 +41,11 @@ pub(crate) fn broken(limit: Limit, history: &History, judgement: &Judgement, mov
         Limit::FailPerMille(most) => share(seen.iter().filter(inside), most, "operations"),
         Limit::ModernFailPerMille(most) => {
             share(seen.iter().filter(inside).filter(|seen| seen.modern), most, "calls without a session")
+        }
+        Limit::SessionsLost(most) => {
+            let lost = sessions_lost(history);
+            let names = lost.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+            (lost.len() > most).then(|| format!("{} sessions were lost, among them {names}", lost.len()))
         }
         Limit::NoUnknownThatRan => {
             let ran = seen.iter().filter(|seen| matches!(seen.end, What::Info { explicit: true, .. }) && seen.ran);
@@ -101,6 +106,23 @@ fn seen(history: &History) -> Vec<Seen<'_>> {
         }
     }
     seen
+}
+
+/// Sessions that are gone although their clients did not end them.
+fn sessions_lost(history: &History) -> Vec<&str> {
+    let mut ending: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut lost = Vec::new();
+    for line in &history.lines {
+        let session = line.session.as_deref().unwrap_or("");
+        match &line.what {
+            What::Invoke { op, f: Doing::Delete, .. } => {
+                ending.insert(session, op);
+            }
+            What::Gone {} if !ending.contains_key(session) => lost.push(session),
+            _ => {}
+        }
+    }
+    lost
 }
 
 /// When faults lasted.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -75,7 +76,7 @@ impl Rules {
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
-    _serving: JoinSet<()>,
+    serving: tokio::task::JoinHandle<()>,
 }
 
 struct Shared {
@@ -118,9 +119,15 @@ impl Proxy {
             draw: Mutex::new(draw),
             open: watch::Sender::new(true),
         });
-        let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, address, Arc::clone(&shared)));
-        Ok(Self { address, shared, _serving: serving })
+        let listener = listener.into_std()?;
+        let serving = Arc::clone(&shared);
+        let serving = threads()?.spawn(async move {
+            // It was one a moment ago.
+            if let Ok(listener) = TcpListener::from_std(listener) {
+                serve(listener, address, serving).await;
+            }
+        });
+        Ok(Self { address, shared, serving })
     }
 
     /// Where to dial.
@@ -140,6 +147,11 @@ impl Proxy {
         if !open {
             self.reset_all();
         }
+    }
+
+    /// Takes no more connections; those that are open stay. What drains does so.
+    pub fn close_door(&self) {
+        self.shared.open.send_replace(false);
     }
 
     /// Makes all links as bad as this.
@@ -173,6 +185,20 @@ impl Proxy {
     pub fn dialled(&self) -> Vec<String> {
         locked(&self.shared.links).live.keys().cloned().collect()
     }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// All proxies have threads of their own: however busy clients are, links are only as bad as they are told to be.
+fn threads() -> Result<&'static Runtime> {
+    static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().ok()
+    });
+    THREADS.as_ref().context("there are no threads for fault proxies")
 }
 
 impl Shared {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,7 @@ use history::line::{Line, Source, What};
 use sha2::{Digest as _, Sha256};
 
 /// What is longer stands in a history as its digest.
-const WHOLE: usize = 200;
+const WHOLE: usize = 400;
 
 /// A history that is being written. Cheap to clone.
 #[derive(Clone)]
@@ -20,6 +21,7 @@ struct Inner {
     /// The same moment, in nanoseconds since 1970.
     begun_unix: u64,
     writers: Mutex<BTreeMap<String, (Source, Vec<Line>)>>,
+    operations: AtomicUsize,
 }
 
 /// Writes as one of the writers.
@@ -34,7 +36,7 @@ impl Default for Recorder {
     fn default() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let begun_unix = u64::try_from(now.as_nanos()).unwrap_or(0);
-        Self(Arc::new(Inner { begun: Instant::now(), begun_unix, writers: Mutex::default() }))
+        Self(Arc::new(Inner { begun: Instant::now(), begun_unix, writers: Mutex::default(), operations: AtomicUsize::new(0) }))
     }
 }
 
@@ -60,9 +62,7 @@ impl Recorder {
     /// How many operations there are so far.
     #[must_use]
     pub fn operations(&self) -> usize {
-        let writers = self.0.writers.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = writers.values().flat_map(|(_, lines)| lines);
-        lines.filter(|line| matches!(line.what, What::Invoke { .. })).count()
+        self.0.operations.load(Ordering::Relaxed)
     }
 
     /// Whether the latest operation that ended was done.
@@ -114,6 +114,9 @@ impl Pen {
 
     /// Writes a line of another time, which must not be before this writer's last one.
     pub fn write_at(&self, t: u64, session: Option<&str>, what: What) {
+        if matches!(what, What::Invoke { .. }) {
+            self.recorder.0.operations.fetch_add(1, Ordering::Relaxed);
+        }
         let mut writers = self.recorder.0.writers.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, lines) = writers.entry(self.name.to_string()).or_insert_with(|| (self.src, Vec::new()));
         let t = lines.last().map_or(t, |last| t.max(last.t));

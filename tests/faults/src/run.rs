@@ -37,6 +37,8 @@ pub struct Options {
     pub out: PathBuf,
     /// The version of the product.
     pub commit: String,
+    /// Replicas of each registry.
+    pub replicas: usize,
 }
 
 /// A run that is under way.
@@ -89,14 +91,18 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     std::fs::create_dir_all(&dir)?;
     let draw = Draw::new(options.seed).of(fault.name);
     let recorder = Recorder::default();
-    let shape = fault.shape();
+    let shape = Shape { replicas: options.replicas, ..fault.shape() };
+    let lap = |what: &str| tracing_lap(&begun, what);
     let mut cluster = Cluster::start(&dir, &shape, &draw).await?;
+    lap("started");
     cluster.settled(PATIENCE).await?;
+    lap("settled");
     let monitors = Monitors::start(&cluster.redis.ports());
     cluster.sink.watch_for(cluster.keys.values().cloned().collect());
     let world = World::new(recorder.clone(), cluster.gateways(), cluster.keys.clone(), draw.clone());
     serves(&world).await.with_context(|| died(&mut cluster))?;
 
+    lap("serves");
     let pen = recorder.pen(Source::Runner, "runner");
     let (name, commit) = (fault.name.to_owned(), options.commit.clone());
     pen.write(None, What::Run { fault: name, seed: options.seed, commit });
@@ -108,19 +114,23 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let mut run =
         Run { cluster, world, draw, quick: options.quick, pen, windows: 0, extra: JoinSet::new() };
     let injected = hurt(fault, &mut run, &recorder, &counters).await;
+    lap("hurt");
     let mut complaints = finish(&mut run, clients, &recorder, &counters, injected.is_err()).await;
     if let Err(error) = injected {
         complaints.push(format!("the fault could not be injected: {error:#}"));
     }
+    lap("finished");
     let after = settle(&run.cluster, &before).await?;
     observers::write_inventory(&run.pen, Phase::After, &after, &before);
     counters.look(&observers::scrapable(&run.cluster)).await;
     counters.write(&recorder);
+    lap("left");
     let moves = observers::acquisitions(&run.cluster, &recorder).await?;
     complaints.extend(run.cluster.died().into_iter().map(|unit| format!("ended by itself: {unit}")));
     if let Err(error) = run.cluster.shut_down().await {
         complaints.push(format!("{error:#}"));
     }
+    lap("down");
     monitors.write(&recorder, &run.world.names());
     observers::ledger(&run.cluster.ledger, &recorder)?;
     traces(&run, &recorder);
@@ -135,6 +145,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let judgement = judge(&history, demands);
     complaints.extend(fault.own_limit(&history, &judgement, moves));
     let report = judgement.report(&history);
+    lap("judged");
     Ok(Outcome { judgement, complaints, report, moves, took: begun.elapsed() })
 }
 
@@ -189,7 +200,7 @@ async fn serves(world: &World) -> Result<()> {
     let (quiet, draw) = (Recorder::default(), Draw::new(1));
     let probe = World::new(quiet.clone(), world.gateways(), world.keys(), draw);
     let load = Load { sessions: 0, churning: 0, modern: 1, ..Load::default() };
-    let _calling = probe.start(load);
+    let _calling = probe.start_named(observers::PROBE, load);
     let mut in_a_row = 0;
     while in_a_row < 5 {
         ensure!(Instant::now() < until, "the mesh does not answer calls{}", quiet.last_failure());
@@ -233,6 +244,7 @@ fn traces(run: &Run, recorder: &Recorder) {
         pen.write(None, What::Span { trace, text });
     }
     for trace in seen.traces {
+        let trace = format!("{trace:032x}");
         pen.write(None, What::Span { trace, text: String::new() });
     }
 }
@@ -338,3 +350,6 @@ impl Run {
 pub fn usual() -> Shape {
     Shape::default()
 }
+
+#[allow(clippy::print_stderr, reason="x")]
+fn tracing_lap(begun: &Instant, what: &str) { eprintln!("{:.1} {what}", begun.elapsed().as_secs_f64()); }

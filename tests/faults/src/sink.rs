@@ -11,6 +11,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tonic::transport::Server;
@@ -27,8 +29,8 @@ pub struct Sink {
 /// What came.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
-    /// Ids of traces, in hexadecimal.
-    pub traces: BTreeSet<String>,
+    /// Ids of traces.
+    pub traces: BTreeSet<u128>,
     /// Spans that show a secret: the trace, and the text.
     pub leaks: Vec<(String, String)>,
     /// How many spans.
@@ -48,15 +50,35 @@ impl TraceService for Receiver {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for span in of_services.flat_map(|of| of.scope_spans).flat_map(|scope| scope.spans) {
             seen.spans += 1;
-            let trace: String = span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
-            let text = format!("{span:?}");
-            if seen.secrets.iter().any(|secret| text.contains(secret)) {
-                seen.leaks.push((trace.clone(), text));
+            if seen.secrets.iter().any(|secret| shows(&span, secret)) {
+                let leak = (hexadecimal(&span.trace_id), format!("{span:?}"));
+                seen.leaks.push(leak);
             }
-            seen.traces.insert(trace);
+            if let Ok(trace) = span.trace_id.try_into() {
+                seen.traces.insert(u128::from_be_bytes(trace));
+            }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
+}
+
+/// Whether a text of a span contains this.
+fn shows(span: &Span, secret: &str) -> bool {
+    let status = span.status.as_ref().map(|status| status.message.as_str());
+    let events = span.events.iter();
+    let texts = events.clone().map(|event| event.name.as_str()).chain([span.name.as_str()]).chain(status);
+    let attributes = span.attributes.iter().chain(events.flat_map(|event| &event.attributes));
+    let values = attributes.filter_map(|attribute| attribute.value.as_ref()?.value.as_ref());
+    texts.into_iter().any(|text| text.contains(secret))
+        || values.into_iter().any(|value| match value {
+            Value::StringValue(text) => text.contains(secret),
+            Value::ArrayValue(_) | Value::KvlistValue(_) => format!("{value:?}").contains(secret),
+            _ => false,
+        })
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Sink {

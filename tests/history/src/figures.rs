@@ -8,7 +8,7 @@ use crate::verdict;
 use crate::windows::{outages_of, windows};
 
 /// A session that was out for less than this felt nothing, in nanoseconds.
-const FELT: u64 = 100_000_000;
+const FELT: u64 = 250_000_000;
 
 /// Numbers of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,13 +92,22 @@ impl Figures {
     }
 }
 
-/// Outages that met a window of a fault.
+/// For each injected fault, the longest outage of each session that it can have caused.
 fn recovery(history: &History) -> Spread {
     let windows = windows(history);
-    let of_fault = |from: u64, to: u64| windows.iter().any(|window| window.meets(from, to));
-    let outages = outages_of(history).into_iter();
-    let felt = outages.filter(|outage| outage.took() >= FELT && of_fault(outage.from, outage.to));
-    Spread::of(felt.map(|outage| outage.took() / 1_000_000).collect())
+    let mut worst: BTreeMap<(usize, &str), u64> = BTreeMap::new();
+    let outages = outages_of(history);
+    let injected = history.lines.iter().enumerate().filter(|(_, line)| verdict::is_injection(&line.what));
+    for (at, injected) in injected {
+        let end = windows.iter().filter(|window| window.meets(injected.t, injected.t)).map(|window| window.to);
+        let end = end.min().unwrap_or(u64::MAX);
+        let met = outages.iter().filter(|outage| outage.to >= injected.t && outage.from <= end);
+        for outage in met.filter(|outage| outage.took() >= FELT) {
+            let session = worst.entry((at, outage.session)).or_default();
+            *session = (*session).max(outage.to.saturating_sub(outage.from.max(injected.t)));
+        }
+    }
+    Spread::of(worst.into_values().filter(|took| *took >= FELT).map(|took| took / 1_000_000).collect())
 }
 
 impl Spread {

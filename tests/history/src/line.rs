@@ -65,6 +65,8 @@ pub enum Doing {
     Echo,
     /// Asks the session whether it is there.
     Ping,
+    /// Uses a session that has ended (W8).
+    Late,
     /// Uses somebody else's session (W7).
     Hijack,
     /// Uses a session that there never was, to know what that looks like (W7).
@@ -149,6 +151,9 @@ pub enum What {
         op: String,
         /// Whether the mesh said so, as opposed to a connection that broke.
         explicit: bool,
+        /// What it said.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        body: String,
         /// The trace it is in.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<String>,

@@ -15,7 +15,7 @@ pub(crate) struct Window<'a> {
     of: Span,
     pub(crate) limit_ms: Option<u64>,
     from: u64,
-    to: u64,
+    pub(crate) to: u64,
     line: usize,
 }
 
@@ -51,14 +51,15 @@ pub(crate) fn windows(history: &History) -> Vec<Window<'_>> {
 }
 
 /// A time in which a session got nothing done although its client tried.
-pub(crate) struct Outage {
+pub(crate) struct Outage<'a> {
+    pub(crate) session: &'a str,
     pub(crate) from: u64,
     pub(crate) to: u64,
     /// The first attempt that failed, and what ended the outage.
     lines: Vec<usize>,
 }
 
-impl Outage {
+impl Outage<'_> {
     /// In nanoseconds.
     pub(crate) const fn took(&self) -> u64 {
         self.to.saturating_sub(self.from)
@@ -68,9 +69,9 @@ impl Outage {
 /// An operation: when it was begun, how and when it ended, and its lines.
 type Attempt = (u64, usize, Ending, u64, usize);
 
-/// The outages of each session: from the beginning of the first attempt that came to nothing to the next success. What
+/// The outages of each session: from the beginning of the first attempt that came to nothing to the next success, or to the last attempt. What
 /// waits for others, or is meant to fail, does not count.
-pub(crate) fn outages_of(history: &History) -> Vec<Outage> {
+pub(crate) fn outages_of(history: &History) -> Vec<Outage<'_>> {
     let mut sessions: BTreeMap<&str, Vec<Attempt>> = BTreeMap::new();
     for operation in history.operations.values() {
         let counts =
@@ -82,27 +83,28 @@ pub(crate) fn outages_of(history: &History) -> Vec<Outage> {
             attempts.push((history.at(operation.invoked), operation.invoked, ending, line.t, *end));
         }
     }
-    let last = history.lines.last().map_or(0, |line| line.t);
     let mut outages = Vec::new();
-    for attempts in sessions.values_mut() {
+    for (session, attempts) in &mut sessions {
         attempts.sort_unstable_by_key(|attempt| attempt.0);
         let mut open: Option<(u64, usize)> = None;
         for (begun, invoked, ending, ended, end) in attempts.iter().copied() {
             match (ending, open) {
                 (Ending::Done, Some((from, first))) if begun >= from => {
-                    outages.push(Outage { from, to: ended, lines: vec![first, end] });
+                    outages.push(Outage { session, from, to: ended, lines: vec![first, end] });
                     open = None;
                 }
                 // One that was slow was out for as long as it took.
                 (Ending::Done, _) => {
-                    outages.push(Outage { from: begun, to: ended, lines: vec![invoked, end] })
+                    outages.push(Outage { session, from: begun, to: ended, lines: vec![invoked, end] })
                 }
                 (Ending::NotDone | Ending::Unknown, None) => open = Some((begun, invoked)),
                 (Ending::NotDone | Ending::Unknown, Some(_)) | (Ending::TakenBack, _) => {}
             }
         }
-        if let Some((from, first)) = open {
-            outages.push(Outage { from, to: last, lines: vec![first] });
+        // A client that gave up says nothing more about the mesh.
+        let last = attempts.iter().map(|attempt| attempt.3).max();
+        if let (Some((from, first)), Some(to)) = (open, last) {
+            outages.push(Outage { session, from, to, lines: vec![first] });
         }
     }
     outages
@@ -136,7 +138,7 @@ pub(crate) fn planned(history: &History) -> Findings {
     for window in windows(history).iter().filter(|window| window.of == Span::Planned) {
         for operation in history.operations.values() {
             let begun = history.at(operation.invoked);
-            let meant = matches!(operation.f, Doing::Hijack | Doing::Stranger);
+            let meant = matches!(operation.f, Doing::Late | Doing::Hijack | Doing::Stranger);
             if meant || begun < window.from || begun > window.to {
                 continue;
             }

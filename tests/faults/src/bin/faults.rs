@@ -29,6 +29,9 @@ struct Args {
     /// The version of the product, for the record.
     #[arg(long, default_value = "")]
     commit: String,
+    /// Replicas of each registry.
+    #[arg(long, default_value_t = 2)]
+    replicas: usize,
     /// Prints what there is and ends.
     #[arg(long)]
     list: bool,
@@ -64,6 +67,7 @@ async fn all(args: &Args, chosen: &[&'static Fault]) -> Result<ExitCode> {
                 quick: args.quick,
                 out: args.out.clone(),
                 commit: args.commit.clone(),
+                replicas: args.replicas,
             };
             let well = match run(fault, &options).await {
                 Ok(outcome) => {

@@ -34,9 +34,23 @@ pub enum Ended {
     Unknown {
         /// Whether the mesh said so.
         explicit: bool,
+        /// What it said.
+        body: String,
     },
     /// Nothing came at all.
     Silence,
+}
+
+impl Ended {
+    /// The connection ended, and nobody said anything.
+    pub(super) const fn broken() -> Self {
+        Self::Unknown { explicit: false, body: String::new() }
+    }
+
+    /// The mesh said that it does not know, or that something went wrong underway.
+    pub(super) fn unknown(body: &str) -> Self {
+        Self::Unknown { explicit: true, body: body.to_owned() }
+    }
 }
 
 /// A request that is under way.
@@ -97,7 +111,7 @@ impl<'a> Call<'a> {
         let answer = match self.session.http.post(&headers, body).await {
             Ok(answer) => answer,
             Err(Lost::NotSent) => return Ended::NotDone { status: 0, body: "nobody was reached".into() },
-            Err(Lost::Broken) => return Ended::Unknown { explicit: false },
+            Err(Lost::Broken) => return Ended::broken(),
         };
         if answer.is_stream() {
             return self.follow(answer).await;
@@ -105,7 +119,7 @@ impl<'a> Call<'a> {
         let status = answer.status.as_u16();
         match answer.text().await {
             Ok(text) => self.understood(status, &text),
-            Err(_broken) => Ended::Unknown { explicit: false },
+            Err(_broken) => Ended::broken(),
         }
     }
 
@@ -137,7 +151,7 @@ impl<'a> Call<'a> {
             }
             let Some((id, place)) = reading.last.clone() else {
                 // Nothing to take it up by.
-                return Ended::Unknown { explicit: false };
+                return Ended::broken();
             };
             if reading.idle > 0 {
                 tokio::time::sleep(reading.retry).await;
@@ -156,10 +170,10 @@ impl<'a> Call<'a> {
                         (429 | 503, _) | (_, Err(_)) => None,
                         (404, Ok(_)) => {
                             self.session.is_gone();
-                            return Ended::Unknown { explicit: true };
+                            return Ended::unknown("the session is gone");
                         }
                         // Told that the stream is no more, with whatever was in it.
-                        (_, Ok(_)) => return Ended::Unknown { explicit: true },
+                        (_, Ok(text)) => return Ended::unknown(&text),
                     }
                 }
                 Err(_lost) => None,
@@ -194,7 +208,8 @@ impl<'a> Call<'a> {
                 }
             } else if message.get("id").is_some() || message.get("error").is_some() {
                 self.session.write(response(&message, Some(&self.op)));
-                if let Some((_, place)) = &reading.last {
+                // A response without an id was made up for want of the one that was kept.
+                if let (Some((_, place)), Some(_)) = (&reading.last, &event.id) {
                     let (conn, stream) = (reading.conn.clone(), place.stream.clone());
                     self.session.write(What::Complete { conn, stream });
                 }
@@ -221,11 +236,11 @@ pub(super) fn ending(status: u16, message: &Value, text: &str) -> Ended {
     if let Some(result) = message.get("result") {
         // A tool that failed has run; what it did is not told.
         let failed = result.get("isError").and_then(Value::as_bool).unwrap_or(false);
-        return if failed { Ended::Unknown { explicit: true } } else { Ended::Done(result.clone()) };
+        return if failed { Ended::unknown(text) } else { Ended::Done(result.clone()) };
     }
     let outcome = message.pointer("/error/data/outcome").and_then(Value::as_str);
     if outcome == Some("unknown") {
-        return Ended::Unknown { explicit: true };
+        return Ended::unknown(text);
     }
     Ended::NotDone { status, body: text.to_owned() }
 }

@@ -18,8 +18,8 @@ pub(super) async fn work(world: World, name: String, load: Load) {
             }
             session.end().await;
             // It must not be there any more, at either gateway.
-            session.call(Doing::Ping).await;
-            session.call(Doing::Count).await;
+            session.call(Doing::Late).await;
+            session.call(Doing::Late).await;
         }
         world.pause(load.pause * 3).await;
     }

@@ -53,7 +53,7 @@ async fn call(http: &Http, pen: &Pen, op: &str, f: Doing, trace: &str) -> Ended 
     let answer = match http.post(&headers, body.to_string()).await {
         Ok(answer) => answer,
         Err(Lost::NotSent) => return Ended::NotDone { status: 0, body: String::new() },
-        Err(Lost::Broken) => return Ended::Unknown { explicit: false },
+        Err(Lost::Broken) => return Ended::broken(),
     };
     let status = answer.status.as_u16();
     let text = if answer.is_stream() {
@@ -62,13 +62,13 @@ async fn call(http: &Http, pen: &Pen, op: &str, f: Doing, trace: &str) -> Ended 
             match events.next().await {
                 Next::Event(event) if event.data.contains("\"id\"") => break event.data,
                 Next::Event(_) => {}
-                Next::End | Next::Broken => return Ended::Unknown { explicit: false },
+                Next::End | Next::Broken => return Ended::broken(),
             }
         }
     } else {
         match answer.text().await {
             Ok(text) => text,
-            Err(_broken) => return Ended::Unknown { explicit: false },
+            Err(_broken) => return Ended::broken(),
         }
     };
     let message: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
@@ -88,8 +88,8 @@ fn write(pen: &Pen, op: String, trace: String, ended: &Ended) {
             let trace = Some(trace).filter(|_| *status != 0);
             What::Fail { op, status: *status, body: digest(body), trace }
         }
-        Ended::Unknown { explicit } => {
-            What::Info { op, explicit: *explicit, trace: Some(trace).filter(|_| *explicit) }
+        Ended::Unknown { explicit, body } => {
+            What::Info { op, explicit: *explicit, body: digest(body), trace: Some(trace).filter(|_| *explicit) }
         }
         Ended::Silence => return,
     };

@@ -127,7 +127,7 @@ impl Session {
             Err(crate::http::Lost::NotSent) => {
                 return (Ended::NotDone { status: 0, body: String::new() }, String::new());
             }
-            Err(crate::http::Lost::Broken) => return (Ended::Unknown { explicit: false }, String::new()),
+            Err(crate::http::Lost::Broken) => return (Ended::broken(), String::new()),
         };
         let status = answer.status.as_u16();
         let id = answer.header("mcp-session-id").unwrap_or_default().to_owned();
@@ -137,13 +137,13 @@ impl Session {
                 match events.next().await {
                     Next::Event(event) if event.data.is_empty() => {}
                     Next::Event(event) => break event.data,
-                    Next::End | Next::Broken => return (Ended::Unknown { explicit: false }, String::new()),
+                    Next::End | Next::Broken => return (Ended::broken(), String::new()),
                 }
             }
         } else {
             match answer.text().await {
                 Ok(text) => text,
-                Err(_broken) => return (Ended::Unknown { explicit: false }, String::new()),
+                Err(_broken) => return (Ended::broken(), String::new()),
             }
         };
         let message: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
@@ -194,7 +194,7 @@ impl Session {
             Doing::Slow => "slow",
             Doing::Ask => "ask",
             Doing::Echo => "echo",
-            Doing::Create | Doing::Delete | Doing::Ping | Doing::Hijack | Doing::Stranger => {
+            Doing::Create | Doing::Delete | Doing::Ping | Doing::Late | Doing::Hijack | Doing::Stranger => {
                 return Call::new(self, op, f).run("ping", json!({}), None).await;
             }
         };
@@ -285,7 +285,7 @@ impl Session {
                 Ok(Err(crate::http::Lost::NotSent)) => {
                     (Ended::NotDone { status: 0, body: String::new() }, false)
                 }
-                Ok(Err(crate::http::Lost::Broken)) => (Ended::Unknown { explicit: false }, false),
+                Ok(Err(crate::http::Lost::Broken)) => (Ended::broken(), false),
                 Err(_late) => (Ended::Silence, false),
             };
             self.ended(&op, &trace, &ended);
@@ -379,9 +379,9 @@ impl Session {
                 let trace = trace.filter(|_| *status != 0);
                 self.write(What::Fail { op, status: *status, body: crate::recorder::digest(body), trace });
             }
-            Ended::Unknown { explicit } => {
+            Ended::Unknown { explicit, body } => {
                 let trace = trace.filter(|_| *explicit);
-                self.write(What::Info { op, explicit: *explicit, trace });
+                self.write(What::Info { op, explicit: *explicit, body: crate::recorder::digest(body), trace });
             }
             Ended::Silence => {}
         }

@@ -78,7 +78,7 @@ async fn attempt(world: &World, http: &Http, pen: &Pen, target: (Doing, &str, &s
         Ok(Err(Lost::NotSent)) => {
             What::Fail { op, status: 503, body: "nobody was reached".into(), trace: None }
         }
-        Ok(Err(Lost::Broken)) => What::Info { op, explicit: false, trace: None },
+        Ok(Err(Lost::Broken)) => What::Info { op, explicit: false, body: String::new(), trace: None },
         Err(_late) => return,
     };
     pen.write(Some(name), what);
