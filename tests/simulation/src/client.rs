@@ -177,7 +177,7 @@ impl Session {
             53..=64 => self.call(Doing::Slow).await,
             65..=74 => self.call(Doing::Ask).await,
             75..=80 => self.call(Doing::Echo).await,
-            81..=89 => self.ping(Doing::Ping).await,
+            81..=89 => drop(self.ping(Doing::Ping).await),
             90..=95 => self.hijack().await,
             _ => self.stranger().await,
         }

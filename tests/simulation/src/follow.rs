@@ -105,11 +105,14 @@ impl Follower {
             };
             let mut again = ctx.sleep_ms(RELIST_MS);
             watch = loop {
-                let asked = select(Box::pin(self.soon.next()), &mut again);
-                let next = match select(Box::pin(events.recv()), asked).await {
-                    Either::Left((next, _)) => next,
-                    Either::Right(_) => break Some(events),
+                let next = {
+                    let asked = select(Box::pin(self.soon.next()), &mut again);
+                    match select(Box::pin(events.recv()), asked).await {
+                        Either::Left((next, _)) => Some(next),
+                        Either::Right(_) => None,
+                    }
                 };
+                let Some(next) = next else { break Some(events) };
                 match next {
                     Some(Ok(seen)) => {
                         self.reachable.set(true);

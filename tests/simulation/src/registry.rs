@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use api::{Code, Error};
+use api::Error;
 use history::line::{Doing, Source, What};
 use machines::journal::Answer;
 use mcp::Json;

@@ -17,7 +17,7 @@ use machines::snapshot::StreamChange;
 use machines::{Change, CommitRefusal, Snapshot, StreamId};
 use mcp::Json;
 
-pub(crate) use self::client::{Client, Fenced, Stored};
+pub(crate) use self::client::{Client, Fenced};
 use crate::record::Pen;
 use crate::sabotage::{Known, Sabotage};
 use crate::world::{Ctx, Micros, Net, Proc, Sim};

@@ -22,7 +22,7 @@ const AGAIN_MS: u64 = 150;
 pub(crate) enum Ended {
     Done { nonce: Option<String>, list: Option<Vec<u64>> },
     NotDone { status: u16, body: String },
-    Unknown { explicit: bool },
+    Unknown { explicit: bool, body: String },
 }
 
 /// One operation.
@@ -78,7 +78,7 @@ impl Op {
         let ctx = &self.session.client.ctx;
         // Silence is written down as such: nothing.
         let ended = ctx.within_ms(PATIENCE_MS, self.exchange(kind)).await;
-        let Some(ended) = ended else { return Ended::Unknown { explicit: false } };
+        let Some(ended) = ended else { return Ended::Unknown { explicit: false, body: String::new() } };
         let op = self.name.clone();
         let is_ours = !matches!(self.f, Doing::Hijack | Doing::Stranger);
         if let (true, Ended::NotDone { status: 404, .. }) = (is_ours, &ended) {
@@ -87,7 +87,7 @@ impl Op {
         self.write(match ended.clone() {
             Ended::Done { nonce, list } => What::Ok { op, nonce, list },
             Ended::NotDone { status, body } => What::Fail { op, status, body, trace: None },
-            Ended::Unknown { explicit } => What::Info { op, explicit, trace: None },
+            Ended::Unknown { explicit, body } => What::Info { op, explicit, body, trace: None },
         });
         ended
     }
@@ -135,7 +135,7 @@ impl Op {
         loop {
             let Some((id, place)) = reading.last.clone() else {
                 // Nothing to take it up by.
-                return Ended::Unknown { explicit: false };
+                return Ended::Unknown { explicit: false, body: String::new() };
             };
             client.ctx.sleep_ms(AGAIN_MS + client.range(0, 300)).await;
             let Some(gateway) = client.gateway() else { continue };
@@ -148,9 +148,9 @@ impl Op {
                         429 | 500..=599 => break,
                         404 => {
                             self.session.gone();
-                            return Ended::Unknown { explicit: true };
+                            return Ended::Unknown { explicit: true, body: String::new() };
                         }
-                        _ => return Ended::Unknown { explicit: true },
+                        _ => return Ended::Unknown { explicit: true, body: String::new() },
                     },
                     Some(Ok(Frame::Open)) => {
                         reading.conn = self.conn();
@@ -299,7 +299,7 @@ fn ending(status: u16, message: &Value, body: &str) -> Ended {
         return Ended::Done { nonce, list };
     }
     if message.pointer("/error/data/outcome").and_then(Value::as_str) == Some("unknown") {
-        return Ended::Unknown { explicit: true };
+        return Ended::Unknown { explicit: true, body: String::new() };
     }
     Ended::NotDone { status, body: body.to_owned() }
 }

@@ -1,5 +1,6 @@
 //! One invocation at a registry, followed across streams that break. Mirrors `services/session/src/registries/call.rs`; the
-//! replica is chosen by the session, and whoever takes a call up asks the replica that had it, then the others.
+//! replica is chosen by the session, and whoever takes a call up asks the replica that had it, then the others, as in
+//! `reattach.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -149,7 +150,6 @@ impl Call {
         self.ctx.spawn(async move {
             let (first, count) = (this.replica.get(), this.scene.registries.borrow().len().max(1));
             let mut last = after;
-            let until = this.ctx.now_ms() + PATIENCE_MS;
             loop {
                 let mut transient = false;
                 for n in 0..count {
@@ -161,10 +161,10 @@ impl Call {
                         Err((_, true)) => {
                             return this.follow(call, to, Wish::Attach { after: last }, last);
                         }
-                        Err((error, false)) => transient |= is_transient(&error) && last > 0,
+                        Err((error, false)) => transient |= is_transient(&error),
                     }
                 }
-                if !transient || this.ctx.now_ms() >= until {
+                if !transient || this.ctx.wall_ms() >= this.deadline {
                     let nobody = Error::not_found("nobody knows the invocation");
                     return this.give_up(call, &to, &nobody);
                 }

@@ -12,7 +12,7 @@ use super::slots::Certainty;
 use crate::ask::answer;
 use crate::registry::Wish;
 use crate::sabotage::Sabotage;
-use crate::store::{Answered, Commit, Epochs};
+use crate::store::{Answered, Commit, Epochs, Fenced};
 
 impl Actor {
     pub(crate) async fn perform(&mut self, effects: Effects) {
@@ -124,7 +124,15 @@ impl Actor {
         let store = &self.node.store;
         let committed = store.commit(&self.id, self.epoch, (version, &principal), commit(answered)).await;
         let committed = match committed {
-            Err(CommitRefusal::Regress | CommitRefusal::Conflict) => {
+            Err(CommitRefusal::Regress) => match store.fence(&[(self.id.slot(), self.epoch)]).await.first() {
+                // The store has lost the fence, too. To raise it again is no claim: a rival has a higher one.
+                Some(Fenced::Done) => {
+                    store.repair(&self.id, self.epoch, (&principal, version + 1), commit(None)).await
+                }
+                Some(Fenced::Higher(_)) => Err(CommitRefusal::Stale),
+                Some(Fenced::Down) | None => Err(CommitRefusal::Down),
+            },
+            Err(CommitRefusal::Conflict) => {
                 store.repair(&self.id, self.epoch, (&principal, version + 1), commit(None)).await
             }
             Ok(()) | Err(CommitRefusal::Stale | CommitRefusal::Down) => committed,
