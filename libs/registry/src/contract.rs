@@ -93,7 +93,7 @@ macro_rules! registry_contract {
             cancel_stops_the_handler, cancel_of_nothing_is_ignored, a_deadline_ends_the_call,
             unknown_entries_are_errors, invalid_input_is_a_tool_error, a_broken_handler_harms_nobody_else,
             raw_results_pass_unchanged, a_result_too_large_is_an_error, reads_and_gets_are_answered,
-            a_stale_epoch_is_refused,
+            a_stale_epoch_is_refused, a_late_call_of_an_older_owner_never_runs,
             a_question_parks_the_handler, answers_that_came_along_are_taken,
             incomplete_answers_are_asked_for_again, a_round_is_answered_once,
             a_refusal_reaches_the_handler, a_handler_may_give_up_asking, an_unanswered_question_expires,

@@ -16,23 +16,60 @@ pub(crate) struct Fences {
     highest: Mutex<BTreeMap<(String, u16), u64>>,
 }
 
+/// In whose name a request comes.
+pub(crate) struct Stamp {
+    key: (String, u16),
+    epoch: u64,
+}
+
+impl Stamp {
+    /// `None` if nobody owns it.
+    pub(crate) fn of(context: &Context) -> Option<Self> {
+        let (slot, epoch) = context.owner?;
+        Some(Self { key: (context.mesh.clone(), slot.number()), epoch: epoch.0 })
+    }
+}
+
 impl Fences {
     /// Lets the newest owner pass, and requests that nobody owns.
     pub(crate) fn check(&self, context: &Context) -> Result<(), Error> {
-        let Some((slot, epoch)) = context.owner else { return Ok(()) };
-        if epoch.0 == 0 {
+        self.pass(Stamp::of(context), || ())
+    }
+
+    /// The same for one that takes something on: no newer owner comes between. Whoever asks after it as a newer owner either
+    /// finds it, or knows that it will not be there.
+    pub(crate) fn pass<T>(&self, stamp: Option<Stamp>, enter: impl FnOnce() -> T) -> Result<T, Error> {
+        let Some(Stamp { key, epoch }) = stamp else { return Ok(enter()) };
+        if epoch == 0 {
             return Err(Error::new(Code::InvalidRequest, "epochs start at 1"));
         }
         let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (context.mesh.clone(), slot.number());
         let seen = highest.get(&key).copied().unwrap_or_default();
-        if epoch.0 < seen {
+        if epoch < seen {
             return Err(Error::stale_epoch(seen));
         }
         if seen == 0 && highest.len() >= MOST {
             return Err(Error::overloaded("too many meshes", Duration::from_secs(1)));
         }
-        highest.insert(key, epoch.0);
-        Ok(())
+        highest.insert(key, epoch);
+        Ok(enter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn by(epoch: Option<u64>) -> Option<Stamp> {
+        epoch.map(|epoch| Stamp { key: ("m".into(), 1), epoch })
+    }
+
+    #[test]
+    fn no_newer_owner_comes_between_the_check_and_what_is_taken_on() {
+        let fences = Fences::default();
+        let entered = fences.pass(by(Some(5)), || fences.highest.try_lock().is_err());
+        assert_eq!(entered, Ok(true));
+        assert_eq!(fences.pass(by(Some(4)), || panic!("older")), Err::<(), _>(Error::stale_epoch(5)));
+        assert_eq!(fences.pass(by(None), || 1), Ok(1));
     }
 }

@@ -7,6 +7,7 @@ mod watching;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::registry::{
     CatalogEvent, Context, Description, Frames, InputResponse, Kind, Operation, Page, Registry as Port,
@@ -26,7 +27,7 @@ use crate::build::{BuildError, Registry, Settings};
 use crate::call::Call;
 use crate::completion::CompletionRequest;
 use crate::feed::{Feed, Stage};
-use crate::fence::Fences;
+use crate::fence::{Fences, Stamp};
 use crate::handle::Handle;
 use crate::invocation::{self, Begun, Invocation, Key, Shared, Table, Work};
 use crate::limits::Limits;
@@ -34,6 +35,9 @@ use crate::output::Answered;
 use crate::runtime::Runtime;
 use crate::span;
 use crate::state::State;
+
+/// How long a draining process goes on at least.
+const NOTICE: Duration = Duration::from_millis(100);
 
 /// Registries that are ready to answer. Cheap to clone.
 #[derive(Clone)]
@@ -109,8 +113,23 @@ impl Host {
     /// Drains: takes nothing new on, waits until nothing runs or waits for a client, then ends the watches. Keep accepting
     /// connections meanwhile, and bound the wait.
     pub async fn drain(&self) {
+        self.drain_until(std::future::pending()).await;
+    }
+
+    /// The same with a bound: what still runs or waits for its client at the end of `patience` ends with an error that says so.
+    /// Give its callers a moment to hear it.
+    pub async fn drain_until(&self, patience: impl Future<Output = ()>) {
         self.begin_drain();
-        self.inner.table.idle().await;
+        let clock = &self.inner.runtime.clock;
+        let done = async {
+            // Callers hear that it drains before they find the door closed.
+            clock.sleep_until(clock.now() + NOTICE).await;
+            self.inner.table.idle().await;
+        };
+        tokio::select! {
+            () = done => {}
+            () = patience => self.inner.table.give_up(),
+        }
         self.inner.feed.advance(Stage::Closed);
     }
 }
@@ -199,7 +218,9 @@ impl Port for Inner {
         }
         let state = &self.member(&context.registry)?.state;
         let (key, registry, operation) = (Key::of(&context), context.registry.clone(), start.operation);
-        let begun = self.table.begin(key, || Invocation::new(context, operation, self.shared.clone()))?;
+        let begun = self.fences.pass(Stamp::of(&context), || {
+            self.table.begin(key, || Invocation::new(context, operation, self.shared.clone()))
+        })??;
         let invocation = match begun {
             Begun::New(invocation) => invocation,
             Begun::Known(invocation) if invocation.registry == registry => return Ok(invocation.frames(0)),

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use api::registry::{Context, Frame, FrameBody, Operation};
-use mcp::Json;
+use mcp::rpc::RpcError;
+use mcp::{Json, code};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -141,6 +142,14 @@ impl Invocation {
     /// Asks the handler to stop.
     pub(crate) fn cancel(&self) {
         self.cancel.cancel();
+    }
+
+    /// Ends it now. Whether its work was done nobody can say any more.
+    fn give_up(&self) {
+        let data = Json::trusted(r#"{"reason":"stopped","outcome":"unknown"}"#);
+        let stopped = RpcError::new(code::INTERNAL_ERROR, "the registry has stopped").with_data(data);
+        self.end(FrameBody::Error(stopped));
+        self.cancel();
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

@@ -53,6 +53,8 @@ impl App {
     /// [`ServeError`] when the listener breaks.
     pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
         let routes = api::registry::services(self.host.port());
-        server::serve_until_drained(routes, incoming, shutdown, self.host.drain()).await
+        let patience = shutdown.clone();
+        let drained = self.host.drain_until(async { patience.expired().await });
+        server::serve_until_drained(routes, incoming, shutdown, drained).await
     }
 }

@@ -33,7 +33,9 @@ pub(crate) async fn run(name: &'static str, host: Host) -> Result<(), Box<dyn Er
 /// Callers may come back for what is running until it is done; then the listener closes.
 async fn serve(host: Host, incoming: Incoming, shutdown: Shutdown) -> RoleResult {
     let routes = api::registry::services(host.port());
-    Ok(server::serve_until_drained(routes, incoming, shutdown, host.drain()).await?)
+    let patience = shutdown.clone();
+    let drained = host.drain_until(async { patience.expired().await });
+    Ok(server::serve_until_drained(routes, incoming, shutdown, drained).await?)
 }
 
 struct Arguments {

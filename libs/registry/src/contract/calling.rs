@@ -268,3 +268,33 @@ pub async fn a_stale_epoch_is_refused(subject: Subject) {
     subject.call(&Context { mesh: "other".into(), ..owned() }, "count").await;
     subject.call(&ownerless(), "count").await;
 }
+
+/// Whatever wakes up late: a call that a newer owner has asked after is refused; one of the same owner that is known attaches.
+pub async fn a_late_call_of_an_older_owner_never_runs(subject: Subject) {
+    let by = |context: &Context, epoch| Context {
+        owner: Some((context.owner.unwrap().0, Epoch(epoch))),
+        ..context.clone()
+    };
+    let (unknown, known) = (owned(), owned());
+    // Written down by the old owner, and not sent before the new one asks.
+    let error = refusal(subject.port.attach(by(&unknown, 6), 0)).await;
+    assert!(is(&error, Code::NotFound), "{error:?}");
+    let late = refusal(subject.port.start(by(&unknown, 5), call("count", "{}"))).await;
+    assert_eq!((late.code, late.detail), (Code::Precondition, Some(Detail::StaleEpoch { highest: 6 })));
+    assert_eq!(subject.control.runs(&unknown.invocation), 0);
+    // Taken on before: the new owner reads on, the old one is refused, and nothing runs again.
+    let mut frames = subject.start(&by(&known, 6), "gate").await;
+    next(&mut frames).await;
+    let attached = soon(subject.port.attach(by(&known, 7), 1)).await.unwrap();
+    let late = refusal(subject.port.start(by(&known, 6), call("gate", "{}"))).await;
+    assert_eq!(late.detail, Some(Detail::StaleEpoch { highest: 7 }));
+    let repeated = subject.start(&by(&known, 7), "gate").await;
+    subject.control.open_gate();
+    assert_eq!(text(&rest(attached).await.pop().unwrap().body), "opened");
+    assert_eq!(numbers(&rest(repeated).await), [1, 2]);
+    assert_eq!(subject.control.runs(&known.invocation), 1);
+    // What the new owner begins again under the same name runs once, too.
+    subject.call(&by(&unknown, 7), "count").await;
+    subject.call(&by(&unknown, 8), "count").await;
+    assert_eq!(subject.control.runs(&unknown.invocation), 1);
+}

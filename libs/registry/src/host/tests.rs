@@ -239,10 +239,39 @@ async fn draining_waits_for_the_last_call_and_ends_the_watches() {
     let mut drain = Box::pin(bench.host.drain());
     assert!((&mut drain).now_or_never().is_none(), "a call is running");
     open.send(true).unwrap();
+    assert!((&mut drain).now_or_never().is_none(), "callers need a moment to hear of it");
+    bench.clock.advance(Duration::from_millis(100));
     drain.await;
     assert_eq!(frames.by_ref().count().await, 2);
     assert_eq!(watched.count().await, 2, "one list, then the end of service, then the end");
     assert_eq!(subscribed.count().await, 0);
+}
+
+#[tokio::test]
+async fn what_runs_or_waits_at_the_end_of_a_drain_is_told_so_once() {
+    let ask = Tool::new("ask").raw_handler(|_, call| async move {
+        call.ask(Ask::new().elicit("a", "?", [])).await?;
+        Ok("answered")
+    });
+    let listens = Tool::new("listens").raw_handler(|_, call| async move {
+        call.cancelled().await;
+        Ok("late")
+    });
+    let bench = bench(Registry::new("r").tool(ask).tool(endless()).tool(listens), Limits::default());
+    let asked = bench.call("1", "ask").await;
+    let waiting = bench.host.inner.attach(context("1"), asked.len() as u64).await.unwrap();
+    let running = [bench.start("2", "endless").await.unwrap(), bench.start("3", "listens").await.unwrap()];
+    let (over, patience) = tokio::sync::oneshot::channel::<()>();
+    let mut drain = Box::pin(bench.host.drain_until(async { patience.await.unwrap() }));
+    bench.clock.advance(Duration::from_secs(60));
+    assert!((&mut drain).now_or_never().is_none(), "it is waited for");
+    over.send(()).unwrap();
+    drain.await;
+    for frames in [waiting].into_iter().chain(running) {
+        let frames: Vec<Frame> = frames.map(|frame| frame.unwrap()).collect().await;
+        assert!(text(&frames).contains(r#"{"reason":"stopped","outcome":"unknown"}"#), "{frames:?}");
+        assert_eq!(frames.iter().filter(|frame| frame.body.is_ending()).count(), 1);
+    }
 }
 
 #[tokio::test]

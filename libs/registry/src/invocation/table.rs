@@ -142,6 +142,15 @@ impl Table {
         self.lock().draining = true;
     }
 
+    /// Ends all that run or wait: there is no time left.
+    pub(crate) fn give_up(&self) {
+        let active: Vec<Arc<Invocation>> =
+            self.lock().entries.values().map(|entry| entry.invocation.clone()).collect();
+        for invocation in active {
+            invocation.give_up();
+        }
+    }
+
     /// Waits until none runs or waits.
     pub(crate) async fn idle(&self) {
         loop {
