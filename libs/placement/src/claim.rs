@@ -151,7 +151,7 @@ impl Claimer {
         (Self { cluster, me, kept, orders: ordered, standing }, claims)
     }
 
-    /// Takes part until it is drained. Dropped before that, it stops renewing the lease, which then runs out.
+    /// Takes part until it is drained. Dropped before that, it ends the lease: others take over at once.
     ///
     /// # Errors
     /// [`ClaimError`] when the node must not take part any longer. Its slots were lost before.

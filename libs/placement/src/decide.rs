@@ -73,6 +73,8 @@ pub struct Move {
     pub epoch_at: Option<Revision>,
     /// The epoch the new owner will have.
     pub epoch: Epoch,
+    /// Whether this node serves it; otherwise it was claimed, and its fence never stood.
+    pub served: bool,
 }
 
 /// Slots that go to another node together.
@@ -167,6 +169,8 @@ pub struct Desk {
     draining_since: Option<u64>,
     store_up: bool,
     fence_down_since: Option<u64>,
+    /// The version of the table in which every slot was found as it should be.
+    settled: Option<u64>,
 }
 
 impl Desk {
@@ -191,6 +195,7 @@ impl Desk {
             draining_since: None,
             store_up: true,
             fence_down_since: None,
+            settled: None,
         }
     }
 
@@ -244,6 +249,7 @@ impl Desk {
     /// A claim has ended; not `done` also when nobody knows.
     pub fn claimed(&mut self, now_ms: u64, claims: &[Claim], done: bool) {
         self.claims_running = self.claims_running.saturating_sub(1);
+        self.settled = None;
         for claim in claims {
             let local = self.local(claim.slot);
             local.busy = false;
@@ -260,6 +266,7 @@ impl Desk {
     #[must_use]
     pub fn fenced(&mut self, now_ms: u64, asked: &[(Slot, Epoch)], answers: &[Fenced]) -> Vec<(Slot, Epoch)> {
         self.fences_running = self.fences_running.saturating_sub(1);
+        self.settled = None;
         let mut acquired = Vec::new();
         for (n, (slot, epoch)) in asked.iter().enumerate() {
             let answer = answers.get(n).copied().unwrap_or(Fenced::Down);
@@ -288,6 +295,7 @@ impl Desk {
     #[must_use]
     pub fn handed(&mut self, now_ms: u64, moves: &[Move], done: bool) -> Vec<(Slot, Epoch)> {
         self.handing = false;
+        self.settled = None;
         let mut kept = Vec::new();
         for moved in moves {
             let local = self.local(moved.slot);
@@ -407,6 +415,7 @@ impl Desk {
     }
 
     fn let_everything_go(&mut self) -> Vec<Slot> {
+        self.settled = None;
         let mut held = Vec::new();
         for slot in SlotRange::ALL.slots() {
             let local = self.local(slot);

@@ -3,17 +3,19 @@
 //! Owns: [`Directory`], which answers from memory, and [`Following`], which keeps it up to date and writes reports of
 //! suspicion. Must not know: who asks, and what a report leads to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::Slot;
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
 use crate::cluster::Cluster;
 use crate::follow::Follower;
 use crate::locate::{Incarnation, Locator, Owner, Peer};
 use crate::port::{LeaseId, Op, StoreError, Txn};
+use crate::probe::Probe;
 use crate::range::SlotRange;
 use crate::record::{Key, RegistryRecord, SuspectRecord, encode};
 use crate::table::Table;
@@ -24,6 +26,8 @@ const REPORTS: usize = 64;
 const REPORT_TTL: Duration = Duration::from_secs(10);
 /// How long one and the same report is not made again.
 const QUIET_MS: u64 = 2_000;
+/// Between two attempts to reach a node that somebody reported.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(500);
 
 /// Answers from the last table that was seen. While the lease store is down, that is the last one it gave.
 pub struct Directory {
@@ -38,6 +42,7 @@ pub struct Following {
     directory: Arc<Directory>,
     reporter: String,
     reports: mpsc::Receiver<(Peer, String)>,
+    probe: Option<Probe>,
 }
 
 /// A table, made ready for questions.
@@ -49,6 +54,8 @@ struct View {
     pins: BTreeMap<String, Peer>,
     /// Who is behind an address, for reports.
     nodes: BTreeMap<Arc<str>, Run>,
+    /// Who was reported, and by whom.
+    suspects: Vec<(Run, Peer, BTreeSet<String>)>,
 }
 
 /// A run of a node.
@@ -65,6 +72,14 @@ impl View {
                 .nodes()
                 .map(|(node, record)| (Arc::clone(&record.address), (Arc::clone(node), record.incarnation)))
                 .collect(),
+            suspects: table
+                .nodes()
+                .filter_map(|(node, record)| {
+                    let reporters = table.reporters(node, record.incarnation)?.clone();
+                    let peer = Peer { address: Arc::clone(&record.address) };
+                    Some(((Arc::clone(node), record.incarnation), peer, reporters))
+                })
+                .collect(),
         }
     }
 }
@@ -77,7 +92,8 @@ impl Directory {
         let directory = Arc::new(Self { view: RwLock::default(), changes: watch::channel(0).0, reports });
         // A reporter is one part of a key.
         let reporter = reporter.replace('/', "_");
-        let following = Following { cluster, directory: Arc::clone(&directory), reporter, reports: queued };
+        let following =
+            Following { cluster, directory: Arc::clone(&directory), reporter, reports: queued, probe: None };
         (directory, following)
     }
 
@@ -128,14 +144,25 @@ impl Locator for Directory {
 }
 
 impl Following {
+    /// Tries nodes that somebody else reported, and adds a report of its own for one that it cannot reach either. Where there
+    /// is only one gateway, this is the second voice.
+    #[must_use]
+    pub fn confirming(mut self, probe: Probe) -> Self {
+        self.probe = Some(probe);
+        self
+    }
+
     /// Follows the lease store for as long as it is polled.
     pub async fn run(self) {
-        let Self { cluster, directory, reporter, mut reports } = self;
+        let Self { cluster, directory, reporter, mut reports, probe } = self;
         let following = async {
             let mut follower = Follower::new(&cluster);
+            let mut shown = None;
             loop {
                 follower.next().await;
-                if follower.lists() > 0 {
+                let version = Some(follower.table().version());
+                if follower.lists() > 0 && shown != version {
+                    shown = version;
                     directory.show(follower.table());
                 }
             }
@@ -147,7 +174,37 @@ impl Following {
                 report(&cluster, &reporter, suspect, &why, &mut made).await;
             }
         };
-        tokio::join!(following, reporting);
+        let confirming = async {
+            if let Some(probe) = probe {
+                confirm(&cluster, &directory, &reporter, &probe).await;
+            }
+        };
+        tokio::join!(following, reporting, confirming);
+    }
+}
+
+/// Tries those whom others reported, for as long as they are.
+async fn confirm(cluster: &Cluster, directory: &Directory, reporter: &str, probe: &Probe) {
+    let mut changed = directory.changed();
+    let mut made = Made::default();
+    loop {
+        changed.mark_unchanged();
+        let mut any = false;
+        for (suspect, peer, reporters) in &directory.view().suspects {
+            if reporters.contains(reporter) {
+                continue;
+            }
+            any = true;
+            if let Err(why) = probe(peer.clone()).await {
+                report(cluster, reporter, suspect.clone(), &why, &mut made).await;
+            }
+        }
+        let again = async { if any { sleep(CONFIRM_AGAIN).await } else { std::future::pending().await } };
+        tokio::select! {
+            // The sender lives as long as the directory, which is held here.
+            _ = changed.changed() => {}
+            () = again => {}
+        }
     }
 }
 

@@ -15,8 +15,9 @@ use crate::port::{LeaseId, LeaseStore, StoreError};
 
 /// A tick older than this is no sign of life.
 const FRESH_MS: u64 = 1_000;
-/// Between two attempts that failed. The attempts themselves have deadlines.
+/// Between two attempts that failed, at first and at most. The attempts themselves have deadlines.
 const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// A lease counts as unsure so long before the store may end it.
 const MARGIN_MS: u64 = 500;
 /// Longest that a stop waits for the store.
@@ -108,6 +109,7 @@ impl Keeper {
 
     async fn renew_for_ever(&mut self) {
         let mut since_trouble: Option<u64> = None;
+        let mut pause = PAUSE;
         loop {
             let sent = (self.now)();
             if !self.tick.is_fresh(sent) {
@@ -123,6 +125,7 @@ impl Keeper {
             };
             match answer {
                 Ok(granted) => {
+                    pause = PAUSE;
                     let lived = u64::try_from(granted.ttl.as_millis()).unwrap_or(u64::MAX);
                     let sure_until_ms = sent.saturating_add(lived).saturating_sub(MARGIN_MS);
                     self.state.send_modify(|state| {
@@ -143,7 +146,8 @@ impl Keeper {
                 }
                 Err(error) => {
                     since_trouble = Self::trouble(since_trouble, sent, &error.to_string());
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }

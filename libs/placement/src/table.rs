@@ -36,6 +36,8 @@ pub struct Table {
     floor: Revision,
     /// The newest moment that was heard of.
     newest: Revision,
+    /// Counts the changes.
+    version: u64,
     nodes: BTreeMap<Arc<str>, Held<NodeRecord>>,
     slots: Vec<Option<Held<SlotRecord>>>,
     epochs: Vec<Option<Held<EpochRecord>>>,
@@ -69,6 +71,7 @@ impl Table {
             entries: BTreeMap::new(),
             floor: 0,
             newest: 0,
+            version: 0,
             nodes: BTreeMap::new(),
             slots: vec![None; count],
             epochs: vec![None; count],
@@ -83,6 +86,12 @@ impl Table {
     #[must_use]
     pub fn newest(&self) -> Revision {
         self.newest
+    }
+
+    /// Counts the changes of the table.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Takes a list over. `asked_at` is what [`Table::newest`] was when the list was asked for.
@@ -143,6 +152,7 @@ impl Table {
     }
 
     fn set(&mut self, key: &str, entry: Option<Entry>) {
+        self.version += 1;
         let entry = entry.as_ref();
         match self.keys.read(key) {
             Some(Key::Node(node)) => replace(&mut self.nodes, node.into(), entry.map(held)),
@@ -208,9 +218,19 @@ impl Table {
         Some(owner(&record.node, node, record.epoch))
     }
 
+    /// How many slots are a node's, in whichever run of it.
+    #[must_use]
+    pub fn load(&self, node: &str) -> usize {
+        let records = self.slots.iter().filter_map(|held| held.as_ref()?.record.as_ref());
+        records.filter(|record| &*record.node == node).count()
+    }
+
     /// Who reported a run of a node.
     #[must_use]
     pub fn reporters(&self, node: &Arc<str>, incarnation: Incarnation) -> Option<&BTreeSet<String>> {
+        if self.suspects.is_empty() {
+            return None;
+        }
         self.suspects.get(&(Arc::clone(node), incarnation))
     }
 

@@ -10,13 +10,15 @@ use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::{Drained, Run, writes};
-use crate::decide::{Claim, Effect, HandOver};
+use crate::decide::{Claim, Effect, HandOver, Move};
 use crate::locate::{Incarnation, Owner};
 use crate::port::{Op, StoreError, Txn};
 use crate::tenant::Fenced;
 
 /// Longest that a slot's last commit is waited for. What comes later is refused by the fence.
 const HANDING: Duration = Duration::from_secs(2);
+/// Longest that the session store is waited for. A fence that is raised after all is found higher next time.
+const FENCING: Duration = Duration::from_secs(5);
 
 /// What was begun and has ended.
 pub(super) enum Done {
@@ -62,7 +64,8 @@ impl Run {
             Effect::Fence(slots) => {
                 let tenant = Arc::clone(&self.tenant);
                 let fencing = async move {
-                    let answers = tenant.fence(&slots).await;
+                    // Whatever is missing counts as not answered.
+                    let answers = timeout(FENCING, tenant.fence(&slots)).await.unwrap_or_default();
                     Done::Fenced(slots, answers)
                 };
                 self.jobs.push(fencing.boxed());
@@ -71,7 +74,7 @@ impl Run {
                 let tenant = Arc::clone(&self.tenant);
                 let write = self.write(writes::hand_over(keys, &hand_over));
                 let handing = async move {
-                    let slots: Vec<Slot> = hand_over.moves.iter().map(|moved| moved.slot).collect();
+                    let slots: Vec<Slot> = served(&hand_over).map(|moved| moved.slot).collect();
                     if timeout(HANDING, tenant.hand_over(&slots, &hand_over.to)).await.is_err() {
                         tracing::warn!(
                             slots = slots.len(),
@@ -163,9 +166,13 @@ impl Run {
 /// The slots of a hand-over, by what their owner will be: epochs differ.
 fn by_owner(hand_over: &HandOver) -> BTreeMap<Owner, Vec<Slot>> {
     let mut owners: BTreeMap<Owner, Vec<Slot>> = BTreeMap::new();
-    for moved in &hand_over.moves {
+    for moved in served(hand_over) {
         let owner = Owner { epoch: moved.epoch, ..hand_over.to.clone() };
         owners.entry(owner).or_default().push(moved.slot);
     }
     owners
+}
+
+fn served(hand_over: &HandOver) -> impl Iterator<Item = &Move> {
+    hand_over.moves.iter().filter(|moved| moved.served)
 }

@@ -43,27 +43,29 @@ impl Desk {
         if room == 0 {
             return None;
         }
-        let mut loads: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
-        for record in SlotRange::ALL.slots().filter_map(|slot| view.table.slot(slot)?.record.as_ref()) {
-            *loads.entry(&record.node).or_default() += 1;
-        }
+        let mut free: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
         let mut to: Option<(&Arc<str>, usize)> = None;
         let mut moves = Vec::new();
         for slot in SlotRange::ALL.slots() {
             let Some(target) = self.plan.owner(slot).filter(|target| **target != self.me.node) else {
                 continue;
             };
-            let load = loads.get(target).copied().unwrap_or_default();
-            let free = if leaving { room } else { self.plan.limit(target).saturating_sub(load).min(room) };
-            if free == 0 || to.is_some_and(|(chosen, _)| chosen != target) {
+            if to.is_some_and(|(chosen, _)| chosen != target) {
                 continue;
             }
-            if let Some(moved) = self.movable(view, slot, leaving) {
-                to = Some((target, free));
-                moves.push(moved);
-                if moves.len() >= free {
-                    break;
-                }
+            let Some(moved) = self.movable(view, slot, leaving) else { continue };
+            let free = *free.entry(target).or_insert_with(|| {
+                let limit = if leaving { room } else { self.plan.limit(target) };
+                let load = if leaving { 0 } else { view.table.load(target) };
+                limit.saturating_sub(load).min(room)
+            });
+            if free == 0 {
+                continue;
+            }
+            to = Some((target, free));
+            moves.push(moved);
+            if moves.len() >= free {
+                break;
             }
         }
         let target = to?.0;
@@ -86,6 +88,6 @@ impl Desk {
         let newest = dealt.and_then(|held| held.record).map_or(Epoch(0), |record| record.epoch);
         let epoch = Epoch(newest.max(record.epoch).0.saturating_add(1));
         let epoch_at = dealt.map(|held| held.revision);
-        Some(Move { slot, instead_of: stands.raw.clone(), epoch_at, epoch })
+        Some(Move { slot, instead_of: stands.raw.clone(), epoch_at, epoch, served })
     }
 }

@@ -8,16 +8,22 @@ struct Found {
     lost: BTreeMap<Option<Owner>, Vec<Slot>>,
     claims: Vec<Claim>,
     fences: Vec<(Slot, Epoch)>,
+    /// Something is not as it should be, or is being changed.
+    unsettled: bool,
 }
 
 impl Desk {
     /// Looks at every slot. Claims only when this node shows itself as it should.
     pub(super) fn review(&mut self, view: View<'_>, shown: bool, effects: &mut Vec<Effect>) {
+        if self.settled == Some(view.table.version()) {
+            return;
+        }
         let may_claim = shown && self.takes_part() && view.now_ms >= self.claim_after_ms;
         let mut found = Found::default();
         for slot in SlotRange::ALL.slots() {
             self.look_at(view, slot, may_claim, &mut found);
         }
+        self.settled = (!found.unsettled).then(|| view.table.version());
         for (to, slots) in found.lost {
             effects.push(Effect::Lost(slots, to));
         }
@@ -55,6 +61,7 @@ impl Desk {
             }
         }
         if self.local(slot).busy {
+            found.unsettled = true;
             return;
         }
         let Some(held) = stands else {
@@ -85,7 +92,7 @@ impl Desk {
         let local = self.local(slot);
         local.vacant_since = None;
         match local.phase {
-            Phase::Held { epoch: held } if held == epoch => {}
+            Phase::Held { epoch: held } if held == epoch => return,
             Phase::Held { epoch: held } if held > epoch => {
                 // The lease store went back in time. What is held is as good as it was; the epochs are not.
                 if may_claim {
@@ -116,10 +123,12 @@ impl Desk {
                 }
             }
         }
+        found.unsettled = true;
     }
 
     /// A slot that nobody owns, as the table says.
     fn look_at_free(&mut self, view: View<'_>, slot: Slot, may_claim: bool, found: &mut Found) {
+        found.unsettled = true;
         let newest = view.table.epoch(slot).and_then(|held| held.record).map(|record| record.epoch);
         let draining = self.draining_since.is_some();
         match self.local(slot).phase {
@@ -143,6 +152,7 @@ impl Desk {
 
     /// Claims a slot that can be taken when it is this node's turn.
     fn consider(&mut self, view: View<'_>, slot: Slot, forced: bool, may_claim: bool, found: &mut Found) {
+        found.unsettled = true;
         let preferred = self.plan.owner(slot) == Some(&self.me.node);
         let seed = self.seed;
         let local = self.local(slot);

@@ -9,7 +9,8 @@ use placement::faulty::{Faults, Faulty};
 use placement::port::Op;
 use placement::record::{Key, PinRecord, encode};
 use placement::{
-    Announce, ClaimError, Drained, Incarnation, Keys, LeaseStore, Locator as _, Readiness, RegistryRecord,
+    Announce, ClaimError, Directory, Drained, Incarnation, Keys, LeaseStore, Locator as _, Readiness,
+    RegistryRecord,
 };
 use tokio::time::{Instant, advance};
 
@@ -183,6 +184,34 @@ async fn two_reporters_move_slots() {
     world.until("taken over", || b.count() + c.count() == 4_096).await;
     assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
     world.mesh.whole(&[&b, &c]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_a_node_confirms_moves_slots() {
+    let mut world = World::new();
+    let (a, _) = world.start(1, "a");
+    let (b, _) = world.start(2, "b");
+    world.until("shared", || a.count() > 1_800 && b.count() > 1_800).await;
+    world.mesh.whole(&[&a, &b]).await;
+    let gateway = world.mesh.cluster(Arc::new(world.store.clone()), 9);
+    let (gateway, following) = Directory::new(gateway, "gateway-1");
+    world.mesh.tasks.spawn(following.run());
+    world.until("the gateway knows them", || gateway.ready().len() == 2).await;
+    let victim = a.directory.holder(a.tenant.served().into_keys().next().unwrap()).unwrap().peer;
+
+    world.mesh.fences.until_quiet(Duration::from_millis(2_200)).await;
+    // A mistake: it can be reached.
+    let had = a.count();
+    gateway.suspect(&victim, "reset");
+    world.mesh.fences.until_quiet(Duration::from_secs(12)).await;
+    assert_eq!(a.count(), had);
+
+    world.mesh.dead.lock().unwrap().push(victim.address.to_string());
+    a.kill();
+    let killed = Instant::now();
+    gateway.suspect(&victim, "connection refused");
+    world.until("taken over", || b.count() == 4_096).await;
+    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

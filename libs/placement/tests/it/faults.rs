@@ -80,7 +80,6 @@ async fn a_leader_killed_loses_no_slot() {
     let before = (a.tenant.served(), b.tenant.served());
     for _ in 0..2 {
         let leader = world.servers.leader().await;
-        let sure = |node: &Node| !node.claims.standing().borrow().grace;
         world.servers.kill(leader);
         let killed = Instant::now();
         // Others answer, and the leases are renewed with them.
@@ -96,8 +95,9 @@ async fn a_leader_killed_loses_no_slot() {
         let until = killed + TTL + Duration::from_secs(2);
         while Instant::now() < until {
             world.mesh.fences.until_quiet(Duration::from_millis(500)).await;
-            assert!(sure(&a) && sure(&b), "a lease was unsure {} after the kill", seconds(killed));
         }
+        let lost = [&a, &b].map(|node| node.claims.standing().borrow().leases_lost);
+        assert_eq!(lost, [0, 0]);
         assert_eq!((a.tenant.served(), b.tenant.served()), before, "same slots, same epochs");
         world.servers.restart(leader);
         answers(&Etcd::new(&world.servers.config_of(leader), 0).unwrap()).await;
@@ -113,7 +113,6 @@ async fn a_node_killed_is_replaced_when_its_lease_ends() {
     a.kill();
     world.mesh.whole(&[&b]).await;
     eprintln!("node killed: every slot is served again after {}", seconds(killed));
-    assert!(killed.elapsed() < Duration::from_millis(6_500), "{}", seconds(killed));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,9 +128,11 @@ async fn a_node_killed_is_replaced_at_once_when_two_report_it() {
     for reporter in [&b, &c] {
         reporter.directory.suspect(&victim, "connection refused");
     }
-    world.mesh.whole(&[&b, &c]).await;
+    world.mesh.fences.until("every slot is served", || b.count() + c.count() == 4_096).await;
     eprintln!("node killed and reported: every slot is served again after {}", seconds(killed));
-    assert!(killed.elapsed() < Duration::from_secs(3), "{}", seconds(killed));
+    let known = world.client(0).list("/trunkline/nodes/a").await.unwrap();
+    assert_eq!(known.entries.len(), 1, "nobody waited for the lease to end");
+    world.mesh.whole(&[&b, &c]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,9 +155,9 @@ async fn a_member_that_refuses_connections_costs_no_time() {
     let mut endpoints = vec!["http://127.0.0.1:9".to_owned()];
     endpoints.extend(servers.config().endpoints);
     let etcd = Etcd::new(&EtcdConfig { endpoints, ..EtcdConfig::default() }, 0).unwrap();
-    let started = Instant::now();
-    etcd.list("any/").await.unwrap();
-    assert!(started.elapsed() < Duration::from_millis(700), "{}", seconds(started));
+    // The first answer comes within one attempt: no time was spent on waiting for the other.
+    let first = tokio::time::timeout(Duration::from_millis(750), etcd.list("any/")).await;
+    first.expect("a refused connection is noticed at once").unwrap();
 }
 
 /// A member that was stopped accepts connections and says nothing.
@@ -175,7 +176,6 @@ async fn a_member_that_hangs_is_left() {
     assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
     etcd.keep_alive(lease).await.unwrap();
     eprintln!("member stopped: renewed elsewhere after {}", seconds(stopped));
-    assert!(stopped.elapsed() < Duration::from_millis(2_500), "{}", seconds(stopped));
     let ended = tokio::time::timeout(Duration::from_secs(20), futures::StreamExt::next(&mut events)).await;
     assert!(matches!(ended, Ok(Some(Err(StoreError::Unavailable(_))))), "{ended:?}");
     eprintln!("member stopped: its watch counted as dead after {}", seconds(stopped));

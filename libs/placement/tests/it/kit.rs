@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use api::{Epoch, Slot};
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use placement::{
     ClaimError, Claimer, Claims, Cluster, Directory, Drained, Fenced, Identity, Incarnation, Keys,
-    LeaseStore, Locator as _, Now, Owner, Tenant, keep,
+    LeaseStore, Locator as _, Now, Owner, Peer, Probe, Tenant, keep,
 };
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -64,7 +65,7 @@ impl Fences {
         let waiting = async {
             while !so() {
                 // Some conditions do not ring.
-                drop(tokio::time::timeout(Duration::from_millis(20), bell.changed()).await);
+                drop(tokio::time::timeout(Duration::from_millis(50), bell.changed()).await);
             }
         };
         tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
@@ -159,15 +160,32 @@ pub(crate) struct Mesh {
     pub(crate) now: Now,
     pub(crate) tasks: JoinSet<()>,
     pub(crate) ends: Arc<Mutex<Vec<Result<Drained, ClaimError>>>>,
+    /// Addresses where nobody answers.
+    pub(crate) dead: Arc<Mutex<Vec<String>>>,
 }
 
 impl Mesh {
     pub(crate) fn new() -> Self {
-        Self { fences: Fences::new(), now: clock(), tasks: JoinSet::new(), ends: Arc::default() }
+        Self {
+            fences: Fences::new(),
+            now: clock(),
+            tasks: JoinSet::new(),
+            ends: Arc::default(),
+            dead: Arc::default(),
+        }
     }
 
     pub(crate) fn cluster(&self, store: Arc<dyn LeaseStore>, seed: u64) -> Cluster {
         Cluster { store, keys: Keys::new("/trunkline"), now: Arc::clone(&self.now), seed }
+    }
+
+    /// Whoever is not marked as dead can be reached.
+    fn probe(&self) -> Probe {
+        let dead = Arc::clone(&self.dead);
+        Arc::new(move |peer: Peer| {
+            let gone = dead.lock().unwrap().contains(&peer.address.to_string());
+            async move { if gone { Err("connection refused".to_owned()) } else { Ok(()) } }.boxed()
+        })
     }
 
     /// Starts a node on a store; the keeper has another one, as connections are its own.
@@ -196,6 +214,7 @@ impl Mesh {
         });
         let (claimer, claims) = Claimer::new(cluster.clone(), me, kept);
         let (directory, following) = Directory::new(cluster, name);
+        let probe = self.probe();
         let ends = Arc::clone(&self.ends);
         let tasks_tenant = Arc::clone(&tenant);
         let claiming = async move {
@@ -205,7 +224,7 @@ impl Mesh {
         let tasks = vec![
             self.tasks.spawn(keeper.run()),
             self.tasks.spawn(claiming),
-            self.tasks.spawn(following.run()),
+            self.tasks.spawn(following.confirming(probe).run()),
         ];
         Node { tenant, claims, directory, tasks }
     }
@@ -217,6 +236,9 @@ impl Mesh {
 }
 
 fn is_whole(fences: &Fences, nodes: &[&Node]) -> bool {
+    if nodes.iter().map(|node| node.count()).sum::<usize>() != usize::from(Slot::COUNT) {
+        return false;
+    }
     let mut owners = BTreeMap::new();
     for node in nodes {
         for (slot, epoch) in node.tenant.served() {
@@ -240,6 +262,6 @@ impl Node {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.tenant.served().len()
+        self.tenant.served.lock().unwrap().len()
     }
 }
