@@ -106,6 +106,8 @@ pub enum Effect {
 pub struct Event {
     /// Place in the stream, from 1; `None` where the revision has no event ids.
     pub seq: Option<u64>,
+    /// Of the owner that wrote it down. With `seq` it is the event's id, whoever sends it.
+    pub epoch: u64,
     /// A JSON-RPC message; `None` = an event without data.
     pub message: Option<Json>,
     /// SSE retry.

@@ -348,6 +348,6 @@ impl Exchange {
 }
 
 fn send(message: Json) -> Effect {
-    let event = Event { seq: None, message: Some(message), retry_ms: None };
+    let event = Event { seq: None, epoch: 0, message: Some(message), retry_ms: None };
     Effect::Send { stream: Exchange::STREAM, event }
 }

@@ -301,6 +301,6 @@ impl Listen {
 }
 
 fn send(message: Json) -> Effect {
-    let event = Event { seq: None, message: Some(message), retry_ms: None };
+    let event = Event { seq: None, epoch: 0, message: Some(message), retry_ms: None };
     Effect::Send { stream: Listen::STREAM, event }
 }

@@ -26,7 +26,7 @@ use mcp::{Json, Method, Revision};
 pub use self::check::check;
 pub use self::phase::Phase;
 use self::refusal::{Cause, Mark};
-pub use self::streams::Replay;
+pub use self::streams::{Cursor, Replay};
 use self::turn::Turn;
 use crate::effect::{CallContext, Effect, Effects};
 use crate::input::{CallId, Input, Millis, StreamId};
@@ -256,7 +256,7 @@ impl Session {
     /// session's own stream. `None` as answer: the stream is not known, or no longer. The host asks this, writes it, and
     /// then says [`Input::ReaderAttached`], all in one turn.
     #[must_use]
-    pub fn replay(&self, stream: StreamId, after: Option<u64>) -> Option<Replay> {
+    pub fn replay(&self, stream: StreamId, after: Option<Cursor>) -> Option<Replay> {
         streams::replay(&self.saved, stream, after)
     }
 

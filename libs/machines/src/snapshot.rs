@@ -93,6 +93,9 @@ impl StreamLog {
 pub struct Logged {
     /// Number in its stream.
     pub seq: u64,
+    /// Epoch of the owner that wrote it.
+    #[serde(default)]
+    pub epoch: u64,
     /// JSON-RPC message.
     pub message: Json,
 }
@@ -162,6 +165,9 @@ pub enum StreamChange {
     Appended {
         /// The event's number.
         seq: u64,
+        /// Of the owner that writes it.
+        #[serde(default)]
+        epoch: u64,
         /// `None`: only the number is used up.
         message: Option<Json>,
         /// Whether a reader is there.

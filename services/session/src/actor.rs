@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::EventId;
 use api::session::Frame;
+use api::{Epoch, EventId};
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt as _, StreamExt as _};
-use machines::{CallFrame, CallId, Continuation, Input, Millis, StopReason, StreamId};
+use machines::{CallFrame, CallId, Continuation, Cursor, Input, Millis, StopReason, StreamId};
 use mcp::rpc::{self, Message, RpcError};
 use mcp::telemetry::attribute;
 use mcp::{Json, Method, code};
@@ -28,6 +28,9 @@ use crate::wake;
 
 /// How long a session waits for a reader that is behind to take half of what waits for it.
 const PACE: Duration = Duration::from_millis(250);
+
+/// How long a session that moves waits for registries to take its calls on.
+const SENDING: Duration = Duration::from_millis(500);
 
 /// Something that was waited for has come.
 pub(crate) enum News {
@@ -232,7 +235,10 @@ impl Actor {
             Letter::Updated { uri, params } => self.take(Input::ResourceUpdated { uri, params }).await,
             Letter::Wake => self.take(Input::DeadlineReached).await,
             Letter::Drain => self.drain().await,
-            Letter::Moved => self.stopped = Some(StopReason::Lost),
+            Letter::Moved => {
+                self.finish_sending().await;
+                self.stopped = Some(StopReason::Lost);
+            }
         }
     }
 
@@ -283,6 +289,20 @@ impl Actor {
                     CallFrame::InputRequired { requests: input.requests, round: input.round, continuation };
                 let number = self.number(call);
                 self.take(Input::Frame { call, number, frame }).await;
+            }
+        }
+    }
+
+    /// Waits until every call that was written down has reached its registry: the next owner could not tell whether one was sent
+    /// that no registry knows.
+    async fn finish_sending(&mut self) {
+        let until = tokio::time::Instant::now() + SENDING;
+        while self.stopped.is_none() && self.calls.values().any(|call| call.last() == 0) {
+            let Ok(Some(news)) = tokio::time::timeout_at(until, self.news.next()).await else { return };
+            // Written down as ever: whoever takes the session over raises the fence only behind this.
+            self.hear(news).await;
+            while let Some(input) = self.pending.pop_front() {
+                self.take(input).await;
             }
         }
     }
@@ -346,7 +366,7 @@ impl Actor {
     async fn attach(&mut self, cursor: Option<EventId>, reply: Reader) {
         let (stream, after) = match cursor {
             None => (StreamId::OWN, None),
-            Some(event) => (StreamId(event.stream), Some(event.seq)),
+            Some(event) => (StreamId(event.stream), Some(cursor_at(&event))),
         };
         if self.resident.machine.replay(stream, after).is_none() {
             let error = RpcError::new(code::INVALID_REQUEST, "the stream of Last-Event-ID is no longer kept");
@@ -361,7 +381,7 @@ impl Actor {
     }
 
     /// Gives the reader of an event stream what it has missed.
-    pub(crate) async fn replay(&mut self, stream: StreamId, after: Option<u64>) {
+    pub(crate) async fn replay(&mut self, stream: StreamId, after: Option<Cursor>) {
         let Some(replay) = self.resident.machine.replay(stream, after) else { return };
         self.send(stream, Frame::Open);
         if replay.gap {
@@ -382,7 +402,7 @@ impl Actor {
     /// A machine's event as clients see it.
     pub(crate) fn sign(&self, stream: StreamId, event: machines::Event) -> api::session::Event {
         let id = event.seq.map(|seq| {
-            EventId { stream: stream.0, epoch: self.resident.epoch, seq }
+            EventId { stream: stream.0, epoch: Epoch(event.epoch), seq }
                 .sign(&self.shared.keys, &self.resident.id)
         });
         api::session::Event { id, message: event.message, retry_ms: event.retry_ms }
@@ -428,6 +448,11 @@ impl Actor {
             }
         }
     }
+}
+
+/// The place of an event that was sent.
+pub(crate) const fn cursor_at(event: &EventId) -> Cursor {
+    Cursor { epoch: event.epoch.0, seq: event.seq }
 }
 
 /// Said where events between the client's cursor and the replay are no longer kept: a gap is never silent.

@@ -142,7 +142,7 @@ impl App {
         let draining = drain(self.shared.clone(), empty.clone());
         let routes = api::session::service(handle, surroundings(&empty));
         let serving = async {
-            let served = chassis::grpc::server::serve(routes, incoming, empty).await;
+            let served = chassis::grpc::server::serve_closely(routes, incoming, empty).await;
             stop.cancel();
             served
         };

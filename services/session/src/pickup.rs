@@ -5,11 +5,11 @@ use api::registry::{Operation, Start};
 use api::session::{Again, Answer, Frame};
 use futures::{StreamExt as _, stream};
 use machines::journal::{Entry, JournalState, Pickup};
-use machines::{CallFrame, CallId, Input, StreamId};
+use machines::{CallFrame, CallId, Cursor, Input, StreamId};
 use mcp::rpc::{self, Message, RpcError};
 use mcp::{Json, Method, code, edit};
 
-use crate::actor::{Actor, News};
+use crate::actor::{Actor, News, cursor_at};
 use crate::calling;
 use crate::host::request_id;
 use crate::reader::Reader;
@@ -148,7 +148,8 @@ impl Actor {
     async fn rejoin(&mut self, stream: StreamId, again: &Again, reply: &Reader) {
         let cursor = again.last_event_id.as_deref();
         let cursor = cursor.and_then(|id| api::EventId::parse(&self.shared.keys, &self.resident.id, id));
-        let after = cursor.filter(|event| event.stream == stream.0).map_or(0, |event| event.seq);
+        let seen = cursor.filter(|event| event.stream == stream.0);
+        let after = seen.as_ref().map_or(Cursor { epoch: 0, seq: 0 }, cursor_at);
         self.add_reader(stream, reply.clone());
         if self.resident.machine.is_event_stream(stream) {
             self.replay(stream, Some(after)).await;

@@ -184,7 +184,7 @@ impl Turn<'_> {
         if !ended.opened() {
             self.answer(stream, 200, Some(message));
         } else if self.live.readers.remove(&stream) {
-            let event = Event { seq: None, message: Some(message), retry_ms: None };
+            let event = Event { seq: None, epoch: 0, message: Some(message), retry_ms: None };
             self.want(Effect::Send { stream, event });
             self.want(Effect::Finish { stream });
         }

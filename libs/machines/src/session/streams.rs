@@ -7,10 +7,19 @@ use super::turn::Turn;
 use crate::effect::{Effect, Event};
 use crate::input::{CallId, StreamId};
 use crate::settings::Settings;
-use crate::snapshot::{Snapshot, StreamChange, StreamLog};
+use crate::snapshot::{Logged, Snapshot, StreamChange, StreamLog};
 
 /// All finished streams together keep at most this many times what one stream may keep.
 const KEPT_FACTOR: usize = 4;
+
+/// Up to where a reader knows a stream: the id of the last event it has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// Of the owner that wrote the event.
+    pub epoch: u64,
+    /// Its number in the stream.
+    pub seq: u64,
+}
 
 /// What a late reader is given before it is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,21 +33,28 @@ pub struct Replay {
 }
 
 /// See [`super::Session::replay`].
-pub(super) fn replay(saved: &Snapshot, stream: StreamId, after: Option<u64>) -> Option<Replay> {
+pub(super) fn replay(saved: &Snapshot, stream: StreamId, after: Option<Cursor>) -> Option<Replay> {
     let revision = saved.handshake.as_ref()?.revision;
     let Some(log) = saved.streams.get(&stream) else {
         let nothing = Replay { events: Vec::new(), gap: false, finished: false };
         return (stream == StreamId::OWN).then_some(nothing);
     };
-    let from = after.unwrap_or(log.delivered);
-    let event = |seq: u64, message: &Json| Event {
-        seq: (revision >= Revision::V2025_03_26).then_some(seq),
-        message: Some(message.clone()),
+    let from = after.map_or(log.delivered, |cursor| cursor.seq);
+    // A later owner's events are new to whoever has only seen those of an earlier one, whatever their numbers: the store may
+    // have lost what this one saw last.
+    let is_new = |logged: &Logged| match after {
+        Some(cursor) => (logged.epoch, logged.seq) > (cursor.epoch, cursor.seq),
+        None => logged.seq > from,
+    };
+    let event = |logged: &Logged| Event {
+        seq: (revision >= Revision::V2025_03_26).then_some(logged.seq),
+        epoch: logged.epoch,
+        message: Some(logged.message.clone()),
         retry_ms: None,
     };
-    let behind = log.events.iter().filter(|logged| logged.seq > from);
+    let behind = log.events.iter().filter(|logged| is_new(logged));
     Some(Replay {
-        events: behind.map(|logged| event(logged.seq, &logged.message)).collect(),
+        events: behind.map(event).collect(),
         gap: from < log.trimmed,
         finished: log.finished_at.is_some(),
     })
@@ -80,7 +96,10 @@ impl Turn<'_> {
     pub(super) fn prime(&mut self, stream: StreamId, retry_ms: u32) {
         let seq = self.append(stream, None);
         if self.live.readers.contains(&stream) {
-            self.want(Effect::Send { stream, event: Event { seq, message: None, retry_ms: Some(retry_ms) } });
+            self.want(Effect::Send {
+                stream,
+                event: Event { seq, epoch: self.live.epoch, message: None, retry_ms: Some(retry_ms) },
+            });
         }
     }
 
@@ -90,7 +109,10 @@ impl Turn<'_> {
         let seq = if kept { self.append(stream, Some(message.clone())) } else { None };
         if self.live.readers.contains(&stream) {
             let seq = seq.filter(|_| self.resumable());
-            self.want(Effect::Send { stream, event: Event { seq, message: Some(message), retry_ms: None } });
+            self.want(Effect::Send {
+                stream,
+                event: Event { seq, epoch: self.live.epoch, message: Some(message), retry_ms: None },
+            });
         }
     }
 
@@ -98,7 +120,10 @@ impl Turn<'_> {
     fn append(&mut self, stream: StreamId, message: Option<Json>) -> Option<u64> {
         let seq = self.saved.streams.get(&stream)?.last.saturating_add(1);
         let delivered = stream == StreamId::OWN && self.live.readers.contains(&stream);
-        self.change_stream(stream, StreamChange::Appended { seq, message, delivered });
+        self.change_stream(
+            stream,
+            StreamChange::Appended { seq, epoch: self.live.epoch, message, delivered },
+        );
         let through = self.saved.streams.get(&stream).and_then(|log| excess(log, self.settings));
         if let Some(through) = through {
             self.change_stream(stream, StreamChange::Trimmed { through });

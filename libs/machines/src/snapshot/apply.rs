@@ -116,14 +116,14 @@ impl Snapshot {
         let Some(log) = self.streams.get_mut(&stream) else { return };
         match change {
             StreamChange::Opened { .. } | StreamChange::Dropped => {}
-            StreamChange::Appended { seq, message, delivered } => {
+            StreamChange::Appended { seq, epoch, message, delivered } => {
                 log.last = *seq;
                 if *delivered {
                     log.delivered = *seq;
                 }
                 if let Some(message) = message {
                     log.bytes += message.as_str().len();
-                    log.events.push_back(Logged { seq: *seq, message: message.clone() });
+                    log.events.push_back(Logged { seq: *seq, epoch: *epoch, message: message.clone() });
                 }
             }
             StreamChange::Delivered { through } => log.delivered = *through,

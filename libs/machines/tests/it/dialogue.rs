@@ -5,8 +5,8 @@
 
 use machines::input::CommitRefusal;
 use machines::{
-    CallFrame, CallId, Continuation, Effects, Exchange, ExchangeSettings, Filter, Input, ListKind, Listen,
-    ListenSettings, Settings, StreamId,
+    CallFrame, CallId, Continuation, Cursor, Effects, Exchange, ExchangeSettings, Filter, Input, ListKind,
+    Listen, ListenSettings, Settings, StreamId,
 };
 use mcp::log::Level;
 use mcp::rpc::{Id, Message, Notification, Request, Response, RpcError};
@@ -208,7 +208,7 @@ impl Player {
                 Effects::new()
             }
             "replay" => {
-                let after = more.strip_prefix("after ").map(number);
+                let after = more.strip_prefix("after ").map(|seq| Cursor { epoch: 0, seq: number(seq) });
                 return lines::replay(world.session.replay(StreamId(number(first)), after).as_ref());
             }
             "pickup" => return lines::pickups(&world.saved),

@@ -285,7 +285,7 @@ async fn events_are_trimmed_and_streams_dropped(store: &dyn SessionStore) {
     writer.is_whole().await;
     fence(store, 14, 2).await;
     writer.epoch = Epoch(2);
-    let used_up = change(StreamChange::Appended { seq: 4, message: None, delivered: false });
+    let used_up = change(StreamChange::Appended { seq: 4, epoch: 2, message: None, delivered: false });
     writer
         .write(&[used_up, appended(stream, 5, false), change(StreamChange::Trimmed { through: 2 })], None)
         .await;
@@ -307,7 +307,7 @@ fn opened(request: Option<&str>) -> StreamChange {
 
 fn appended(stream: StreamId, seq: u64, delivered: bool) -> Change {
     let message = Json::trusted(format!(r#"{{"jsonrpc":"2.0","method":"n/{seq}","params":{{"a":1.0}}}}"#));
-    Change::Stream(stream, StreamChange::Appended { seq, message: Some(message), delivered })
+    Change::Stream(stream, StreamChange::Appended { seq, epoch: 1, message: Some(message), delivered })
 }
 
 fn answered(key: &str, body: Option<Json>) -> Answered {

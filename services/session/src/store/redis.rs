@@ -163,7 +163,7 @@ impl Redis {
             };
             cmd.arg(epoch.0).arg(how).arg(before).arg(whose).arg(version).arg(by).arg(self.life_ms());
             call::fields(&mut cmd, &parts.set);
-            places.steps(&mut cmd, &parts.logs, epoch);
+            places.steps(&mut cmd, &parts.logs);
             call::remember(&mut cmd, answered);
             match self.ask(&cmd).await? {
                 (Reply::Streams(more), _) if others.is_empty() => others = more,
@@ -192,7 +192,7 @@ impl Redis {
         cmd.arg(epoch.0).arg(version).arg(version + 1).arg(by).arg(self.life_ms());
         call::fields(&mut cmd, &parts.set);
         cmd.arg(parts.delete.len()).arg(&parts.delete);
-        places.steps(&mut cmd, &parts.logs, epoch);
+        places.steps(&mut cmd, &parts.logs);
         call::remember(&mut cmd, commit.answered.as_ref());
         self.ask(&cmd).await
     }

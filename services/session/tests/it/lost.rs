@@ -8,7 +8,7 @@ use mcp::log::Level;
 use session::store::Fenced;
 
 use crate::server::{Server, config, connect};
-use crate::writer::{Writer, appended, level, opened};
+use crate::writer::{Writer, appended, appended_in, level, opened};
 
 const STREAM: StreamId = StreamId(4);
 
@@ -21,7 +21,7 @@ async fn an_owner_before_writes_nothing_even_if_the_fence_is_lost() {
     let zombie = writer.clone();
     writer.epoch = Epoch(2);
     writer.fence().await;
-    let event = [appended(STREAM, 2)];
+    let event = [appended_in(2, STREAM, 2)];
     assert_eq!(zombie.attempt(&event, None).await, Err(CommitRefusal::Stale));
     writer.write(&event).await;
     let _: i64 = server.ask(&["DEL", &writer.fence_key()]).await;

@@ -108,8 +108,12 @@ pub(crate) fn opened(stream: StreamId) -> Change {
 }
 
 pub(crate) fn appended(stream: StreamId, seq: u64) -> Change {
+    appended_in(1, stream, seq)
+}
+
+pub(crate) fn appended_in(epoch: u64, stream: StreamId, seq: u64) -> Change {
     let message = Json::trusted(format!(r#"{{"jsonrpc":"2.0","method":"n/{seq}"}}"#));
-    Change::Stream(stream, StreamChange::Appended { seq, message: Some(message), delivered: false })
+    Change::Stream(stream, StreamChange::Appended { seq, epoch, message: Some(message), delivered: false })
 }
 
 pub(crate) fn answered(key: &str) -> Answered {

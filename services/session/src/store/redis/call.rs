@@ -1,6 +1,6 @@
 //! What scripts are given and what they answer.
 
-use api::{Epoch, SessionId};
+use api::SessionId;
 use machines::{CommitRefusal, StreamId};
 use redis::{Cmd, FromRedisValue as _, Value};
 
@@ -91,15 +91,15 @@ impl Places {
         self.streams.iter().position(|known| *known == stream).map(|place| place + Self::FIRST_LOG)
     }
 
-    /// Says what is to be done to logs. Events get the writer's epoch.
-    pub(super) fn steps(&self, cmd: &mut Cmd, steps: &[(StreamId, Step)], epoch: Epoch) {
+    /// Says what is to be done to logs. Events keep the epoch that they were first written in, so that their ids stay.
+    pub(super) fn steps(&self, cmd: &mut Cmd, steps: &[(StreamId, Step)]) {
         let known = || steps.iter().filter_map(|(stream, step)| Some((self.of(*stream)?, step)));
         cmd.arg(known().count());
         for (place, step) in known() {
             cmd.arg(place);
             match step {
                 Step::Add(event) => {
-                    let id = format!("{epoch}-{}", event.seq);
+                    let id = format!("{}-{}", event.epoch, event.seq);
                     cmd.arg("add").arg(id).arg(event.message.as_str());
                 }
                 Step::Keep(count) => {

@@ -147,8 +147,8 @@ impl Outline {
 
 /// An entry of a log: `<epoch>-<number>`, and the message.
 fn event(id: &str, message: Vec<u8>) -> Option<Logged> {
-    let (_, seq) = id.split_once('-')?;
-    Some(Logged { seq: seq.parse().ok()?, message: json(message)? })
+    let (epoch, seq) = id.split_once('-')?;
+    Some(Logged { seq: seq.parse().ok()?, epoch: epoch.parse().ok()?, message: json(message)? })
 }
 
 fn principal(value: &[u8]) -> Option<Principal> {
