@@ -18,6 +18,7 @@ use self::reach::Reach;
 use crate::ask::{self, Ask, Call, Door, Kind, Step};
 use crate::follow::Follower;
 use crate::lease::Client;
+use crate::sabotage::Known;
 use crate::scene::{AskDoor, Scene};
 use crate::world::{Ctx, Queue, Rx, Tx};
 
@@ -110,7 +111,10 @@ impl Gateway {
             None => None,
             Some(text) => match SessionId::parse(&self.scene.keys, text) {
                 Some(session) => Some(session.slot()),
-                None => return drop(reply.send(Ok(whole(ask::session_not_found())))),
+                None => {
+                    reply.send(Ok(whole(ask::session_not_found())));
+                    return;
+                }
             },
         };
         let found = match slot {
@@ -125,8 +129,8 @@ impl Gateway {
             Err(Error::new(code, "no session node took the request on in time"))
         });
         match found {
-            Err(error) => drop(reply.send(Ok(not_taken(id.as_ref(), &error)))),
-            Ok(Found { taken: Taken::Refused(answer), .. }) => drop(reply.send(Ok(Frame::Answer(answer)))),
+            Err(error) => _ = reply.send(Ok(not_taken(id.as_ref(), &error))),
+            Ok(Found { taken: Taken::Refused(answer), .. }) => _ = reply.send(Ok(Frame::Answer(answer))),
             Ok(Found { node, taken: Taken::Accepted(session, frames) }) => {
                 if session.is_some() {
                     reply.send(Ok(Frame::Accepted { session }));
@@ -273,7 +277,13 @@ impl Gateway {
                 Ok(taken) => return Ok(Found { node, taken }),
                 Err(error) => error,
             };
-            if let (true, Kind::Deliver { again, .. }) = (is_uncertain(&error), &mut ask.kind) {
+            let may_have_begun = match error.detail {
+                Some(Detail::Draining | Detail::NotReached) => false,
+                // An owner that gives a session up says so in the same words to whom it has begun to serve.
+                Some(Detail::NotOwner { .. }) => !self.scene.has(Known::MovedIsNew),
+                _ => true,
+            };
+            if let (true, Kind::Deliver { again, .. }) = (may_have_begun, &mut ask.kind) {
                 again.get_or_insert_default();
             }
             match &error.detail {
@@ -324,7 +334,8 @@ impl Following<'_> {
                         let error = Error::new(Code::OutcomeUnknown, "the next owner refused");
                         return self.fail(&ask, &error, &reply);
                     }
-                    return drop(reply.send(Ok(Frame::Answer(answer))));
+                    reply.send(Ok(Frame::Answer(answer)));
+                    return;
                 }
                 Err(error) => return self.fail(&ask, &error, &reply),
             }
@@ -485,10 +496,6 @@ fn is_loss(error: &Error) -> bool {
 fn uncertain(message: &str) -> Error {
     let lost = Detail::OutcomeUnknown { invocation: String::new() };
     Error::new(Code::Unavailable, message).with(lost)
-}
-
-fn is_uncertain(error: &Error) -> bool {
-    error.code == Code::Unavailable && matches!(error.detail, Some(Detail::OutcomeUnknown { .. }))
 }
 
 fn may_pass(error: &Error, was_accepted: bool) -> bool {

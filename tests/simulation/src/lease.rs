@@ -178,11 +178,6 @@ impl Etcd {
         }
     }
 
-    /// How many keys hang on leases.
-    pub(crate) fn leased(&self) -> usize {
-        self.inner.borrow().state.leases.values().map(|lease| lease.keys.len()).sum()
-    }
-
     fn expire(&self) {
         let now = self.sim.now();
         let mut inner = self.inner.borrow_mut();

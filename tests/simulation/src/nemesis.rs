@@ -8,6 +8,7 @@ use history::line::{Source, What};
 use crate::gateway::Gateway;
 use crate::node::Node;
 use crate::registry::Registry;
+use crate::sabotage::Known;
 use crate::scene::{GATEWAYS, NODES, REGISTRIES, Scene};
 use crate::world::{Ctx, Proc};
 
@@ -16,8 +17,6 @@ use crate::world::{Ctx, Proc};
 pub(crate) struct Weather {
     /// Fail-overs of the store lose what the replica had not got.
     pub(crate) lossy: bool,
-    /// Only clients and plain restarts: little may go wrong.
-    pub(crate) calm: bool,
 }
 
 /// See the module.
@@ -328,7 +327,9 @@ impl Nemesis {
         } else {
             self.say("a date jumps by an hour");
             let by = if self.range(0, 2) == 0 { 3_600_000 } else { -3_600_000 };
-            self.scene.sim.jump(process, by);
+            if self.scene.has(Known::WallClock) {
+                self.scene.sim.jump(process, by);
+            }
         }
         self.wait(500, 12_000).await;
         self.scene.sim.set_rate(process, 1_000_000);

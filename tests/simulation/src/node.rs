@@ -169,7 +169,7 @@ impl Node {
         let settings = self.scene.settings.clone();
         let machine = Session::restore(settings, stored.snapshot, self.ctx.wall_ms()).owned_by(epoch.0);
         let mut actor = Actor::new(self, id, epoch, stored.principal, machine);
-        (actor.version, actor.epochs) = (stored.version, stored.epochs);
+        actor.version = stored.version;
         self.insert(actor, true);
         if self.slots.epoch(id.slot()) != Some(epoch) {
             // The slot went while the session came: nobody else looks after it here.

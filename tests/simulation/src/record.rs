@@ -81,7 +81,8 @@ impl Pen {
         let (key, t) = ((session.to_owned(), at), self.nanos());
         let mut inner = self.inner.borrow_mut();
         inner.lost.remove(&key);
-        inner.logs.entry(key).or_insert((t, data));
+        // What is written over an event that was given up is what is there from now on.
+        inner.logs.insert(key, (t, data));
     }
 
     /// An event that nobody was shown is replaced: it never was.

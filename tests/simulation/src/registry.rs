@@ -155,7 +155,7 @@ impl Registry {
                 }
             }),
             Ok(None) => {}
-            Err(error) => drop(reply.send(Err(error))),
+            Err(error) => _ = reply.send(Err(error)),
         }
     }
 

@@ -79,7 +79,7 @@ pub fn run(plan: &Plan) -> Outcome {
     let net = Net::new(&sim);
     let pen = Pen::new(&sim);
     let lossy = sim.per_mille(400);
-    let weather = Weather { lossy, calm: false };
+    let weather = Weather { lossy };
     let lease_keys = Keys::new("/trunkline");
     let sparse = !plan.seed.is_multiple_of(WIDE);
     let etcd = Etcd::start(&sim, &net, foreign_slots(&lease_keys, sparse));
@@ -130,7 +130,7 @@ pub fn run(plan: &Plan) -> Outcome {
     let process = sim.process();
     sim.spawn(process, nemesis.rage(FAULTS_MS.0, FAULTS_MS.1));
     sim.run_until(END_MS * 1_000);
-    let outcome = conclude(&scene, plan);
+    let outcome = conclude(&scene);
     sim.end();
     outcome
 }
@@ -148,7 +148,7 @@ fn probe(pen: &Pen, phase: Phase, value: i64) {
     pen.write(Source::Runner, "probe", None, what);
 }
 
-fn conclude(scene: &Rc<Scene>, plan: &Plan) -> Outcome {
+fn conclude(scene: &Rc<Scene>) -> Outcome {
     let (sim, pen) = (&scene.sim, &scene.pen);
     let kept = scene.redis.dump();
     for (id, snapshot) in &kept {
@@ -178,6 +178,5 @@ fn conclude(scene: &Rc<Scene>, plan: &Plan) -> Outcome {
     let judgement = judge(&history, Demands::default());
     let figures = judgement.figures.clone();
     let (steps, simulated_ms) = (sim.steps(), END_MS);
-    drop(plan.seed);
     Outcome { history, judgement, figures, counts, digest, steps, simulated_ms, done_in_the_end }
 }

@@ -75,14 +75,23 @@ pub enum Known {
     ReplayEpoch,
     /// A cursor that is ahead of the log is believed, although the log has lost its end.
     AheadCursor,
+    /// The deadlines of sessions follow the date, which may jump.
+    WallClock,
+    /// A delivery that an owner gave up with the words of one that never had it is sent to the next owner as a new one.
+    MovedIsNew,
+    /// A fence counts as raised before the replica has it.
+    FenceUnwaited,
 }
 
 impl Known {
     /// Every one, with its name.
-    pub const ALL: [(Self, &'static str); 3] = [
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::EqualFence, "equal-fence"),
         (Self::ReplayEpoch, "replay-epoch"),
         (Self::AheadCursor, "ahead-cursor"),
+        (Self::WallClock, "wall-clock"),
+        (Self::MovedIsNew, "moved-is-new"),
+        (Self::FenceUnwaited, "fence-unwaited"),
     ];
 }
 

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use api::KeyRing;
@@ -79,6 +78,3 @@ pub(crate) fn settings() -> Arc<Settings> {
         ..Settings::default()
     })
 }
-
-/// The same, shared.
-pub(crate) type Shared = Rc<Scene>;

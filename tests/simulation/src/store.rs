@@ -41,9 +41,6 @@ pub(crate) struct Answered {
     pub(crate) body: Option<Json>,
 }
 
-/// Epochs in which the events of a stream were written, by number.
-pub(crate) type Epochs = BTreeMap<(StreamId, u64), u64>;
-
 #[derive(Clone)]
 struct Kept {
     principal: Principal,
@@ -51,7 +48,6 @@ struct Kept {
     version: u64,
     by: By,
     answers: VecDeque<Answered>,
-    epochs: Epochs,
 }
 
 /// One copy of everything.
@@ -113,8 +109,6 @@ pub(crate) struct Commit {
     pub(crate) changes: Vec<Change>,
     pub(crate) after: Snapshot,
     pub(crate) answered: Option<Answered>,
-    /// Where the events are that the changes append, and in which epochs all of them were written.
-    pub(crate) epochs: Epochs,
 }
 
 /// What a commit finds.
@@ -253,8 +247,7 @@ impl Redis {
             return Err(CommitRefusal::Conflict);
         }
         let (principal, snapshot) = (principal.clone(), Snapshot::default());
-        let (answers, epochs) = (VecDeque::new(), Epochs::new());
-        let kept = Kept { principal, snapshot, version: 0, by, answers, epochs };
+        let kept = Kept { principal, snapshot, version: 0, by, answers: VecDeque::new() };
         Ok(self.put(&mut inner, id, kept, Vec::new()))
     }
 
@@ -286,19 +279,25 @@ impl Redis {
                 kept.snapshot.apply(change);
             }
         }
-        kept.epochs.clone_from(&commit.epochs);
         kept.version += 1;
         kept.by = by;
         remember(&mut kept, commit.answered.as_ref());
         Found::Done(self.put(&mut inner, id, kept, places))
     }
 
+    fn place(&self, stream: StreamId, epoch: u64, seq: u64) -> Place {
+        let epoch = if self.is(Sabotage::ReuseSeq) { 1 } else { epoch };
+        Place { stream: stream.0.to_string(), epoch, seq }
+    }
+
     /// Events have places that rise.
     fn append(&self, id: &SessionId, commit: &Commit) -> Vec<Place> {
         let mut places = Vec::new();
         for change in &commit.changes {
-            let Change::Stream(stream, StreamChange::Appended { seq, message, .. }) = change else { continue };
-            let at = place(*stream, *seq, &commit.epochs);
+            let Change::Stream(stream, StreamChange::Appended { seq, epoch, message, .. }) = change else {
+                continue;
+            };
+            let at = self.place(*stream, *epoch, *seq);
             let data = message.as_ref().map_or("", |message| message.as_str()).to_owned();
             self.pen.kept(id.as_str(), at.clone(), data);
             places.push(at);
@@ -332,34 +331,34 @@ impl Redis {
         if let (false, Some(kept)) = (fits, before) {
             return Found::Other { version: kept.version, by: kept.by };
         }
-        for (stream, seq) in before.iter().flat_map(|kept| kept.epochs.keys()) {
-            let epochs = before.map(|kept| &kept.epochs);
-            let was = epochs.map(|epochs| place(*stream, *seq, epochs));
-            let is_new = was.filter(|was| *was != place(*stream, *seq, &commit.epochs));
-            if let Some(at) = is_new.filter(|at| at.epoch == by.epoch) {
-                self.pen.replaced(id.as_str(), at);
+        for (stream, log) in before.iter().flat_map(|kept| &kept.snapshot.streams) {
+            for event in log.events.iter().filter(|event| event.epoch == by.epoch) {
+                // Comes back at once, unless it is one of a write that was given up.
+                let at = self.place(*stream, event.epoch, event.seq);
+                let stays = commit.after.streams.get(stream).is_some_and(|log| log.last >= event.seq);
+                if !stays {
+                    self.pen.replaced(id.as_str(), at);
+                }
             }
         }
         let answers = before.map(|kept| kept.answers.clone()).unwrap_or_default();
         let (principal, snapshot) = (principal.clone(), commit.after.clone());
-        let epochs = commit.epochs.clone();
-        let mut kept = Kept { principal, snapshot, version, by, answers, epochs };
+        let mut kept = Kept { principal, snapshot, version, by, answers };
         remember(&mut kept, commit.answered.as_ref());
         let mut places = Vec::new();
         for (stream, log) in &commit.after.streams {
             for event in &log.events {
-                let at = place(*stream, event.seq, &commit.epochs);
-                // What is written over an event of the same place is what it is from now on.
-                self.pen.replaced(id.as_str(), at.clone());
+                let at = self.place(*stream, event.epoch, event.seq);
                 self.pen.kept(id.as_str(), at.clone(), event.message.as_str().to_owned());
                 places.push(at);
             }
         }
         for change in &commit.changes {
-            let Change::Stream(stream, StreamChange::Appended { seq, message: None, .. }) = change else {
+            let Change::Stream(stream, StreamChange::Appended { seq, epoch, message: None, .. }) = change
+            else {
                 continue;
             };
-            self.pen.kept(id.as_str(), place(*stream, *seq, &commit.epochs), String::new());
+            self.pen.kept(id.as_str(), self.place(*stream, *epoch, *seq), String::new());
         }
         Found::Done(self.put(&mut inner, id, kept, places))
     }
@@ -380,11 +379,6 @@ impl Redis {
 enum Instead {
     UpTo(u64),
     By(By),
-}
-
-fn place(stream: StreamId, seq: u64, epochs: &Epochs) -> Place {
-    let epoch = epochs.get(&(stream, seq)).copied().unwrap_or(0);
-    Place { stream: stream.0.to_string(), epoch, seq }
 }
 
 fn remember(kept: &mut Kept, answered: Option<&Answered>) {

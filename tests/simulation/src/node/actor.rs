@@ -7,7 +7,7 @@ use std::rc::Rc;
 use api::session::{Again, Answer, Event, Frame};
 use api::{Epoch, EventId, Principal, SessionId};
 use futures::future::{Either, select};
-use machines::{CallFrame, CallId, Input, Millis, Session, StopReason, StreamId};
+use machines::{CallFrame, CallId, Cursor, Input, Millis, Session, StopReason, StreamId};
 use mcp::rpc::{self, Message, RpcError};
 use mcp::{Json, code};
 
@@ -15,8 +15,10 @@ use super::Node;
 use super::call::Call;
 use crate::ask::Step;
 use crate::sabotage::{Known, Sabotage};
-use crate::store::Epochs;
 use crate::world::{Queue, Tx};
+
+/// How long a session that moves waits for registries to take its calls on.
+const SENDING_MS: u64 = 500;
 
 /// Something for a session.
 pub(crate) enum Letter {
@@ -78,8 +80,6 @@ pub(crate) struct Actor {
     pub(crate) principal: Principal,
     pub(crate) machine: Session,
     pub(crate) version: u64,
-    /// In which epochs the events that are kept were written.
-    pub(crate) epochs: Epochs,
     pub(crate) queue: Queue<Letter>,
     /// Tells it from another actor of the same session.
     pub(crate) number: u64,
@@ -108,7 +108,6 @@ impl Actor {
             wake: machine.next_wake(),
             machine,
             version: 0,
-            epochs: Epochs::new(),
             queue: Queue::default(),
             number: 0,
             readers: BTreeMap::new(),
@@ -177,8 +176,28 @@ impl Actor {
                     self.take(Input::ReaderGone(stream)).await;
                 }
             }
-            Letter::Moved => self.stopped = Some(StopReason::Lost),
+            Letter::Moved => {
+                self.finish_sending().await;
+                self.stopped = Some(StopReason::Lost);
+            }
         }
+    }
+
+    /// Waits until every call that was written down has reached its registry.
+    async fn finish_sending(&mut self) {
+        let (ctx, mut others) = (self.node.ctx.clone(), Vec::new());
+        let until = ctx.now_ms() + SENDING_MS;
+        while self.stopped.is_none() && self.calls.values().any(|call| call.last() == 0) {
+            let left = until.saturating_sub(ctx.now_ms());
+            match ctx.within_ms(left, self.queue.next()).await {
+                None => break,
+                Some(Letter::Heard { call, number, frame }) => {
+                    self.take(Input::Frame { call, number, frame }).await;
+                }
+                Some(other) => others.push(other),
+            }
+        }
+        others.into_iter().for_each(|letter| self.queue.push(letter));
     }
 
     /// One step of the machine, and everything it wants.
@@ -228,7 +247,7 @@ impl Actor {
     async fn attach(&mut self, cursor: Option<EventId>, reply: Rc<Reply>) {
         let (stream, after) = match cursor {
             None => (StreamId::OWN, None),
-            Some(event) => (StreamId(event.stream), Some(self.behind(event))),
+            Some(event) => (StreamId(event.stream), Some(self.cursor(event))),
         };
         if self.machine.replay(stream, after).is_none() {
             let error = RpcError::new(code::INVALID_REQUEST, "the stream of Last-Event-ID is no longer kept");
@@ -239,19 +258,15 @@ impl Actor {
         self.replay(stream, after).await;
     }
 
-    /// Where a cursor stands in what is kept. One of an epoch whose end was lost goes on with the first event of a later one.
-    pub(crate) fn behind(&self, cursor: EventId) -> u64 {
-        if self.node.scene.has(Known::AheadCursor) {
-            return cursor.seq;
-        }
-        let stream = StreamId(cursor.stream);
-        let of_stream = self.epochs.range((stream, 0)..=(stream, cursor.seq));
-        let later = of_stream.filter(|(_, epoch)| **epoch > cursor.epoch.0).map(|((_, seq), _)| *seq).min();
-        later.map_or(cursor.seq, |seq| seq.saturating_sub(1))
+    /// Up to where a reader knows a stream.
+    pub(crate) fn cursor(&self, event: EventId) -> Cursor {
+        // What the product did: a number alone was believed.
+        let is_blind = self.node.scene.has(Known::AheadCursor);
+        Cursor { epoch: if is_blind { self.epoch.0 } else { event.epoch.0 }, seq: event.seq }
     }
 
     /// Gives the reader of an event stream what it has missed.
-    pub(crate) async fn replay(&mut self, stream: StreamId, after: Option<u64>) {
+    pub(crate) async fn replay(&mut self, stream: StreamId, after: Option<Cursor>) {
         let Some(replay) = self.machine.replay(stream, after) else { return };
         self.send(stream, Frame::Open);
         if replay.gap && !self.node.scene.is(Sabotage::LoseGapNotice) {
@@ -271,9 +286,10 @@ impl Actor {
 
     pub(crate) fn sign(&self, stream: StreamId, event: machines::Event) -> Event {
         let id = event.seq.map(|seq| {
-            let written = self.epochs.get(&(stream, seq)).filter(|_| !self.node.scene.has(Known::ReplayEpoch));
-            let epoch = written.map_or(self.epoch, |epoch| Epoch(*epoch));
-            EventId { stream: stream.0, epoch, seq }.sign(&self.node.scene.keys, &self.id)
+            let scene = &self.node.scene;
+            let epoch = if scene.has(Known::ReplayEpoch) { self.epoch.0 } else { event.epoch };
+            let epoch = Epoch(if scene.is(Sabotage::ReuseSeq) { 1 } else { epoch });
+            EventId { stream: stream.0, epoch, seq }.sign(&scene.keys, &self.id)
         });
         Event { id, message: event.message, retry_ms: event.retry_ms }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use machines::snapshot::{CallChange, StreamChange};
+use machines::snapshot::CallChange;
 use machines::{CallFrame, Change, CommitRefusal, Effect, Effects, Input, StopReason};
 use mcp::rpc::{self, RpcError};
 
@@ -12,7 +12,7 @@ use super::slots::Certainty;
 use crate::ask::answer;
 use crate::registry::Wish;
 use crate::sabotage::Sabotage;
-use crate::store::{Answered, Commit, Epochs, Fenced};
+use crate::store::{Answered, Commit, Fenced};
 
 impl Actor {
     pub(crate) async fn perform(&mut self, effects: Effects) {
@@ -111,15 +111,9 @@ impl Actor {
 
     /// Makes changes durable. What the store has lost of the session meanwhile is written anew: this owner has all of it.
     async fn commit(&mut self, changes: Vec<Change>, left: &VecDeque<Effect>) -> Result<(), CommitRefusal> {
-        let epochs = self.epochs_behind(&changes);
         let answered = self.answered(&changes, left);
         let after = self.machine.snapshot();
-        let commit = |answered| Commit {
-            changes: changes.clone(),
-            after: after.clone(),
-            answered,
-            epochs: epochs.clone(),
-        };
+        let commit = |answered| Commit { changes: changes.clone(), after: after.clone(), answered };
         let (version, principal) = (self.version, self.principal.clone());
         let store = &self.node.store;
         let committed = store.commit(&self.id, self.epoch, (version, &principal), commit(answered)).await;
@@ -139,32 +133,10 @@ impl Actor {
         };
         if committed.is_ok() {
             self.version += 1;
-            self.epochs = epochs;
             self.machine.settle();
             self.node.slots.agreed(self.id.slot(), self.node.ctx.now_ms());
         }
         committed
-    }
-
-    /// The epochs of the events that are kept once these changes are made.
-    fn epochs_behind(&self, changes: &[Change]) -> Epochs {
-        let mut epochs = self.epochs.clone();
-        for change in changes {
-            let Change::Stream(stream, change) = change else { continue };
-            match change {
-                StreamChange::Appended { seq, .. } => {
-                    let first = epochs.range((*stream, 0)..=(*stream, u64::MAX)).next().map(|(_, e)| *e);
-                    let reused = first.filter(|_| self.node.scene.is(Sabotage::ReuseSeq));
-                    epochs.insert((*stream, *seq), reused.unwrap_or(self.epoch.0));
-                }
-                StreamChange::Dropped => epochs.retain(|(of, _), _| of != stream),
-                StreamChange::Opened { .. }
-                | StreamChange::Delivered { .. }
-                | StreamChange::Trimmed { .. }
-                | StreamChange::Finished { .. } => {}
-            }
-        }
-        epochs
     }
 
     /// The answer that leaves with the end of a journaled call, for a gateway that never gets it.

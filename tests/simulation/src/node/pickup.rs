@@ -6,7 +6,7 @@ use std::rc::Rc;
 use api::session::{Again, Answer, Frame};
 use api::EventId;
 use machines::journal::{Entry, JournalState, Pickup};
-use machines::{CallFrame, CallId, Input, StreamId};
+use machines::{CallFrame, CallId, Cursor, Input, StreamId};
 use mcp::rpc::{Message, RpcError};
 
 use super::actor::{Actor, Reply};
@@ -84,7 +84,8 @@ impl Actor {
     async fn rejoin(&mut self, stream: StreamId, again: &Again, reply: Rc<Reply>) {
         let cursor = again.last_event_id.as_deref();
         let cursor = cursor.and_then(|id| EventId::parse(&self.node.scene.keys, &self.id, id));
-        let after = cursor.filter(|event| event.stream == stream.0).map_or(0, |event| self.behind(event));
+        let seen = cursor.filter(|event| event.stream == stream.0);
+        let after = seen.map_or(Cursor { epoch: 0, seq: 0 }, |event| self.cursor(event));
         self.add_reader(stream, reply);
         if self.machine.is_event_stream(stream) {
             self.replay(stream, Some(after)).await;

@@ -8,8 +8,8 @@ use api::{Epoch, Principal, SessionId, Slot};
 use machines::snapshot::{CallChange, StreamChange};
 use machines::{Change, CommitRefusal, Snapshot};
 
-use super::{Answered, By, Commit, Epochs, Found, Instead, Redis};
-use crate::sabotage::Sabotage;
+use super::{Answered, By, Commit, Found, Instead, Redis};
+use crate::sabotage::{Known, Sabotage};
 use crate::world::Ctx;
 
 /// What is waited for an answer.
@@ -30,7 +30,6 @@ pub(crate) struct Stored {
     pub(crate) principal: Principal,
     pub(crate) snapshot: Snapshot,
     pub(crate) version: u64,
-    pub(crate) epochs: Epochs,
 }
 
 /// See the module.
@@ -102,7 +101,8 @@ impl Client {
         };
         let Some(answers) = self.ask(raise).await else { return vec![Fenced::Down; slots.len()] };
         let last = answers.iter().map(|(_, number)| *number).max().unwrap_or(0);
-        if !self.is_safe(generation, last).await {
+        let waits = !self.redis.habits.known.contains(&Known::FenceUnwaited);
+        if waits && !self.is_safe(generation, last).await {
             return vec![Fenced::Down; slots.len()];
         }
         answers.into_iter().map(|(fenced, _)| fenced).collect()
@@ -204,7 +204,6 @@ impl Client {
                 principal: kept.principal.clone(),
                 snapshot: kept.snapshot.clone(),
                 version: kept.version,
-                epochs: kept.epochs.clone(),
             })
         });
         loaded.await.ok_or(CommitRefusal::Down)
