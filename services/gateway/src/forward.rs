@@ -177,16 +177,30 @@ impl Forward {
     async fn first_word(&self, call: &Call, node: &Peer) -> Result<Option<Taken>, Error> {
         let unreachable = || Error::new(Code::Unavailable, format!("{} is not an address", node.address));
         let host = self.peers.get(&node.address).ok_or_else(unreachable)?;
-        let mut frames = call.on(host.as_ref()).await?;
-        match frames.next().await {
-            Some(Ok(Frame::Accepted { session })) => Ok(Some(Taken::Accepted { session, frames })),
-            Some(Ok(Frame::Refused(answer))) => Ok(Some(Taken::Refused(answer))),
-            Some(Ok(Frame::Answer(_) | Frame::Open | Frame::Event(_))) => {
-                Err(Error::new(Code::Internal, "a session node answered without accepting"))
-            }
-            Some(Err(error)) => Err(error),
-            None => Ok(None),
+        first_of(call.on(host.as_ref()).await?).await
+    }
+
+    /// Asks a node that is well to pass a request on to one that is not, or that only we do not reach.
+    async fn pass_on(&self, call: &Call, node: &Peer) -> Result<Taken, Error> {
+        let none = || Error::new(Code::Unavailable, "nobody is there to pass it on").with(Detail::NotReached);
+        let is_well = |via: &Peer| via != node && self.reach.since(via).is_none();
+        let via = self.candidates().into_iter().find(is_well).ok_or_else(none)?;
+        let host = self.peers.get(&via.address).ok_or_else(none)?;
+        let frames = host.relay(&node.address, call.request()).await?;
+        first_of(frames).await?.ok_or_else(|| uncertain("a session node said nothing to what was passed on"))
+    }
+}
+
+/// What frames begin with; `None` if there are none.
+async fn first_of(mut frames: Frames) -> Result<Option<Taken>, Error> {
+    match frames.next().await {
+        Some(Ok(Frame::Accepted { session })) => Ok(Some(Taken::Accepted { session, frames })),
+        Some(Ok(Frame::Refused(answer))) => Ok(Some(Taken::Refused(answer))),
+        Some(Ok(Frame::Answer(_) | Frame::Open | Frame::Event(_))) => {
+            Err(Error::new(Code::Internal, "a session node answered without accepting"))
         }
+        Some(Err(error)) => Err(error),
+        None => Ok(None),
     }
 }
 

@@ -26,8 +26,16 @@ use crate::telemetry::propagate::Extract;
 use crate::tls::{Member, Mesh, PlainTextError};
 use crate::workers::Workers;
 
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon it is noticed that a caller is gone.
+#[derive(Debug, Clone, Copy)]
+struct Pings {
+    every: Duration,
+    answered: Duration,
+}
+
+const ORDINARY: Pings = Pings { every: Duration::from_secs(20), answered: Duration::from_secs(10) };
+/// As soon as [`dial_closely`](super::channel::dial_closely) notices it at the other end.
+const CLOSE: Pings = Pings { every: Duration::from_secs(1), answered: Duration::from_secs(2) };
 /// Calls and watches of one peer process, which is another process of the mesh and multiplexes all its clients.
 const MAX_STREAMS: u32 = 16_384;
 /// Metadata of one request or answer.
@@ -95,6 +103,24 @@ pub async fn serve_until_drained(
 /// # Errors
 /// [`ServeError`] when the listener breaks, or must not be used.
 pub async fn serve(routes: Routes, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
+    serve_pinging(routes, incoming, shutdown, ORDINARY).await
+}
+
+/// Like [`serve`] for a role that is dialled closely. A connection that is lost at one end is lost at the other one too within
+/// three seconds, so that what was on its way is not heard later, when its caller has said it again elsewhere.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_closely(routes: Routes, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
+    serve_pinging(routes, incoming, shutdown, CLOSE).await
+}
+
+async fn serve_pinging(
+    routes: Routes,
+    incoming: Incoming,
+    shutdown: Shutdown,
+    pings: Pings,
+) -> Result<(), ServeError> {
     let (listener, mesh) = match incoming {
         Incoming::Tcp(listener) => (listener, Mesh::default()),
         Incoming::Mesh(listener, mesh) => (listener, mesh),
@@ -113,7 +139,7 @@ pub async fn serve(routes: Routes, incoming: Incoming, shutdown: Shutdown) -> Re
         .iter()
         .map(|runtime| {
             let (door, dealt) = mpsc::channel(DEALT);
-            let serving = serve_dealt(routes.clone(), dealt, mesh.member(), shutdown.clone());
+            let serving = serve_dealt(routes.clone(), dealt, mesh.member(), shutdown.clone(), pings);
             (door, task::spawn_on(runtime, Kind::Role, "gRPC server", serving))
         })
         .unzip();
@@ -162,6 +188,7 @@ async fn serve_dealt(
     dealt: mpsc::Receiver<net::TcpStream>,
     tls: Option<Member>,
     shutdown: Shutdown,
+    pings: Pings,
 ) -> Result<(), ServeError> {
     // From here on the connection belongs to this runtime.
     let (tls, said) = (&tls, &Sparse::default());
@@ -175,8 +202,8 @@ async fn serve_dealt(
         async move { shutdown.requested().await }
     };
     let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(pings.every))
+        .http2_keepalive_timeout(Some(pings.answered))
         .http2_max_header_list_size(MAX_HEADER_LIST)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .initial_stream_window_size(STREAM_WINDOW)

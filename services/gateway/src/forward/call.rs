@@ -1,6 +1,6 @@
 //! What is asked of a session node, and what is known of attempts before.
 
-use api::session::{Again, Attach, Close, Delivery, Frames, Transport};
+use api::session::{Again, Attach, Close, Delivery, Frames, Request, Transport};
 use api::{Detail, Error, SessionHost};
 use mcp::{Era, Method, scan};
 
@@ -103,6 +103,31 @@ impl Call {
                 attach.last_event_id = last_event_id.or_else(|| attach.last_event_id.take());
             }
             Self::Close(_) => {}
+        }
+    }
+
+    /// The same, as one that a node may meet twice: over a link that is silent, and beside it.
+    pub(super) fn twice(&self) -> Self {
+        let mut call = self.clone();
+        if let Self::Deliver(delivery) = &mut call
+            && delivery.session.is_some()
+            && !is_batch(delivery)
+        {
+            delivery.again.get_or_insert_default();
+        }
+        call
+    }
+
+    /// Whether another node may pass it on: the owner recognises what it meets twice.
+    pub(super) fn may_be_passed_on(&self) -> bool {
+        self.can_move()
+    }
+
+    pub(super) fn request(&self) -> Request {
+        match self.clone() {
+            Self::Deliver(delivery) => Request::Deliver(delivery),
+            Self::Attach(attach) => Request::Attach(attach),
+            Self::Close(close) => Request::Close(close),
         }
     }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use api::{Code, Detail, Error, Slot};
 use placement::Peer;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::counts::Waiting;
-use super::{Call, Forward, Taken, uncertain};
+use super::{Call, Forward, Taken, is_uncertain, uncertain};
 use crate::limits::Inside;
 
 /// Redirections that are followed in one attempt.
@@ -23,6 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// A node that could not be reached for so long, and owns the slot all the same, is cut off from us alone: what nobody has
 /// received is refused then, so that the client may try another gateway.
 const CUT_OFF: Duration = Duration::from_secs(3);
+/// A node in doubt that has not answered for so long is tried through another one.
+const PASSING: Duration = Duration::from_millis(250);
 /// What a node in doubt gets to answer one request, however long it has been in doubt.
 const PROBE: Duration = Duration::from_millis(2500);
 
@@ -160,7 +162,8 @@ impl Search<'_> {
         loop {
             let in_doubt = self.missed.is_some() || self.forward.reach.since(&node).is_some();
             let asked = if in_doubt {
-                self.ask_in_doubt(call, &node).await
+                // Rare, and large.
+                Box::pin(self.ask_in_doubt(call, &node)).await
             } else {
                 self.forward.ask(call, &node).await
             };
@@ -180,22 +183,63 @@ impl Search<'_> {
         }
     }
 
-    /// Asks a node that may not answer: no longer than patience lasts, nor than it is the owner.
+    /// Asks a node that may not answer: no longer than patience lasts, nor than it is the owner. If it leaves us waiting, another
+    /// node is asked to pass the request on: it may be only we who do not reach it.
     async fn ask_in_doubt(&mut self, call: &Call, node: &Peer) -> Result<Taken, Error> {
         let forward = self.forward;
-        if !forward.reach.may_try(node) {
-            let text = format!("{} could not be reached a moment ago", node.address);
-            return Err(Error::new(Code::Unavailable, text).with(Detail::NotReached));
-        }
         let limit = self.limit(call, Some(node));
         let end = if self.was_accepted { limit } else { limit.max(Instant::now() + PROBE) };
-        let asking = forward.ask(call, node);
-        tokio::pin!(asking);
+        let twice = if forward.reach.since(node).is_some() { call.twice() } else { call.clone() };
+        let passes = call.may_be_passed_on() && forward.reach.may_pass_on(node);
+        let is_silent = forward.reach.since(node).is_some_and(|since| since.elapsed() >= PASSING);
+        // What a silent node has been sent it may hear late: no calls, while there is another way.
+        let is_last_resort = passes && is_silent && !call.is_repeatable();
+        let (hurry, resort) = (Notify::new(), Notify::new());
+        let asking = async {
+            if is_last_resort {
+                resort.notified().await;
+            }
+            if forward.reach.may_try(node) {
+                return forward.ask(&twice, node).await;
+            }
+            let text = format!("{} could not be reached a moment ago", node.address);
+            Err(Error::new(Code::Unavailable, text).with(Detail::NotReached))
+        };
+        if is_silent {
+            hurry.notify_one();
+        }
+        let passing = async {
+            drop(timeout(PASSING, hurry.notified()).await);
+            forward.pass_on(&twice, node).await
+        };
+        tokio::pin!(asking, passing);
+        let mut ends = Ends { direct: None, passed: None };
+        if !passes {
+            ends.passed = Some(Error::new(Code::Unavailable, "not passed on").with(Detail::NotReached));
+        }
         let mut silent_at = forward.reach.silent_at(node);
         loop {
+            if let Some(error) = ends.both() {
+                return Err(error);
+            }
             tokio::select! {
                 biased;
-                asked = &mut asking => return asked,
+                asked = &mut asking, if ends.direct.is_none() => match asked {
+                    // That it drains, the node says itself.
+                    Err(error) if is_unheard(&error) && error.detail != Some(Detail::Draining) => {
+                        ends.direct = Some(error);
+                        hurry.notify_one();
+                    }
+                    said => return said,
+                },
+                passed = &mut passing, if ends.passed.is_none() => match passed {
+                    Err(error) if is_unheard(&error) => {
+                        forward.reach.is_missed(node);
+                        resort.notify_one();
+                        ends.passed = Some(error);
+                    }
+                    said => return said,
+                },
                 () = sleep_until(silent_at.unwrap_or(end)), if silent_at.is_some() => {
                     silent_at = None;
                     if forward.reach.is_silent(node) {
@@ -213,6 +257,40 @@ impl Search<'_> {
         }
         forward.reach.lost(node);
         Err(uncertain(format!("{} has not answered in time", node.address)))
+    }
+}
+
+/// What came of asking a node, and of asking another one to pass it on, as far as neither was heard.
+struct Ends {
+    direct: Option<Error>,
+    passed: Option<Error>,
+}
+
+impl Ends {
+    /// How the attempt ended, if both have: if either may have arrived, nobody can tell.
+    fn both(&mut self) -> Option<Error> {
+        if self.direct.is_none() || self.passed.is_none() {
+            return None;
+        }
+        self.passed.take().filter(is_uncertain).or_else(|| self.direct.take())
+    }
+}
+
+/// Whether the owner has said nothing, or nothing that counts.
+fn is_unheard(error: &Error) -> bool {
+    match error.code {
+        // Not implemented by whoever should have passed it on.
+        Code::Unavailable | Code::Unimplemented => true,
+        Code::InvalidRequest
+        | Code::NotFound
+        | Code::Precondition
+        | Code::Unauthenticated
+        | Code::Denied
+        | Code::Overloaded
+        | Code::Deadline
+        | Code::Cancelled
+        | Code::OutcomeUnknown
+        | Code::Internal => false,
     }
 }
 

@@ -14,13 +14,13 @@ use tokio::time::Instant;
 /// A node that could not be reached is tried by one request in this time; the others go by what that one finds.
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 /// A node in doubt that leaves a request unanswered for this long is reported. A link that merely broke is back by then.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_millis(1200);
 /// A node is reported once in this time.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(1);
 /// For so long, whoever may choose asks other nodes first.
 const RECENT: Duration = Duration::from_secs(5);
 /// A doubt is forgotten when nobody has found it right for this long.
-const MEMORY: Duration = Duration::from_secs(60);
+const MEMORY: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 struct Doubt {
@@ -29,6 +29,8 @@ struct Doubt {
     last: Instant,
     /// When the node could last not be reached, or was last tried after that.
     tried: Option<Instant>,
+    /// When others could last not reach it either.
+    missed: Option<Instant>,
     reported: Option<Instant>,
 }
 
@@ -54,7 +56,7 @@ impl Reach {
         if self.is_clear() {
             return None;
         }
-        self.lock().get(&node.address).map(|doubt| doubt.since)
+        self.lock().get(&node.address).filter(|doubt| doubt.last.elapsed() < MEMORY).map(|doubt| doubt.since)
     }
 
     /// Whether a node was found unreachable a moment ago.
@@ -103,6 +105,20 @@ impl Reach {
         }
     }
 
+    /// Whether others may be asked to pass something on to a node in doubt: not if they could not a moment ago.
+    pub(super) fn may_pass_on(&self, node: &Peer) -> bool {
+        self.lock()
+            .get(&node.address)
+            .is_some_and(|doubt| doubt.missed.is_none_or(|missed| missed.elapsed() >= BETWEEN_TRIES))
+    }
+
+    /// Others could not reach the node either.
+    pub(super) fn is_missed(&self, node: &Peer) {
+        if let Some(doubt) = self.lock().get_mut(&node.address) {
+            doubt.missed = Some(Instant::now());
+        }
+    }
+
     /// When somebody who waits for an answer of the node should ask [`Reach::is_silent`].
     pub(super) fn silent_at(&self, node: &Peer) -> Option<Instant> {
         self.since(node).map(|since| (since + SILENCE).max(Instant::now()))
@@ -116,11 +132,10 @@ impl Reach {
     fn doubt(&self, node: &Peer, say: impl FnOnce(&mut Doubt) -> bool) -> bool {
         let now = Instant::now();
         let mut doubts = self.lock();
-        if !doubts.contains_key(&node.address) {
-            doubts.retain(|_, doubt| now.saturating_duration_since(doubt.last) < MEMORY);
-        }
+        doubts.retain(|_, doubt| now.saturating_duration_since(doubt.last) < MEMORY);
         let doubt = doubts.entry(node.address.clone());
-        let doubt = doubt.or_insert(Doubt { since: now, last: now, tried: None, reported: None });
+        let doubt =
+            doubt.or_insert(Doubt { since: now, last: now, tried: None, missed: None, reported: None });
         doubt.last = now;
         let said = say(doubt);
         self.count.store(doubts.len(), Ordering::Relaxed);

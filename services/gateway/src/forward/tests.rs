@@ -1,9 +1,11 @@
 //! How long is waited for what, on a clock that the tests turn.
 
+mod passed_on;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use api::session::{Attach, Close, Delivery, Event, Transport};
+use api::session::{Again, Attach, Close, Delivery, Event, Request, Transport};
 use api::{Principal, SessionHost};
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -34,6 +36,10 @@ struct Mesh {
     changes: watch::Sender<u64>,
     start: Instant,
     asked: Mutex<Vec<(String, u128)>>,
+    /// What each node does with what is to be passed on.
+    passes: Mutex<BTreeMap<String, Way>>,
+    /// Through whom, to whom, the attempt before, when.
+    passed: Mutex<Vec<(String, String, Option<Again>, u128)>>,
     suspected: Mutex<Vec<(String, u128)>>,
 }
 
@@ -51,6 +57,8 @@ impl Mesh {
             changes: watch::Sender::new(0),
             start: Instant::now(),
             asked: Mutex::default(),
+            passes: Mutex::default(),
+            passed: Mutex::default(),
             suspected: Mutex::default(),
         })
     }
@@ -115,11 +123,17 @@ impl Node {
         let Self(name, mesh) = self;
         mesh.asked.lock().unwrap().push((name.clone(), mesh.now()));
         let way = mesh.nodes.lock().unwrap()[name].clone();
-        match way {
-            Way::Refuse(error) => Err(error),
-            Way::Say(frames) => Ok(stream::iter(frames).boxed()),
-            Way::Stay(frames) => Ok(stream::iter(frames).chain(stream::pending()).boxed()),
-            Way::Hang => std::future::pending().await,
+        way.go().await
+    }
+}
+
+impl Way {
+    async fn go(self) -> Result<Frames, Error> {
+        match self {
+            Self::Refuse(error) => Err(error),
+            Self::Say(frames) => Ok(stream::iter(frames).boxed()),
+            Self::Stay(frames) => Ok(stream::iter(frames).chain(stream::pending()).boxed()),
+            Self::Hang => std::future::pending().await,
         }
     }
 }
@@ -136,6 +150,17 @@ impl SessionHost for Node {
 
     async fn close(&self, _close: Close) -> Result<Frames, Error> {
         self.act().await
+    }
+
+    async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
+        let Self(name, mesh) = self;
+        let again = match request {
+            Request::Deliver(delivery) => delivery.again,
+            Request::Attach(_) | Request::Close(_) => None,
+        };
+        mesh.passed.lock().unwrap().push((name.clone(), to.to_owned(), again, mesh.now()));
+        let way = mesh.passes.lock().unwrap().get(name).cloned();
+        way.unwrap_or(Way::Refuse(Error::new(Code::Unimplemented, "no"))).go().await
     }
 }
 
@@ -212,7 +237,7 @@ async fn what_nobody_has_received_waits_three_seconds_for_an_owner_that_only_we_
     // Who comes later need not wait for what is known.
     sleep(Duration::from_secs(7)).await;
     let before = mesh.now();
-    let ends = join_all([(); 100].map(|()| forward.send(deliver(CALL), slot()))).await;
+    let ends = join_all((0..100).map(|_| forward.send(deliver(CALL), slot()))).await;
     assert!(ends.into_iter().all(|taken| code(taken) == Some(Code::Unavailable)));
     assert_eq!(mesh.now(), before);
     // As soon as it is back, it is asked.
@@ -296,7 +321,7 @@ async fn a_silent_owner_is_reported_and_left_when_another_one_is_named() {
     mesh.set("a", Way::Hang);
     let moving = async {
         sleep(Duration::from_millis(1500)).await;
-        assert_eq!(mesh.suspected(), [("a".to_owned(), 1000)]);
+        assert_eq!(mesh.suspected(), [("a".to_owned(), 1200)]);
         mesh.own(Some("b"));
     };
     let ((), answer) = tokio::join!(moving, frames.next());
