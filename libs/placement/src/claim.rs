@@ -22,7 +22,7 @@ use crate::keeper::Kept;
 use crate::locate::Incarnation;
 use crate::tenant::Tenant;
 
-/// How often the node looks whether it is time for something, and says that it is alive.
+/// How often the node looks whether it is time for something.
 const TICK: Duration = Duration::from_millis(100);
 /// Longest that the end of the lease is waited for.
 const ENDING: Duration = Duration::from_millis(2_500);
@@ -151,7 +151,8 @@ impl Claimer {
         (Self { cluster, me, kept, orders: ordered, standing }, claims)
     }
 
-    /// Takes part until it is drained. Dropped before that, it ends the lease: others take over at once.
+    /// Takes part until it is drained. It does not beat [`Kept::tick`]: whoever knows how all workers fare does.
+    /// Dropped before that, it ends the lease: others take over at once.
     ///
     /// # Errors
     /// [`ClaimError`] when the node must not take part any longer. Its slots were lost before.
@@ -179,7 +180,6 @@ impl Claimer {
                 changed = orders.changed(), if !orders_end => orders_end = changed.is_err(),
             }
             let now_ms = (run.cluster.now)();
-            kept.tick.beat(now_ms);
             let ordered = *orders.borrow_and_update();
             run.desk.store_is(ordered.store);
             if ordered.drain {

@@ -432,10 +432,15 @@ impl Desk {
     }
 }
 
-/// Two reporters that agree, or the one whose word is enough. What a node says of itself does not count.
+/// Two reporters that agree, or the one whose word is enough. What a node says of itself does not count, be it by its name or
+/// as `<node>-<incarnation>`.
 fn is_suspected(table: &Table, node: &Arc<str>, incarnation: Incarnation) -> bool {
     let none = BTreeSet::new();
     let reporters = table.reporters(node, incarnation).unwrap_or(&none);
-    let others = reporters.iter().filter(|reporter| ***reporter != **node).count();
+    let is_itself = |reporter: &str| {
+        let rest = reporter.strip_prefix(&**node);
+        rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('-') == Some(&incarnation.to_string()))
+    };
+    let others = reporters.iter().filter(|reporter| !is_itself(reporter)).count();
     others >= 2 || reporters.contains(OPERATOR)
 }

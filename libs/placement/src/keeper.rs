@@ -65,7 +65,7 @@ pub struct Keeper {
 pub struct Kept {
     /// The lease, as it stands.
     pub state: watch::Receiver<LeaseState>,
-    /// To be beaten at least every half second by the workers.
+    /// To be beaten at least every half second by the workers, or the lease is let go.
     pub tick: Tick,
     stop: Arc<watch::Sender<bool>>,
 }

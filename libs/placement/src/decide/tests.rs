@@ -86,6 +86,7 @@ fn two_who_suspect_move_slots_and_one_does_not() {
     let victims = world.nodes[0].serves.clone();
     world.suspect(0, "gateway-1");
     world.suspect(0, "session-0");
+    world.suspect(0, "session-0-0000000000000000");
     world.pass(1_000);
     world.settle();
     assert_eq!(world.nodes[0].serves, victims, "what it says of itself does not count");

@@ -198,6 +198,7 @@ impl Mesh {
     ) -> Node {
         let cluster = self.cluster(store, n);
         let (keeper, kept) = keep(keepers, TTL, Arc::clone(&self.now));
+        let (tick, now) = (kept.tick.clone(), Arc::clone(&self.now));
         let me = Identity {
             node: name.into(),
             address: format!("127.0.0.1:{n}").into(),
@@ -221,7 +222,14 @@ impl Mesh {
             let end = claimer.run(tasks_tenant).await;
             ends.lock().unwrap().push(end);
         };
+        let beating = async move {
+            loop {
+                tick.beat(now());
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
         let tasks = vec![
+            self.tasks.spawn(beating),
             self.tasks.spawn(keeper.run()),
             self.tasks.spawn(claiming),
             self.tasks.spawn(following.confirming(probe).run()),
