@@ -1,4 +1,7 @@
 //! Settings of the store.
+//!
+//! A user of Redis for a node needs no more than `~<key_prefix>* -@all +@read +@write +@scripting +role +ping +info +time +wait`,
+//! and `+cluster` in a cluster.
 
 use chassis::config::Secret;
 use serde::{Deserialize, Serialize};

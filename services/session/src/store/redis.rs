@@ -348,9 +348,10 @@ impl SessionStore for Redis {
             Err(refusal) => Err(refusal),
         };
         match written {
-            Ok(()) => self.doubts.settle(id),
+            // Of one that another owner has, nothing is to be found again.
+            Ok(()) | Err(CommitRefusal::Stale) => self.doubts.settle(id),
             Err(CommitRefusal::Down) => self.doubts.add(id, version, number),
-            Err(CommitRefusal::Stale | CommitRefusal::Regress | CommitRefusal::Conflict) => {}
+            Err(CommitRefusal::Regress | CommitRefusal::Conflict) => {}
         }
         self.refused(written)
     }

@@ -60,7 +60,7 @@ fn what_a_session_commits_is_what_is_loaded() {
     let store = runtime.block_on(connect(&config(&[&server])));
     let slot = Cell::new(0);
     let walks = (0_usize..4, proptest::collection::vec(any::<u16>(), 1..120));
-    let config = ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
     let most = Cell::new(0);
     let played = TestRunner::new(config).run(&walks, |(revision, steps)| {
         let commits = commits(revision, &steps);

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::SessionId;
 
-/// Sessions that are remembered. One that is not has to be written back by its owner.
+/// Sessions that are remembered; those of an earlier time go first. One that is not has to be written back by its owner.
 const MOST: usize = 65_536;
 
 /// See the module.
@@ -32,7 +32,10 @@ impl Doubts {
     pub(super) fn add(&self, id: &SessionId, version: u64, number: u64) {
         let mut sessions = self.sessions();
         let there = sessions.get(id).filter(|doubt| doubt.version == version).copied();
-        if there.is_none() && sessions.len() < MOST {
+        if there.is_none() {
+            if sessions.len() >= MOST {
+                sessions.clear();
+            }
             sessions.insert(id.clone(), Doubt { version, from: number });
         }
         self.count.store(sessions.len(), Ordering::Relaxed);
@@ -55,5 +58,32 @@ impl Doubts {
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<SessionId, Doubt>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::{KeyRing, Slot};
+
+    use super::*;
+
+    #[test]
+    fn all_commits_for_a_version_from_the_first_one_on_are_in_doubt() {
+        let id =
+            |random| SessionId::mint(&KeyRing::single("k1", [7; 32]), Slot::new(1).unwrap(), [random; 16]);
+        let doubts = Doubts::default();
+        assert!(!doubts.covers(&id(1), 3, 10));
+        doubts.add(&id(1), 3, 10);
+        doubts.add(&id(1), 3, 12);
+        let covered = |version, number| doubts.covers(&id(1), version, number);
+        assert_eq!(
+            [covered(3, 9), covered(3, 10), covered(3, 11), covered(4, 10)],
+            [false, true, true, false]
+        );
+        assert!(!doubts.covers(&id(2), 3, 10));
+        doubts.add(&id(1), 4, 20);
+        assert_eq!([covered(3, 10), covered(4, 20)], [false, true]);
+        doubts.settle(&id(1));
+        assert!(!covered(4, 20));
     }
 }
