@@ -37,6 +37,7 @@ mod processes;
 mod proxy;
 mod registries;
 mod sessions;
+#[cfg(debug_assertions)]
 mod store_faults;
 mod streams;
 mod successor;

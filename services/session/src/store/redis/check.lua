@@ -23,9 +23,12 @@ local function outdated(by)
     return by and less(ARGV[1], string.match(by, '^%d+') or '')
 end
 
-local function set(key, from, count)
-    for first = from, from + count - 1, 1000 do
-        redis.call('HSET', key, unpack(ARGV, first, math.min(first + 999, from + count - 1)))
+-- Sets the fields ARGV[from] and so on, names and values, with version and writer in front.
+local function set(key, ver, by, from, count)
+    local to = from + count - 1
+    redis.call('HSET', key, 'ver', ver, 'by', by, unpack(ARGV, from, math.min(from + 999, to)))
+    for first = from + 1000, to, 1000 do
+        redis.call('HSET', key, unpack(ARGV, first, math.min(first + 999, to)))
     end
 end
 
@@ -33,10 +36,10 @@ end
 -- ARGV[from + 4] bytes, for ARGV[from + 5] milliseconds. Entry n of the hash is `<bytes> <name>`.
 local function remember(key, from)
     local name, size = ARGV[from], tonumber(ARGV[from + 2])
-    if redis.call('HEXISTS', key, 'k' .. name) == 1 then
+    local head = redis.call('HMGET', key, 'next', 'oldest', 'bytes', 'k' .. name)
+    if head[4] then
         return
     end
-    local head = redis.call('HMGET', key, 'next', 'oldest', 'bytes')
     local coming, oldest = tonumber(head[1] or 0), tonumber(head[2] or 0)
     local bytes = tonumber(head[3] or 0) + size
     local time = redis.call('TIME')

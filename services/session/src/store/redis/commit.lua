@@ -27,8 +27,7 @@ local at, failed = logs(del_at + del_count + 1, ARGV[5])
 if not at then
     return failed
 end
-redis.call('HSET', KEYS[2], 'ver', ARGV[3], 'by', ARGV[4])
-set(KEYS[2], 7, set_count)
+set(KEYS[2], ARGV[3], ARGV[4], 7, set_count)
 if del_count > 0 then
     redis.call('HDEL', KEYS[2], unpack(ARGV, del_at + 1, del_at + del_count))
 end

@@ -10,7 +10,6 @@ if there[1] or there[2] then
     end
     return { there[1] or '', there[2] or '' }
 end
-redis.call('HSET', KEYS[2], 'ver', '0', 'by', ARGV[2])
-set(KEYS[2], 4, #ARGV - 3)
+set(KEYS[2], '0', ARGV[2], 4, #ARGV - 3)
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1

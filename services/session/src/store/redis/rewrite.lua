@@ -44,9 +44,8 @@ for place, name in ipairs({ 'v', 'who', 'transport' }) do
         redis.call('HSET', KEYS[2], name, there[place + 2])
     end
 end
-redis.call('HSET', KEYS[2], 'ver', ARGV[5], 'by', ARGV[6])
 local count = tonumber(ARGV[8])
-set(KEYS[2], 9, count)
+set(KEYS[2], ARGV[5], ARGV[6], 9, count)
 local at, failed = logs(9 + count, ARGV[7])
 if not at then
     return failed
