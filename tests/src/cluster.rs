@@ -117,7 +117,15 @@ impl Nodes {
         let deps = session::Deps {
             keys: keys(),
             store: self.store.clone(),
-            seat: Seat::Claimed(Box::new(Claimed { claimer, claims, tick, now, directory, following })),
+            seat: Seat::Claimed(Box::new(Claimed {
+                claimer,
+                claims,
+                tick,
+                now,
+                directory,
+                following,
+                dialler: Dialler::default(),
+            })),
             registries,
             process: Default::default(),
         };

@@ -289,6 +289,9 @@ def down(_args: argparse.Namespace) -> None:
     mesh = Mesh.load()
     count = take_down(mesh)
     STATE.unlink()
+    # What the stores wrote is of no use to another mesh.
+    for name in ("etcd-1", "etcd-2", "etcd-3", "redis-1", "redis-2"):
+        shutil.rmtree(HOME / name, ignore_errors=True)
     print(f"{count} processes ended")
 
 

@@ -129,17 +129,8 @@ impl Cluster {
         let sink_proxy = Proxy::start(sink.address(), pids.clone(), draw.of("sink")).await?;
         let keys = ["alice", "mallory"].map(|name| (name.to_owned(), key(&mut draw.of(name))));
         let ledger = place.data.join("ledger.jsonl");
-        let mut cluster = Self {
-            etcd,
-            redis,
-            sink,
-            sink_proxy,
-            keys: keys.into(),
-            ledger,
-            pids,
-            units: Vec::new(),
-            place,
-        };
+        let mut cluster =
+            Self { etcd, redis, sink, sink_proxy, keys: keys.into(), ledger, pids, units: Vec::new(), place };
         cluster.lay_out(shape, draw).await?;
         cluster.configure(shape, draw)?;
         for roles in [
@@ -183,7 +174,8 @@ impl Cluster {
         let mut shared = String::new();
         let quoted = |all: &[String]| all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", ");
         let hashes = self.keys.iter().map(|(name, key)| {
-            let hash: String = Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash: String =
+                Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
             format!("{{ name = {name:?}, hash = \"sha256:{hash}\" }}")
         });
         let hashes: Vec<String> = hashes.collect();
@@ -222,7 +214,7 @@ impl Cluster {
                 Role::Prompts => format!("directory = {content:?}\n"),
                 Role::Session => format!(
                     "node = \"{name}\"\nregistries = [{}]\ncreations_per_s = 0\nmax_sessions_per_principal = 0\n\
-                     call_timeout_s = 20\n",
+                     call_timeout_s = 20\ninit_timeout_s = 10\n",
                     ledgers.join(", ")
                 ),
                 Role::Gateway => "request_timeout_s = 10\nkeep_alive_s = 5\n".to_owned(),
@@ -381,11 +373,12 @@ impl Cluster {
     pub async fn shut_down(&mut self) -> Result<()> {
         let mut wrong = Vec::new();
         // The edge first, then what stands behind it.
-        for role in [Role::Gateway, Role::Session, Role::Ledger, Role::Tools, Role::Resources, Role::Prompts] {
+        for role in [Role::Gateway, Role::Session, Role::Ledger, Role::Tools, Role::Resources, Role::Prompts]
+        {
             let units = self.units.iter_mut().filter(|unit| unit.role == role);
-            let stopping = units.filter_map(|unit| unit.process.take()).map(|mut process| async move {
-                process.stop().await
-            });
+            let stopping = units
+                .filter_map(|unit| unit.process.take())
+                .map(|mut process| async move { process.stop().await });
             let stopped = futures::future::join_all(stopping).await;
             wrong.extend(stopped.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
         }

@@ -50,27 +50,52 @@ pub enum Limit {
 
 /// All faults, in the order in which they are run.
 pub const ALL: &[Fault] = &[
-    fault("F1", "kill -9 the owner, 200 calls in flight", (3, 1), &[Limit::RecoveryP99(2_000), Limit::NoUnknownThatRan]),
+    fault(
+        "F1",
+        "kill -9 the owner, 200 calls in flight",
+        (3, 1),
+        &[Limit::RecoveryP99(2_000), Limit::NoUnknownThatRan],
+    ),
     fault("F2", "pause the owner for 3 s", (3, 1), &[Limit::Moves(0), Limit::NoErrors]),
     zombie("F3", "pause the owner for 30 s, then let it go on", (2, 1), &[Limit::RecoveryP99(6_500)]),
     zombie("F4", "pause the owner at random moments around commits", (10, 3), &[Limit::RecoveryP99(6_500)]),
-    zombie("F5", "pause the owner at random moments around dispatches", (10, 3), &[Limit::RecoveryP99(6_500)]),
+    zombie(
+        "F5",
+        "pause the owner at random moments around dispatches",
+        (10, 3),
+        &[Limit::RecoveryP99(6_500)],
+    ),
     fault("F6", "kill a gateway with 1,000 resumable streams", (1, 1), &[]),
     fault("F7", "kill a gateway and the owner together", (2, 1), &[Limit::RecoveryP99(4_000)]),
     fault("F8", "restart all session nodes, gateways and registries in turn", (13, 13), &[]),
     fault("F10", "kill the leader of etcd again and again", (6, 2), &[Limit::Moves(0), Limit::NoErrors]),
     fault("F11", "etcd is down", (1, 1), &[Limit::FailPerMille(1)]),
     fault("F12", "etcd is slow: 2 s", (1, 1), &[Limit::Moves(1)]),
-    fault("F15", "kill the primary of Redis, promote the replica, nothing lost", (1, 1), &[Limit::ModernFailPerMille(1)]),
+    fault(
+        "F15",
+        "kill the primary of Redis, promote the replica, nothing lost",
+        (1, 1),
+        &[Limit::ModernFailPerMille(1)],
+    ),
     fault("F16", "the same, the last second is lost", (1, 1), &[Limit::ModernFailPerMille(1)]),
     fault("F17", "the same, and the owner is killed", (2, 2), &[Limit::ModernFailPerMille(1)]),
     fault("F18", "Redis is down", (1, 1), &[Limit::ModernFailPerMille(1)]),
     fault("F19", "Redis is slow: 500 ms", (1, 1), &[]),
     fault("F20", "Redis forgets all scripts", (5, 3), &[Limit::NoErrors]),
     fault("F21", "cut one gateway off from the owner", (2, 1), &[Limit::RecoveryP99(4_000)]),
-    fault("F22", "cut the owner off from etcd, from Redis, in both and in one direction", (4, 4), &[Limit::RecoveryP99(6_500)]),
+    fault(
+        "F22",
+        "cut the owner off from etcd, from Redis, in both and in one direction",
+        (4, 4),
+        &[Limit::RecoveryP99(6_500)],
+    ),
     fault("F23", "kill a registry during calls", (2, 1), &[]),
-    fault("F30", "the collector of spans is down, slow, or broken", (3, 3), &[Limit::NoErrors, Limit::Slower(1)]),
+    fault(
+        "F30",
+        "the collector of spans is down, slow, or broken",
+        (3, 3),
+        &[Limit::NoErrors, Limit::Slower(1)],
+    ),
     fault("I17", "etcd and Redis are down", (2, 2), &[]),
 ];
 

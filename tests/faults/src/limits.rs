@@ -48,9 +48,11 @@ pub(crate) fn broken(limit: Limit, history: &History, judgement: &Judgement, mov
             (lost.len() > most).then(|| format!("{} sessions were lost, among them {names}", lost.len()))
         }
         Limit::NoUnknownThatRan => {
-            let ran = seen.iter().filter(|seen| matches!(seen.end, What::Info { explicit: true, .. }) && seen.ran);
+            let ran =
+                seen.iter().filter(|seen| matches!(seen.end, What::Info { explicit: true, .. }) && seen.ran);
             let count = ran.count();
-            (count > 0).then(|| format!("{count} outcomes were called unknown although the registry knew them"))
+            (count > 0)
+                .then(|| format!("{count} outcomes were called unknown although the registry knew them"))
         }
         Limit::Slower(most) => {
             let (during, others): (Vec<_>, Vec<_>) = seen
@@ -59,9 +61,7 @@ pub(crate) fn broken(limit: Limit, history: &History, judgement: &Judgement, mov
                 .partition(inside);
             let (during, before) = (p99(&during), p99(&others));
             let allowed = before + (before / 5).max(most * 1_000_000);
-            (during > allowed).then(|| {
-                format!("p99 rose from {} to {} us", before / 1_000, during / 1_000)
-            })
+            (during > allowed).then(|| format!("p99 rose from {} to {} us", before / 1_000, during / 1_000))
         }
     }
 }
@@ -73,7 +73,8 @@ fn share<'a>(seen: impl Iterator<Item = &'a Seen<'a>>, most: u64, what: &str) ->
         failed += u64::from(matches!(seen.end, What::Fail { .. } | What::Info { .. }));
     }
     let wrong = failed * 1000 > all * most || all == 0;
-    wrong.then(|| format!("{failed} of {all} {what} failed while it lasted, at most {most} in a thousand may"))
+    wrong
+        .then(|| format!("{failed} of {all} {what} failed while it lasted, at most {most} in a thousand may"))
 }
 
 fn p99(seen: &[&Seen<'_>]) -> u64 {

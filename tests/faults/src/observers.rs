@@ -193,7 +193,9 @@ pub async fn acquisitions(cluster: &Cluster, recorder: &Recorder) -> Result<usiz
         }
         let record: Value = serde_json::from_str(value).unwrap_or(Value::Null);
         let slot = key.rsplit('/').next().and_then(|slot| slot.parse().ok());
-        let text = |name: &str| record.get(name).map(|value| value.as_str().map_or(value.to_string(), str::to_owned));
+        let text = |name: &str| {
+            record.get(name).map(|value| value.as_str().map_or(value.to_string(), str::to_owned))
+        };
         if let (Some(slot), Some(epoch), Some(incarnation)) = (slot, text("epoch"), text("incarnation")) {
             let epoch = epoch.parse().unwrap_or(0);
             pen.write(None, What::Acquire { slot, epoch, incarnation });

@@ -39,7 +39,8 @@ impl Process {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(name: &str, mut command: Command, logs: &Path, pids: &Pids) -> Result<Self> {
+    pub fn start(name: &str, command: Command, logs: &Path, pids: &Pids) -> Result<Self> {
+        let mut command = tethered(command);
         let log = logs.join(format!("{name}.log"));
         let file = fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let program = command.as_std().get_program().to_string_lossy().into_owned();
@@ -175,6 +176,20 @@ impl Process {
         let last = lines.iter().skip(lines.len().saturating_sub(20));
         last.fold(format!("; {} ends with", self.log.display()), |text, line| format!("{text}\n    {line}"))
     }
+}
+
+/// The same command, whose process ends with this one even if this one is killed outright; only if the system can do that.
+fn tethered(command: Command) -> Command {
+    let Ok(tether) = program("setpriv") else { return command };
+    let inner = command.as_std();
+    let mut outer = Command::new(tether);
+    outer.args(["--pdeathsig", "KILL", "--"]).arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        if let Some(value) = value {
+            outer.env(name, value);
+        }
+    }
+    outer
 }
 
 impl Drop for Process {

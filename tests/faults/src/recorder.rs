@@ -36,7 +36,12 @@ impl Default for Recorder {
     fn default() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let begun_unix = u64::try_from(now.as_nanos()).unwrap_or(0);
-        Self(Arc::new(Inner { begun: Instant::now(), begun_unix, writers: Mutex::default(), operations: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner {
+            begun: Instant::now(),
+            begun_unix,
+            writers: Mutex::default(),
+            operations: AtomicUsize::new(0),
+        }))
     }
 }
 
@@ -84,7 +89,10 @@ impl Recorder {
         let writers = self.0.writers.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = writers.values().flat_map(|(_, lines)| lines);
         let ends = lines.filter(|line| {
-            matches!(line.what, What::Ok { .. } | What::Fail { .. } | What::Info { .. } | What::Cancelled { .. })
+            matches!(
+                line.what,
+                What::Ok { .. } | What::Fail { .. } | What::Info { .. } | What::Cancelled { .. }
+            )
         });
         ends.max_by_key(|line| line.t).cloned()
     }

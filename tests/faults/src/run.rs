@@ -91,18 +91,15 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     std::fs::create_dir_all(&dir)?;
     let draw = Draw::new(options.seed).of(fault.name);
     let recorder = Recorder::default();
+    let _tidy = Tidy(dir.join("data"));
     let shape = Shape { replicas: options.replicas, ..fault.shape() };
-    let lap = |what: &str| tracing_lap(&begun, what);
     let mut cluster = Cluster::start(&dir, &shape, &draw).await?;
-    lap("started");
     cluster.settled(PATIENCE).await?;
-    lap("settled");
     let monitors = Monitors::start(&cluster.redis.ports());
     cluster.sink.watch_for(cluster.keys.values().cloned().collect());
     let world = World::new(recorder.clone(), cluster.gateways(), cluster.keys.clone(), draw.clone());
     serves(&world).await.with_context(|| died(&mut cluster))?;
 
-    lap("serves");
     let pen = recorder.pen(Source::Runner, "runner");
     let (name, commit) = (fault.name.to_owned(), options.commit.clone());
     pen.write(None, What::Run { fault: name, seed: options.seed, commit });
@@ -111,26 +108,21 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let counters = Counters::new();
     let load = fault.load();
     let clients = world.start(load);
-    let mut run =
-        Run { cluster, world, draw, quick: options.quick, pen, windows: 0, extra: JoinSet::new() };
+    let mut run = Run { cluster, world, draw, quick: options.quick, pen, windows: 0, extra: JoinSet::new() };
     let injected = hurt(fault, &mut run, &recorder, &counters).await;
-    lap("hurt");
     let mut complaints = finish(&mut run, clients, &recorder, &counters, injected.is_err()).await;
     if let Err(error) = injected {
         complaints.push(format!("the fault could not be injected: {error:#}"));
     }
-    lap("finished");
     let after = settle(&run.cluster, &before).await?;
     observers::write_inventory(&run.pen, Phase::After, &after, &before);
     counters.look(&observers::scrapable(&run.cluster)).await;
     counters.write(&recorder);
-    lap("left");
     let moves = observers::acquisitions(&run.cluster, &recorder).await?;
     complaints.extend(run.cluster.died().into_iter().map(|unit| format!("ended by itself: {unit}")));
     if let Err(error) = run.cluster.shut_down().await {
         complaints.push(format!("{error:#}"));
     }
-    lap("down");
     monitors.write(&recorder, &run.world.names());
     observers::ledger(&run.cluster.ledger, &recorder)?;
     traces(&run, &recorder);
@@ -145,8 +137,17 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let judgement = judge(&history, demands);
     complaints.extend(fault.own_limit(&history, &judgement, moves));
     let report = judgement.report(&history);
-    lap("judged");
     Ok(Outcome { judgement, complaints, report, moves, took: begun.elapsed() })
+}
+
+/// Removes what the stores of a run have written: that is a lot, and the history has all that matters.
+struct Tidy(PathBuf);
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        // What stays is only in the way.
+        let _removed = std::fs::remove_dir_all(&self.0).is_ok();
+    }
 }
 
 /// Injects the fault once there is load, while the counters of processes that may die are watched.
@@ -220,12 +221,13 @@ async fn settle(
     cluster: &Cluster,
     before: &BTreeMap<String, (i64, i64)>,
 ) -> Result<BTreeMap<String, (i64, i64)>> {
-    let until = Instant::now() + Duration::from_secs(15);
+    // Handshakes that nobody finished end by themselves within ten seconds.
+    let until = Instant::now() + Duration::from_secs(25);
     loop {
         let after = observers::inventory(cluster).await?;
-        let more = before.iter().any(|(what, (value, slack))| {
-            after.get(what).is_some_and(|(now, _)| *now > value + slack)
-        });
+        let more = before
+            .iter()
+            .any(|(what, (value, slack))| after.get(what).is_some_and(|(now, _)| *now > value + slack));
         if !more || Instant::now() > until {
             return Ok(after);
         }
@@ -350,6 +352,3 @@ impl Run {
 pub fn usual() -> Shape {
     Shape::default()
 }
-
-#[allow(clippy::print_stderr, reason="x")]
-fn tracing_lap(begun: &Instant, what: &str) { eprintln!("{:.1} {what}", begun.elapsed().as_secs_f64()); }

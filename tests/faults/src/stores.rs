@@ -37,7 +37,9 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
                 let port = PORTS.start + u16::try_from(number % u32::try_from(PORTS.len()).ok()?).ok()?;
                 TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
             })
-            .with_context(|| format!("there is no free port on 127.0.0.1 between {} and {}", PORTS.start, PORTS.end))?;
+            .with_context(|| {
+                format!("there is no free port on 127.0.0.1 between {} and {}", PORTS.start, PORTS.end)
+            })?;
     }
     Ok(ports)
 }

@@ -99,7 +99,8 @@ fn recovery(history: &History) -> Spread {
     let outages = outages_of(history);
     let injected = history.lines.iter().enumerate().filter(|(_, line)| verdict::is_injection(&line.what));
     for (at, injected) in injected {
-        let end = windows.iter().filter(|window| window.meets(injected.t, injected.t)).map(|window| window.to);
+        let end =
+            windows.iter().filter(|window| window.meets(injected.t, injected.t)).map(|window| window.to);
         let end = end.min().unwrap_or(u64::MAX);
         let met = outages.iter().filter(|outage| outage.to >= injected.t && outage.from <= end);
         for outage in met.filter(|outage| outage.took() >= FELT) {

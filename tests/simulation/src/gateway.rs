@@ -119,7 +119,7 @@ impl Gateway {
         };
         let found = match slot {
             Some(slot) => {
-                let finding = self.find(&mut ask, slot, None);
+                let finding = self.find_anew(&mut ask, slot);
                 self.ctx.within_ms(REQUEST_MS, finding).await
             }
             None => self.ctx.within_ms(REQUEST_MS, self.ask_in_turn(&ask)).await,
@@ -236,6 +236,25 @@ impl Gateway {
             // Its cause will come again.
             let _written: Result<_, StoreError> = client.txn(Vec::new(), vec![put]).await;
         });
+    }
+
+    /// The same as [`Self::find`], for a request that nobody has taken on yet, as far as is known. One that somebody may have
+    /// begun is not refused: it is asked for again, or has an unknown outcome.
+    async fn find_anew(&self, ask: &mut Ask, slot: Slot) -> Result<Found, Error> {
+        let until = self.ctx.now_ms() + OWNER_MS;
+        loop {
+            let found = self.find(ask, slot, None).await?;
+            let is_perhaps_there = matches!(&ask.kind, Kind::Deliver { again: Some(_), .. });
+            let believes = self.scene.has(Known::RefusedAfterAll);
+            let Taken::Refused(answer) = &found.taken else { return Ok(found) };
+            if !is_perhaps_there || !ask.is_tools_call() || believes {
+                return Ok(found);
+            }
+            if !matches!(answer.status, 429 | 503) || self.ctx.now_ms() >= until {
+                return Err(Error::new(Code::OutcomeUnknown, "the next owner refused"));
+            }
+            self.ctx.sleep_ms(PAUSE_MS).await;
+        }
     }
 
     /// Asks the owner of a slot, and whoever owns it next, until one takes the request on or patience ends.

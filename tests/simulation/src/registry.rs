@@ -37,7 +37,7 @@ pub(crate) struct Context {
 pub(crate) enum Wish {
     Start,
     Attach { after: u64 },
-    Resume { round: u32, responses: Vec<(String, Answer)> },
+    Resume { responses: Vec<(String, Answer)> },
     Cancel,
     Release,
 }
@@ -171,7 +171,7 @@ impl Registry {
             Wish::Start => Ok(Some((known.unwrap_or_else(|| self.begin(context)), 0))),
             Wish::Attach { .. } if self.is_sabotaged() => Ok(Some((self.begin(context), 0))),
             Wish::Attach { after } => Ok(Some((known.ok_or_else(unknown)?, after))),
-            Wish::Resume { round: _, responses } => {
+            Wish::Resume { responses } => {
                 let invocation = known.ok_or_else(unknown)?;
                 let before = invocation.frames.borrow().len() as u64;
                 let mut resumed = invocation.resumed.borrow_mut();

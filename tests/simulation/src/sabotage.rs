@@ -81,17 +81,23 @@ pub enum Known {
     MovedIsNew,
     /// A fence counts as raised before the replica has it.
     FenceUnwaited,
+    /// The end of a session is acknowledged although no replica has it.
+    DeleteShort,
+    /// A call that an owner may have begun is refused because the next one cannot take it on now.
+    RefusedAfterAll,
 }
 
 impl Known {
     /// Every one, with its name.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::EqualFence, "equal-fence"),
         (Self::ReplayEpoch, "replay-epoch"),
         (Self::AheadCursor, "ahead-cursor"),
         (Self::WallClock, "wall-clock"),
         (Self::MovedIsNew, "moved-is-new"),
         (Self::FenceUnwaited, "fence-unwaited"),
+        (Self::DeleteShort, "delete-short"),
+        (Self::RefusedAfterAll, "refused-after-all"),
     ];
 }
 

@@ -335,7 +335,7 @@ impl Redis {
             for event in log.events.iter().filter(|event| event.epoch == by.epoch) {
                 // Comes back at once, unless it is one of a write that was given up.
                 let at = self.place(*stream, event.epoch, event.seq);
-                let stays = commit.after.streams.get(stream).is_some_and(|log| log.last >= event.seq);
+                let stays = commit.after.streams.get(stream).is_none_or(|log| log.last >= event.seq);
                 if !stays {
                     self.pen.replaced(id.as_str(), at);
                 }

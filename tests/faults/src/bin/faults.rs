@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use faults::faults::{ALL, Fault, QUICK};
 use faults::run::{Options, Outcome, run};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(about = "Hurts a mesh of real processes under load and judges what its clients saw")]
@@ -53,7 +54,16 @@ fn main() -> Result<ExitCode> {
         chosen.extend(ALL.iter().filter(|fault| !args.quick || QUICK.contains(&fault.name)));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let code = runtime.block_on(all(&args, &chosen));
+    let code = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        // Whatever runs ends with what owns it.
+        tokio::select! {
+            code = all(&args, &chosen) => code,
+            _ = terminate.recv() => Ok(ExitCode::from(143)),
+            _ = interrupt.recv() => Ok(ExitCode::from(130)),
+        }
+    });
     runtime.shutdown_background();
     code
 }

@@ -88,9 +88,12 @@ fn write(pen: &Pen, op: String, trace: String, ended: &Ended) {
             let trace = Some(trace).filter(|_| *status != 0);
             What::Fail { op, status: *status, body: digest(body), trace }
         }
-        Ended::Unknown { explicit, body } => {
-            What::Info { op, explicit: *explicit, body: digest(body), trace: Some(trace).filter(|_| *explicit) }
-        }
+        Ended::Unknown { explicit, body } => What::Info {
+            op,
+            explicit: *explicit,
+            body: digest(body),
+            trace: Some(trace).filter(|_| *explicit),
+        },
         Ended::Silence => return,
     };
     pen.write(None, what);

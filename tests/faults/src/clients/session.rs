@@ -381,7 +381,12 @@ impl Session {
             }
             Ended::Unknown { explicit, body } => {
                 let trace = trace.filter(|_| *explicit);
-                self.write(What::Info { op, explicit: *explicit, body: crate::recorder::digest(body), trace });
+                self.write(What::Info {
+                    op,
+                    explicit: *explicit,
+                    body: crate::recorder::digest(body),
+                    trace,
+                });
             }
             Ended::Silence => {}
         }

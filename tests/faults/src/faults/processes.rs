@@ -27,7 +27,12 @@ pub(super) async fn killed_owner(run: &mut Run, times: usize) -> Result<()> {
 }
 
 /// Pauses the owner. Where nothing may be felt but the pause itself, there is no `limit`.
-pub(super) async fn paused_owner(run: &mut Run, times: usize, seconds: f64, limit: Option<u64>) -> Result<()> {
+pub(super) async fn paused_owner(
+    run: &mut Run,
+    times: usize,
+    seconds: f64,
+    limit: Option<u64>,
+) -> Result<()> {
     for _ in 0..times {
         let victim = run.busiest().await?;
         let window = run.begin(Span::Fault, limit);

@@ -94,7 +94,8 @@ impl Op {
 
     async fn exchange(&self, kind: Kind) -> Ended {
         let client = &self.session.client;
-        let nobody = || Ended::NotDone { status: 0, body: "nobody was reached".into() };
+        // The same to a client as a mesh that is busy.
+        let nobody = || Ended::NotDone { status: 503, body: "nobody was reached".into() };
         let Some(gateway) = client.gateway() else { return nobody() };
         let conn = self.conn();
         let mut frames = gateway.ask(&client.scene.net, &client.ctx, self.session.ask(kind));

@@ -53,7 +53,7 @@ impl Actor {
                     self.calls.insert(call, running.clone());
                     running.follow(call, self.queue.clone(), Wish::Start, 0);
                 }
-                Effect::Resume { call, round, responses, .. } => self.resume(call, round, responses),
+                Effect::Resume { call, responses, .. } => self.resume(call, responses),
                 Effect::CancelCall { call, .. } => {
                     if let Some(running) = self.calls.get(&call) {
                         running.tell_all(&Wish::Cancel);
@@ -96,7 +96,6 @@ impl Actor {
     pub(crate) fn resume(
         &mut self,
         call: machines::CallId,
-        round: u32,
         mut responses: Vec<(String, machines::journal::Answer)>,
     ) {
         let Some(running) = self.calls.get(&call).cloned() else { return };
@@ -106,7 +105,7 @@ impl Actor {
             }
         }
         let after = running.last();
-        running.follow(call, self.queue.clone(), Wish::Resume { round, responses }, after);
+        running.follow(call, self.queue.clone(), Wish::Resume { responses }, after);
     }
 
     /// Makes changes durable. What the store has lost of the session meanwhile is written anew: this owner has all of it.

@@ -41,8 +41,8 @@ impl Actor {
             Pickup::Attach { after } => {
                 running.pick_up(call, self.queue.clone(), Wish::Attach { after }, after);
             }
-            Pickup::Resume { round, responses, .. } => {
-                let wish = Wish::Resume { round, responses };
+            Pickup::Resume { responses, .. } => {
+                let wish = Wish::Resume { responses };
                 running.pick_up(call, self.queue.clone(), wish, entry.heard);
             }
         }

@@ -127,7 +127,10 @@ impl Client {
         commit: Commit,
     ) -> Result<(), CommitRefusal> {
         let by = self.stamp(epoch);
-        let (matters, refusable) = (matters(&commit.changes), can_be_refused(&commit.changes));
+        let ends = commit.changes.iter().any(|change| matches!(change, Change::Ended));
+        let is_lenient = self.redis.habits.known.contains(&Known::DeleteShort);
+        let refusable = can_be_refused(&commit.changes) || (ends && !is_lenient);
+        let matters = matters(&commit.changes);
         let generation = self.generation();
         let committed = match self.write(id, by, (version, principal), commit).await {
             Ok(number) => {
