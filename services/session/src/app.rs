@@ -30,8 +30,6 @@ use crate::registries::Registries;
 use crate::residents::Residents;
 use crate::seat;
 
-/// How long a starting node waits for registries that do not answer.
-const SETTLE: Duration = Duration::from_secs(2);
 /// How often a draining node looks whether its sessions rest.
 const REST: Duration = Duration::from_millis(5);
 /// Sessions that are loaded from the store at a time: a node that takes over many must not drown in them.
@@ -130,9 +128,6 @@ impl App {
         let _links = task::spawn(Kind::Upkeep, "registries", registries.clone().run(stop.clone()));
         let _changes = task::spawn(Kind::Upkeep, "list changes", announce(self.shared.clone(), changes));
         let _sweep = task::spawn(Kind::Upkeep, "sweep", sweep(self.shared.clone()));
-        // Registries that are down do not keep the others' clients waiting for ever.
-        let _slow = tokio::time::timeout(SETTLE, registries.settled()).await.is_err();
-        registries.begin();
         let (handle, seat) = (self.handle(), self.seat);
         let (tenancy, claims) = seat::take(&self.shared, seat).await?;
         self.shared.ready.send_replace(true);

@@ -48,6 +48,8 @@ pub struct Claimed {
     pub directory: Arc<Directory>,
     /// Keeps that up to date.
     pub following: Following,
+    /// How registries are dialled that show themselves.
+    pub dialler: Dialler,
 }
 
 /// See the module.

@@ -205,18 +205,24 @@ impl Host {
         (id, epoch): (&SessionId, Epoch),
         visitor: Visitor<'_>,
         letter: impl Fn(Reader) -> Letter,
-    ) -> Result<Queue, Undelivered> {
+    ) -> Result<Result<Queue, Undelivered>, Error> {
         let (reply, frames) = queue();
         match self.0.post(id, Some(visitor), letter(reply)) {
             Err(Undelivered::Unknown) => {}
-            other => return other.map(|()| frames),
+            other => return Ok(other.map(|()| frames)),
         }
         if let Err(refusal) = self.0.activate(id, epoch).await {
             tracing::warn!(?refusal, "a session could not be loaded");
-            return Err(Undelivered::NotNow);
+            return Ok(Err(Undelivered::NotNow));
         }
         let (reply, frames) = queue();
-        self.0.post(id, Some(visitor), letter(reply)).map(|()| frames)
+        match self.0.post(id, Some(visitor), letter(reply)) {
+            // Only the owner can say that there is no such session, and this node may no longer be that.
+            Err(Undelivered::Unknown) if self.0.slots.epoch(id.slot()) != Some(epoch) => {
+                Err(self.0.not_owner(id.slot()))
+            }
+            other => Ok(other.map(|()| frames)),
+        }
     }
 
     async fn deliver_older(&self, delivery: Delivery, message: Message) -> Result<Frames, Error> {
@@ -233,7 +239,7 @@ impl Host {
             scope: scope.clone(),
         };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
-        Ok(match self.hand_over((&id, epoch), visitor, letter).await {
+        Ok(match self.hand_over((&id, epoch), visitor, letter).await? {
             Ok(frames) => accepted_and_more(frames),
             Err(undelivered) => undelivered.answer(request_id.as_ref()),
         })
@@ -253,7 +259,7 @@ impl Host {
         let scope = Scope::current().child(ROLE, Side::Internal, || "trunkline.session batch".into());
         let letter = |reply| Letter::Batch { messages: messages.clone(), reply, scope: scope.clone() };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
-        Ok(match self.hand_over((&id, epoch), visitor, letter).await {
+        Ok(match self.hand_over((&id, epoch), visitor, letter).await? {
             Ok(frames) => frames.boxed(),
             Err(undelivered) => undelivered.answer(None),
         })
@@ -377,11 +383,11 @@ impl SessionHost for Host {
             Some(text) => match EventId::parse(&self.0.keys, &id, text) {
                 Some(event) => Some(event),
                 // A session that this principal may not see comes first: which of the two it was must not show.
-                None => return Ok(self.foreign_cursor((&id, epoch), &attach.principal).await),
+                None => return self.foreign_cursor((&id, epoch), &attach.principal).await,
             },
         };
         let letter = |reply| Letter::Attach { cursor, reply };
-        Ok(match self.hand_over((&id, epoch), streamable(&attach.principal), letter).await {
+        Ok(match self.hand_over((&id, epoch), streamable(&attach.principal), letter).await? {
             Ok(frames) => frames.boxed(),
             Err(undelivered) => undelivered.answer(None),
         })
@@ -395,9 +401,9 @@ impl SessionHost for Host {
         let id = (&id, epoch);
         let handed = if close.when_idle {
             let visitor = Visitor { principal: &close.principal, transport: Transport::HttpSse };
-            self.hand_over(id, visitor, |reply| Letter::Leave { reply }).await
+            self.hand_over(id, visitor, |reply| Letter::Leave { reply }).await?
         } else {
-            self.hand_over(id, streamable(&close.principal), |reply| Letter::Close { reply }).await
+            self.hand_over(id, streamable(&close.principal), |reply| Letter::Close { reply }).await?
         };
         Ok(match handed {
             Ok(frames) => accepted_and_more(frames),
@@ -414,15 +420,15 @@ impl SessionHost for Host {
 }
 
 impl Host {
-    async fn foreign_cursor(&self, id: (&SessionId, Epoch), principal: &Principal) -> Frames {
-        match self.hand_over(id, streamable(principal), |_| Letter::Wake).await {
+    async fn foreign_cursor(&self, id: (&SessionId, Epoch), principal: &Principal) -> Result<Frames, Error> {
+        Ok(match self.hand_over(id, streamable(principal), |_| Letter::Wake).await? {
             Err(undelivered @ (Undelivered::Unknown | Undelivered::NotNow)) => undelivered.answer(None),
             Ok(_) | Err(Undelivered::Full) => {
                 let error =
                     RpcError::new(code::INVALID_REQUEST, "Last-Event-ID was not handed out in this session");
                 refuse::refused(400, None, &error)
             }
-        }
+        })
     }
 }
 

@@ -1,20 +1,24 @@
 //! How a node comes by its slots and leaves them: fixed ones at once and for good, others through placement.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Slot;
 use chassis::drain::{Shutdown, Trigger};
 use chassis::task::{self, Handle, Kind};
+use chassis::tls::Dialler;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use placement::{Claims, Locator, Now, Tick};
+use placement::{Claims, Directory, Locator, Now, RegistryRecord, Tick};
 
-use crate::deps::Seat;
+use crate::deps::{Deps, Seat};
 use crate::host::Shared;
 use crate::ownership::Occupant;
 use crate::store::Fenced;
 
+/// How long a starting node waits for etcd, and for registries that do not answer.
+const SETTLE: Duration = Duration::from_secs(2);
 /// How often the workers show that they work.
 const BEAT: Duration = Duration::from_millis(200);
 
@@ -48,11 +52,18 @@ pub(crate) async fn take(
                 return Err(format!("slot {slot} cannot be taken over: {why:?}").into());
             }
             shared.slots.take(&slots);
+            settle(shared).await;
             return Ok((std::future::ready(Ok(())).boxed(), None));
         }
         Seat::Claimed(claimed) => claimed,
     };
     let following = task::spawn(Kind::Upkeep, "directory", claimed.following.run());
+    let mut seen = claimed.directory.changed();
+    // An etcd that does not answer is waited for by the claims.
+    let _silent = tokio::time::timeout(SETTLE, seen.wait_for(|changes| *changes > 0)).await.is_err();
+    let finding = find_registries(shared.clone(), claimed.directory.clone(), claimed.dialler);
+    let finding = task::spawn(Kind::Upkeep, "registries found", finding);
+    settle(shared).await;
     let beating = task::spawn(Kind::Upkeep, "signs of life", beat(claimed.tick, claimed.now));
     let looking =
         task::spawn(Kind::Upkeep, "store watch", watch_store(shared.clone(), claimed.claims.clone()));
@@ -64,7 +75,7 @@ pub(crate) async fn take(
         Ok(())
     });
     let tenancy = async move {
-        let _kept = (following, beating, looking);
+        let _kept = (following, finding, beating, looking);
         running.await.unwrap_or_else(|lost| Err(lost.into()))
     };
     Ok((tenancy.boxed(), Some(claimed.claims)))
@@ -85,6 +96,41 @@ pub(crate) async fn leave(claims: Option<Claims>, rest: Trigger, shutdown: Shutd
     shutdown.expired().await;
     rest.expire();
     std::future::pending().await
+}
+
+/// Waits until the registries are there: calls that are taken over are looked for in them. One that is down keeps nobody waiting
+/// for ever.
+async fn settle(shared: &Shared) {
+    let _slow = tokio::time::timeout(SETTLE, shared.registries.settled()).await.is_err();
+    shared.registries.begin();
+}
+
+/// Uses the registries that show themselves, for as long as they do.
+async fn find_registries(shared: Arc<Shared>, directory: Arc<Directory>, dialler: Dialler) {
+    let mut changed = directory.changed();
+    let mut used: BTreeSet<String> = BTreeSet::new();
+    loop {
+        changed.mark_unchanged();
+        let shown = directory.registries();
+        let shown: BTreeMap<&str, &RegistryRecord> =
+            shown.iter().map(|record| (&*record.address, record)).collect();
+        for gone in used.iter().filter(|address| !shown.contains_key(address.as_str())) {
+            shared.registries.remove(gone);
+        }
+        for (address, record) in &shown {
+            if !used.contains(*address) {
+                let namespace = record.namespace.as_deref().map(str::to_owned);
+                match Deps::registry(address, namespace, &dialler) {
+                    Ok(peer) => shared.registries.add(peer),
+                    Err(error) => tracing::warn!(%error, "a registry shows itself with an address of no use"),
+                }
+            }
+        }
+        used = shown.into_keys().map(str::to_owned).collect();
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// A process in which one of the workers stands still does not hold on to what it cannot serve.

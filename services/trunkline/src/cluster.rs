@@ -9,6 +9,7 @@ use std::time::Duration;
 use chassis::clock;
 use chassis::drain::Shutdown;
 use chassis::serve::RoleResult;
+use chassis::tls::Dialler;
 use placement::{
     Announce, Announced, Claimer, Cluster, Directory, Etcd, EtcdConfig, Following, GatewayRecord, Identity,
     Incarnation, Keeper, Keys, LeaseStore, Readiness, RegistryRecord, keep,
@@ -114,7 +115,7 @@ impl Member {
     }
 
     /// A session node's place.
-    pub(crate) fn seat(&self, node: &str) -> Result<Seat, Failure> {
+    pub(crate) fn seat(&self, node: &str, dialler: Dialler) -> Result<Seat, Failure> {
         let me = Identity {
             node: node.into(),
             address: self.address.clone(),
@@ -130,7 +131,8 @@ impl Member {
         let (claimer, claims) = Claimer::new(self.cluster.clone(), me, kept);
         let (directory, following) = self.directory(node);
         let now = self.cluster.now.clone();
-        Ok(Seat::Claimed(Box::new(Claimed { claimer, claims, tick, now, directory, following })))
+        let claimed = Claimed { claimer, claims, tick, now, directory, following, dialler };
+        Ok(Seat::Claimed(Box::new(claimed)))
     }
 
     /// Shows a registry to session nodes.

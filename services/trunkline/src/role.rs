@@ -166,7 +166,7 @@ async fn build(role: Role, plan: Plan<'_>, process: &Process) -> Result<Built, F
             let mut deps =
                 session::Deps::connect(&config.session, keys()?, &dialler).map_err(Failure::refused)?;
             if let Some(member) = member {
-                deps.seat = member.seat(&config.session.node)?;
+                deps.seat = member.seat(&config.session.node, dialler)?;
             }
             deps.process = process.clone();
             deps.store = store(config, process).await?;
