@@ -14,6 +14,7 @@ use api::{Code, KeyRing};
 use axum::body::Bytes;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Version};
+use axum::response::Response;
 use chassis::metrics::{Counter, Gauge, Grid, Metrics, Names, SECONDS};
 use chassis::telemetry::{Attributes, Origin, Scope, Side, Trace, is_exporting, propagate, records_content};
 use mcp::method::{Target, notification};
@@ -299,8 +300,27 @@ impl Drop for Operation {
 
 /// Several messages at once, in one span: none of its members is a request of its own on the wire.
 pub(crate) fn batch(parts: &Parts) -> Scope {
+    beside(parts, "trunkline.gateway batch")
+}
+
+/// A request that brings no message, but must not fail without a trace. Its span ends with the beginning of the answer.
+pub(crate) async fn visit(
+    parts: &Parts,
+    name: &'static str,
+    answering: impl Future<Output = Response>,
+) -> Response {
+    let scope = beside(parts, name);
+    let response = scope.clone().within(answering).await;
+    if response.status().is_server_error() {
+        scope.fail(Failure::Unavailable.as_str(), Failure::Unavailable.description());
+    }
+    scope.end();
+    response
+}
+
+fn beside(parts: &Parts, name: &'static str) -> Scope {
     let from = || Origin { parent: propagate::extract(&parts.headers), link: None };
-    let scope = Scope::of_origin(ROLE, Side::Server, from, || "trunkline.gateway batch".into());
+    let scope = Scope::of_origin(ROLE, Side::Server, from, || name.into());
     scope.describe(|to| network(to, parts));
     scope
 }
@@ -454,39 +474,4 @@ fn network(to: &mut Attributes, parts: &Parts) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_labels_are_the_protocols_words_in_their_order() {
-        assert!(Method::ALL.iter().all(|method| METHODS[*method as usize] == method.as_str()));
-        assert!(Failure::ALL.iter().all(|failure| ERRORS[*failure as usize + 1] == failure.as_str()));
-        for failure in Failure::ALL.into_iter().map(Some).chain([None]) {
-            assert!(OUTCOMES.contains(&Failure::outcome(failure)), "{failure:?}");
-        }
-    }
-
-    #[test]
-    fn label_sets_stay_closed_however_many_names_are_tried() {
-        let metrics = Metrics::default();
-        let observed = Observed::new(&metrics);
-        for number in 0..10_000 {
-            let tool = Tool::Named(format!("made-up-{number}").into());
-            let unknown = Outcome { failure: Some(Failure::InvalidParams), code: Some(-32602) };
-            observed.count(Method::ToolsCall as usize, 1, Some(&tool), unknown, 0.1);
-        }
-        let text = metrics.text();
-        assert!(!text.contains("made-up"), "{text}");
-        assert_eq!(text.matches("mcp_server_operation_duration_seconds_count{").count(), 1, "{text}");
-        // Tools that exist are named, up to a bound.
-        for number in 0..10_000 {
-            let tool = Tool::Named(format!("real-{number}").into());
-            observed.count(Method::ToolsCall as usize, 1, Some(&tool), Outcome::OK, 0.1);
-        }
-        let named = metrics
-            .text()
-            .matches("_count{role=\"gateway\",mcp_method_name=\"tools/call\",gen_ai_tool_name=\"real-")
-            .count();
-        assert_eq!(named, MOST_TOOLS);
-    }
-}
+mod tests;

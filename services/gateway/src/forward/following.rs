@@ -20,6 +20,8 @@
 //!   last event.
 //! * An owner whose link to the gateway broke, and that is sent a delivery again while it is still at it, goes on with it: it
 //!   does not refuse it as a repetition. This holds for every method, not for calls alone.
+//! * A delivery may reach an owner twice, in either order, the earlier copy without [`Again`](api::session::Again): what an
+//!   owner has begun under a key it never begins again.
 //! * A node that is not (yet, or any longer) the owner refuses before `Accepted`, with [`Detail::NotOwner`], the owner's
 //!   address if it knows it, or [`Detail::Draining`]. `Draining` says that nothing was begun, `NotOwner` does not: whoever is
 //!   sent the delivery next looks under its key. Of a batch nothing was begun before `Accepted`; it is not continued, and not

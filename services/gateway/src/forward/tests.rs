@@ -38,10 +38,12 @@ struct Mesh {
     asked: Mutex<Vec<(String, u128)>>,
     /// What each node does with what is to be passed on.
     passes: Mutex<BTreeMap<String, Way>>,
-    /// Through whom, to whom, the attempt before, when.
-    passed: Mutex<Vec<(String, String, Option<Again>, u128)>>,
+    /// Through whom, to whom, what is known of the attempt before, when.
+    passed: Mutex<Vec<Passed>>,
     suspected: Mutex<Vec<(String, u128)>>,
 }
+
+type Passed = (String, String, Option<Again>, u128);
 
 struct Node(String, Arc<Mesh>);
 

@@ -8,6 +8,7 @@ use super::reply::{self, Asked, Lost};
 use super::{admit, caller};
 use crate::app::Edge;
 use crate::forward::Call;
+use crate::observe;
 
 pub(super) async fn delete(edge: &Edge, parts: &Parts) -> Response {
     let visit = match admit::delete(edge.keys(), &parts.headers) {
@@ -25,20 +26,23 @@ pub(super) async fn delete(edge: &Edge, parts: &Parts) -> Response {
         principal: caller.principal.clone(),
         when_idle: false,
     });
-    let taken = edge.forward().send(call, Some(slot)).await;
-    reply::taken(
-        edge,
-        Asked {
-            operation: None,
-            id: None,
-            lost: Lost::Again,
-            waits: false,
-            moves: false,
-            begins: false,
-            place: None,
-            caller: caller.clone(),
-        },
-        taken,
-    )
-    .await
+    let answering = async {
+        let taken = edge.forward().send(call, Some(slot)).await;
+        reply::taken(
+            edge,
+            Asked {
+                operation: None,
+                id: None,
+                lost: Lost::Again,
+                waits: false,
+                moves: false,
+                begins: false,
+                place: None,
+                caller: caller.clone(),
+            },
+            taken,
+        )
+        .await
+    };
+    observe::visit(parts, "trunkline.gateway DELETE", answering).await
 }

@@ -8,6 +8,7 @@ use super::reply::{self, Asked, Lost};
 use super::{admit, caller, quota};
 use crate::app::Edge;
 use crate::forward::Call;
+use crate::observe;
 
 pub(super) async fn get(edge: &Edge, parts: &Parts) -> Response {
     let visit = match admit::get(edge.keys(), &parts.headers) {
@@ -30,20 +31,23 @@ pub(super) async fn get(edge: &Edge, parts: &Parts) -> Response {
         last_event_id: visit.last_event_id,
         begin: false,
     });
-    let taken = edge.forward().send(call, Some(slot)).await;
-    reply::taken(
-        edge,
-        Asked {
-            operation: None,
-            id: None,
-            lost: Lost::Again,
-            waits: true,
-            moves: false,
-            begins: false,
-            place,
-            caller: caller.clone(),
-        },
-        taken,
-    )
-    .await
+    let answering = async {
+        let taken = edge.forward().send(call, Some(slot)).await;
+        reply::taken(
+            edge,
+            Asked {
+                operation: None,
+                id: None,
+                lost: Lost::Again,
+                waits: true,
+                moves: false,
+                begins: false,
+                place,
+                caller: caller.clone(),
+            },
+            taken,
+        )
+        .await
+    };
+    observe::visit(parts, "trunkline.gateway GET", answering).await
 }

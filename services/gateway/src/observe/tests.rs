@@ -1,0 +1,34 @@
+use super::*;
+
+#[test]
+fn the_labels_are_the_protocols_words_in_their_order() {
+    assert!(Method::ALL.iter().all(|method| METHODS[*method as usize] == method.as_str()));
+    assert!(Failure::ALL.iter().all(|failure| ERRORS[*failure as usize + 1] == failure.as_str()));
+    for failure in Failure::ALL.into_iter().map(Some).chain([None]) {
+        assert!(OUTCOMES.contains(&Failure::outcome(failure)), "{failure:?}");
+    }
+}
+
+#[test]
+fn label_sets_stay_closed_however_many_names_are_tried() {
+    let metrics = Metrics::default();
+    let observed = Observed::new(&metrics);
+    for number in 0..10_000 {
+        let tool = Tool::Named(format!("made-up-{number}").into());
+        let unknown = Outcome { failure: Some(Failure::InvalidParams), code: Some(-32602) };
+        observed.count(Method::ToolsCall as usize, 1, Some(&tool), unknown, 0.1);
+    }
+    let text = metrics.text();
+    assert!(!text.contains("made-up"), "{text}");
+    assert_eq!(text.matches("mcp_server_operation_duration_seconds_count{").count(), 1, "{text}");
+    // Tools that exist are named, up to a bound.
+    for number in 0..10_000 {
+        let tool = Tool::Named(format!("real-{number}").into());
+        observed.count(Method::ToolsCall as usize, 1, Some(&tool), Outcome::OK, 0.1);
+    }
+    let named = metrics
+        .text()
+        .matches("_count{role=\"gateway\",mcp_method_name=\"tools/call\",gen_ai_tool_name=\"real-")
+        .count();
+    assert_eq!(named, MOST_TOOLS);
+}
