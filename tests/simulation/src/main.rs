@@ -21,6 +21,9 @@ struct Options {
     /// Puts known defects back.
     #[arg(long)]
     known: Vec<Known>,
+    /// Ends with the first world that breaks a promise.
+    #[arg(long)]
+    until_bad: bool,
     /// Writes the history of the last run there, one JSON line for each event.
     #[arg(long)]
     history: Option<PathBuf>,
@@ -51,6 +54,9 @@ fn main() -> anyhow::Result<()> {
             for line in &outcome.history.lines {
                 writeln!(file, "{}", serde_json::to_string(line)?)?;
             }
+        }
+        if bad > 0 && options.until_bad {
+            break;
         }
     }
     anyhow::ensure!(bad == 0, "{bad} of {} worlds broke a promise", options.count);

@@ -26,7 +26,7 @@ const CLIENTS: usize = 4;
 /// When faults begin and end, when clients stop, and when everything has ended, in milliseconds.
 const FAULTS_MS: (u64, u64) = (2_000, 32_000);
 const CLIENTS_MS: u64 = 60_000;
-const END_MS: u64 = 95_000;
+const END_MS: u64 = 92_000;
 /// Each so many slots one is used by the mesh; the others stand for those of a version that nobody here knows, so that there is
 /// not more to do than a run can bear.
 const SPARSE: u16 = 64;
@@ -80,7 +80,7 @@ pub fn run(plan: &Plan) -> Outcome {
     let pen = Pen::new(&sim);
     let lossy = sim.per_mille(400);
     let weather = Weather { lossy };
-    let lease_keys = Keys::new("/trunkline");
+    let lease_keys = Keys::new("/t");
     let sparse = !plan.seed.is_multiple_of(WIDE);
     let etcd = Etcd::start(&sim, &net, foreign_slots(&lease_keys, sparse));
     let habits = Habits {
@@ -139,7 +139,7 @@ pub fn run(plan: &Plan) -> Outcome {
 fn foreign_slots(keys: &Keys, sparse: bool) -> Vec<(String, Vec<u8>)> {
     let numbers = (0..Slot::COUNT).filter(|number| sparse && number % SPARSE != 0);
     let slots = numbers.filter_map(Slot::new);
-    slots.map(|slot| (keys.write(&Key::Slot(slot)), b"{\"v\":2}".to_vec())).collect()
+    slots.map(|slot| (keys.write(&Key::Slot(slot)), b"?".to_vec())).collect()
 }
 
 /// Sessions that their clients have ended and the store still has.

@@ -1,5 +1,6 @@
 //! Claiming slots for a node. The decisions are placement's own ([`Desk`]); what performs them is said anew here and mirrors
-//! `libs/placement/src/claim.rs`, `claim/perform.rs`, `claim/writes.rs` and `keeper.rs`, less the tick of the workers.
+//! `libs/placement/src/claim.rs`, `claim/perform.rs`, `claim/writes.rs` and `keeper.rs`, less the tick of the workers. While nothing
+//! happens it looks less often.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,6 +22,9 @@ use crate::store;
 use crate::world::Queue;
 
 const TICK_MS: u64 = 100;
+/// When nothing has happened for a while; what would happen by itself takes less than that while.
+const QUIET_TICK_MS: u64 = 700;
+const QUIET_TICKS: u32 = 12;
 const TTL_MS: u64 = 5_000;
 const PAUSE_MS: u64 = 50;
 const HANDING_MS: u64 = 2_000;
@@ -47,6 +51,8 @@ pub(crate) struct Claims {
     stopped: Rc<Cell<bool>>,
     desk: RefCell<Desk>,
     news: Queue<News>,
+    /// Looks since something last happened.
+    quiet: Cell<u32>,
 }
 
 impl Claims {
@@ -64,6 +70,7 @@ impl Claims {
             lease: Rc::default(),
             stopped: Rc::default(),
             news: Queue::default(),
+            quiet: Cell::new(0),
         });
         this.client.ctx.spawn(keep(this.client.clone(), Rc::clone(&this.lease), Rc::clone(&this.stopped)));
         this.client.ctx.spawn(Rc::clone(&this).run(told));
@@ -73,11 +80,17 @@ impl Claims {
     async fn run(self: Rc<Self>, told: Queue<()>) {
         let ctx = self.client.ctx.clone();
         loop {
-            let waiting = select(Box::pin(told.next()), ctx.sleep_ms(TICK_MS));
-            match select(Box::pin(self.news.next()), waiting).await {
-                Either::Left((news, _)) => self.finish(news),
-                Either::Right(_) => {}
-            }
+            let quiet = self.quiet.get();
+            let tick = if quiet > QUIET_TICKS { QUIET_TICK_MS } else { TICK_MS };
+            let waiting = select(Box::pin(told.next()), ctx.sleep_ms(tick));
+            self.quiet.set(match select(Box::pin(self.news.next()), waiting).await {
+                Either::Left((news, _)) => {
+                    self.finish(news);
+                    0
+                }
+                Either::Right((Either::Left(_), _)) => 0,
+                Either::Right((Either::Right(_), _)) => quiet.saturating_add(1),
+            });
             while let Some(news) = self.news.pop() {
                 self.finish(news);
             }
@@ -106,6 +119,9 @@ impl Claims {
             })
         };
         let mut end = false;
+        if !effects.is_empty() || self.node.slots.is_any_being_taken() {
+            self.quiet.set(0);
+        }
         for effect in effects {
             end |= self.begin(effect);
         }

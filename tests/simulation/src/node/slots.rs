@@ -33,6 +33,10 @@ impl Slots {
         self.epochs.borrow().get(&slot) == Some(&None)
     }
 
+    pub(crate) fn is_any_being_taken(&self) -> bool {
+        self.epochs.borrow().values().any(Option::is_none)
+    }
+
     /// Some owned slot.
     pub(crate) fn pick(&self, random: u64) -> Option<(Slot, Epoch)> {
         let epochs = self.epochs.borrow();
