@@ -7,8 +7,10 @@
 
 mod translate;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use etcd_client::{
     WatchResponse, WatchStream,
 };
 use futures::{StreamExt as _, stream};
+use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
 use self::translate::{entry, event, failure, transaction};
@@ -25,8 +28,10 @@ use crate::port::{
     Compare, Event, Events, Granted, LeaseId, LeaseStore, Listing, Op, Revision, StoreError, TXN_LIMIT, Txn,
 };
 
-/// An attempt that takes longer has failed.
+/// An attempt that takes longer has failed. The one after it may take twice as long, and the next one again: an etcd that is
+/// slow must not look like one that is gone.
 const ATTEMPT: Duration = Duration::from_millis(800);
+const SLOWEST: u32 = 2;
 /// The same for a list, which is large.
 const LISTING: Duration = Duration::from_secs(3);
 /// A watch that said nothing for so long is asked whether it is there; asked so often without an answer, it is not.
@@ -83,6 +88,10 @@ struct Members {
     endpoints: Vec<Endpoint>,
     options: ConnectOptions,
     current: Mutex<Current>,
+    /// What leases live. The library reads the TTL of a renewal and keeps it for itself.
+    lives: Mutex<BTreeMap<LeaseId, Duration>>,
+    /// How often patience was doubled.
+    slow: AtomicU32,
 }
 
 struct Current {
@@ -106,7 +115,8 @@ impl Etcd {
             options = options.with_user(user, password);
         }
         let current = Mutex::new(Current { index, client: None });
-        Ok(Self { members: Arc::new(Members { endpoints, options, current }) })
+        let (lives, slow) = (Mutex::default(), AtomicU32::new(0));
+        Ok(Self { members: Arc::new(Members { endpoints, options, current, lives, slow }) })
     }
 
     /// One attempt: at the member that answered last, or at the first one that can be connected to.
@@ -119,11 +129,23 @@ impl Etcd {
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let (index, client) = self.members.client().await?;
-        let answer = tokio::time::timeout(limit, ask(client)).await;
+        let slow = self.members.slow.load(Ordering::Relaxed);
+        let asked = Instant::now();
+        let answer = tokio::time::timeout(limit * 2_u32.pow(slow), ask(client)).await;
         let error = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => failure(&error),
-            Err(_) => StoreError::Unavailable("no answer in time".to_owned()),
+            Ok(answer) => {
+                if asked.elapsed() < ATTEMPT {
+                    self.members.slow.store(0, Ordering::Relaxed);
+                }
+                match answer {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => failure(&error),
+                }
+            }
+            Err(_) => {
+                self.members.slow.store((slow + 1).min(SLOWEST), Ordering::Relaxed);
+                StoreError::Unavailable("no answer in time".to_owned())
+            }
         };
         if matches!(error, StoreError::Unavailable(_)) {
             self.members.turn_from(index);
@@ -206,25 +228,27 @@ impl LeaseStore for Etcd {
         let seconds = i64::try_from(ttl.as_millis().div_ceil(1_000)).unwrap_or(i64::MAX);
         let ask = |mut client: Client| async move { client.lease_grant(seconds, None).await };
         let answer = self.attempt(ATTEMPT, ask).await?;
-        Ok(Granted { lease: LeaseId(answer.id()), ttl: translate::seconds(answer.ttl()) })
+        let granted = Granted { lease: LeaseId(answer.id()), ttl: translate::seconds(answer.ttl()) };
+        let mut lives = self.members.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.insert(granted.lease, granted.ttl);
+        Ok(granted)
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Granted, StoreError> {
-        // The library reads the first answer and keeps its TTL for itself, so the second one is asked for as well.
-        let ask = |mut client: Client| async move {
-            let (mut keeper, mut answers) = client.lease_keep_alive(lease.0).await?;
-            keeper.keep_alive().await?;
-            answers.message().await
-        };
-        match self.attempt(ATTEMPT, ask).await? {
-            Some(answer) if answer.ttl() > 0 => Ok(Granted { lease, ttl: translate::seconds(answer.ttl()) }),
-            Some(_) => Err(StoreError::Gone),
-            None => Err(StoreError::Unavailable("the renewal was cut off".to_owned())),
+        let ask = |mut client: Client| async move { client.lease_keep_alive(lease.0).await };
+        let renewed = self.attempt(ATTEMPT, ask).await.map(drop);
+        let mut lives = self.members.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        if renewed == Err(StoreError::Gone) {
+            lives.remove(&lease);
         }
+        // One that was granted elsewhere: nothing is known of it but that it lives.
+        let ttl = lives.get(&lease).copied().unwrap_or_default();
+        renewed.map(|()| Granted { lease, ttl })
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         let ask = |mut client: Client| async move { client.lease_revoke(lease.0).await };
+        self.members.lives.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
         self.attempt(ATTEMPT, ask).await.map(drop)
     }
 
@@ -292,7 +316,8 @@ impl Watch {
     async fn next(&mut self) -> Result<Vec<Event>, StoreError> {
         let mut asked = 0;
         loop {
-            match tokio::time::timeout(QUIET, self.watching.message()).await {
+            let quiet = QUIET * 2_u32.pow(self.members.slow.load(Ordering::Relaxed));
+            match tokio::time::timeout(quiet, self.watching.message()).await {
                 Ok(message) => {
                     asked = 0;
                     let seen = read(message.map_err(|error| failure(&error))?)?;

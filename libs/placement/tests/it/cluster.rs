@@ -157,6 +157,26 @@ async fn a_drain_hands_over_and_ends_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rolling_restart_leaves_no_slot_without_an_heir() {
+    let mut world = World::new();
+    let mut nodes: Vec<Node> =
+        ["a", "b", "c"].into_iter().zip(1..).map(|(name, n)| world.start(n, name).0).collect();
+    world.until("shared", || nodes.iter().all(|node| node.count() > 1_100)).await;
+    for (name, n) in ["a", "b", "c"].into_iter().zip(11..) {
+        let leaving = nodes.remove(0);
+        assert_eq!(leaving.claims.drain().await.dropped, 0);
+        let alone = leaving.tenant.lost.lock().unwrap().iter().filter(|(_, to)| to.is_none()).count();
+        assert_eq!((alone, leaving.count()), (0, 0));
+        nodes.push(world.start(n, name).0);
+        world.until("shared again", || nodes.iter().all(|node| node.count() > 1_100)).await;
+    }
+    world.mesh.whole(&nodes.iter().collect::<Vec<_>>()).await;
+    for node in &nodes {
+        assert!(node.tenant.lost.lock().unwrap().iter().all(|(_, to)| to.is_some()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_served_before_the_fence_stands() {
     let mut world = World::new();
     world.mesh.fences.down.store(true, Ordering::SeqCst);

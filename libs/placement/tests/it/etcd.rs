@@ -12,7 +12,7 @@ use tokio::time::timeout;
 /// One or more members.
 pub(crate) struct Servers {
     members: Vec<Member>,
-    _data: TempDir,
+    data: TempDir,
 }
 
 pub(crate) struct Member {
@@ -62,7 +62,7 @@ impl Servers {
                 Member { arguments, url, process: None }
             })
             .collect();
-        let mut servers = Self { members, _data: data };
+        let mut servers = Self { members, data };
         for n in 0..count {
             servers.restart(n);
         }
@@ -89,6 +89,31 @@ impl Servers {
         let explain =
             "the program `etcd` is needed for this test and is not on the PATH: apt-get install etcd-server";
         member.process = Some(started.unwrap_or_else(|error| panic!("{explain} ({error})")));
+    }
+
+    /// Writes down all that the only member holds.
+    pub(crate) fn back_up(&self) {
+        let file = self.backup();
+        etcdctl(&["--endpoints", &self.members[0].url, "snapshot", "save", &file]);
+    }
+
+    /// Puts that in place of what the only member, which does not run, holds.
+    pub(crate) fn restore(&self) {
+        let value = |name: &str| {
+            let arguments = &self.members[0].arguments;
+            arguments[arguments.iter().position(|argument| argument == name).unwrap() + 1].clone()
+        };
+        let folder = value("--data-dir");
+        std::fs::remove_dir_all(&folder).unwrap();
+        let same = ["--name", "--initial-cluster", "--initial-advertise-peer-urls", "--data-dir"];
+        let file = self.backup();
+        let mut arguments = vec!["snapshot".to_owned(), "restore".to_owned(), file];
+        arguments.extend(same.iter().flat_map(|name| [(*name).to_owned(), value(name)]));
+        etcdctl(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    fn backup(&self) -> String {
+        self.data.path().join("backup").display().to_string()
     }
 
     /// Stops a member as a debugger would: it accepts connections and says nothing.
@@ -133,6 +158,15 @@ impl Servers {
         answers(&etcd).await;
         etcd
     }
+}
+
+/// Runs etcdctl.
+pub(crate) fn etcdctl(arguments: &[&str]) {
+    let explain =
+        "the program `etcdctl` is needed for this test and is not on the PATH: apt-get install etcd-client";
+    let output = Command::new("etcdctl").env("ETCDCTL_API", "3").args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{explain} ({error})"));
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Waits until a store answers.

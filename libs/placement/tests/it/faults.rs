@@ -3,13 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Slot;
 use placement::etcd::EtcdConfig;
-use placement::port::{LeaseStore, StoreError};
-use placement::{Etcd, Locator as _};
+use placement::port::{Entry, LeaseStore, StoreError};
+use placement::record::{SlotRecord, decode};
+use placement::{Etcd, Incarnation, Locator as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::etcd::{Servers, answers};
-use crate::kit::{Mesh, Node, TTL};
+use crate::kit::{Mesh, Node, PATIENCE, TTL};
 
 struct World {
     mesh: Mesh,
@@ -47,6 +54,60 @@ impl World {
         let (store, keepers) = (self.client(n), self.client(n + 1));
         self.mesh.start(n, name, store, keepers)
     }
+}
+
+/// A way to etcd that can be made long.
+struct Slow {
+    url: String,
+    delay: watch::Sender<Duration>,
+    _passing: JoinSet<()>,
+}
+
+impl Slow {
+    async fn before(url: &str) -> Self {
+        let to = url.strip_prefix("http://").unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (delay, delayed) = watch::channel(Duration::ZERO);
+        let mut passing = JoinSet::new();
+        passing.spawn(async move {
+            let mut ways = JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(&to).await else { continue };
+                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                ways.spawn(pass(near_in, far_out, delayed.clone()));
+                ways.spawn(pass(far_in, near_out, delayed.clone()));
+            }
+        });
+        Self { url, delay, _passing: passing }
+    }
+
+    fn delay(&self, by: Duration) {
+        self.delay.send_replace(by);
+    }
+}
+
+/// Passes bytes on in order, each as late as is asked for when it comes.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: watch::Receiver<Duration>) {
+    let (queue, mut queued) = mpsc::channel::<(Instant, Vec<u8>)>(10_000);
+    let reading = async move {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            let due = Instant::now() + *delay.borrow();
+            if queue.send((due, buffer[..count].to_vec())).await.is_err() {
+                break;
+            }
+        }
+    };
+    let writing = async move {
+        while let Some((due, bytes)) = queued.recv().await {
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::join!(reading, writing);
 }
 
 fn seconds(since: Instant) -> String {
@@ -158,6 +219,64 @@ async fn a_member_that_refuses_connections_costs_no_time() {
     // The first answer comes within one attempt: no time was spent on waiting for the other.
     let first = tokio::time::timeout(Duration::from_millis(750), etcd.list("any/")).await;
     first.expect("a refused connection is noticed at once").unwrap();
+}
+
+/// Every byte takes a second each way: slow is not gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_etcd_moves_nothing() {
+    let mut world = World::new(1).await;
+    let slow = Slow::before(&world.servers.config().endpoints[0]).await;
+    let config = EtcdConfig { endpoints: vec![slow.url.clone()], ..EtcdConfig::default() };
+    let client = || Arc::new(Etcd::new(&config, 0).unwrap());
+    let a = world.mesh.start(1, "a", client(), client());
+    let b = world.start(2, "b");
+    world.mesh.fences.until("shared", || a.count() > 1_800 && b.count() > 1_800).await;
+    world.mesh.fences.until_quiet(Duration::from_millis(2_200)).await;
+    let before = (a.tenant.served(), b.tenant.served());
+    slow.delay(Duration::from_secs(1));
+    world.mesh.fences.until_quiet(Duration::from_secs(15)).await;
+    assert_eq!(a.claims.standing().borrow().leases_lost, 0);
+    slow.delay(Duration::ZERO);
+    world.mesh.whole(&[&a, &b]).await;
+    assert_eq!((a.tenant.served(), b.tenant.served()), before, "same slots, same epochs");
+}
+
+/// Back in time: what was dealt since the backup was never dealt, as far as etcd knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_restored_from_a_backup_deals_no_epoch_twice() {
+    let mut world = World::new(1).await;
+    let (a, b) = world.nodes().await;
+    world.servers.back_up();
+    b.kill();
+    world.mesh.whole(&[&a]).await;
+    let c = world.start(3, "c");
+    world.mesh.fences.until("c has slots", || c.count() > 1_000).await;
+    world.servers.kill(0);
+    world.servers.restore();
+    world.servers.restart(0);
+    let restored = Instant::now();
+    // Until etcd says of every slot what is the case.
+    let store = world.client(0);
+    let agree = async {
+        let mut polls = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            polls.tick().await;
+            let Ok(listed) = store.list("/trunkline/slots/").await else { continue };
+            let (by_a, by_c) = (a.tenant.served(), c.tenant.served());
+            let is_so = |entry: &Entry| {
+                let slot = entry.key.rsplit('/').next()?.parse().ok()?;
+                let record: SlotRecord = decode(&entry.value)?;
+                let served = if record.incarnation == Incarnation(1) { &by_a } else { &by_c };
+                (served.get(&Slot::new(slot)?) == Some(&record.epoch)).then_some(())
+            };
+            if listed.entries.len() == 4_096 && listed.entries.iter().all(|entry| is_so(entry).is_some()) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, agree).await.expect("etcd says what is the case");
+    world.mesh.whole(&[&a, &c]).await;
+    eprintln!("restored from a backup: etcd says what is the case after {}", seconds(restored));
 }
 
 /// A member that was stopped accepts connections and says nothing.

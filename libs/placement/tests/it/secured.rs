@@ -1,14 +1,12 @@
 //! etcd that asks for certificates, or for a password.
 
-use std::process::Command;
-
 use placement::Etcd;
 use placement::etcd::{EtcdConfig, EtcdConfigError};
 use placement::port::{LeaseStore as _, StoreError};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
-use crate::etcd::{Servers, answers};
+use crate::etcd::{Servers, answers, etcdctl};
 
 /// An authority, and a certificate with its key for each side.
 struct Papers {
@@ -74,15 +72,6 @@ async fn certificates_are_shown_and_checked() {
     assert!(matches!(Etcd::new(&trusting, 0), Err(EtcdConfigError::NoAuthority(_))));
 }
 
-fn etcdctl(url: &str, arguments: &[&str]) {
-    let mut command = Command::new("etcdctl");
-    command.env("ETCDCTL_API", "3").args(["--endpoints", url]).args(arguments);
-    let explain =
-        "the program `etcdctl` is needed for this test and is not on the PATH: apt-get install etcd-client";
-    let output = command.output().unwrap_or_else(|error| panic!("{explain} ({error})"));
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[tokio::test]
 async fn passwords_are_given_and_checked() {
     let servers = Servers::start_with(1, "http", &["--auth-token-ttl=2".to_owned()]);
@@ -97,7 +86,7 @@ async fn passwords_are_given_and_checked() {
         &["user", "grant-role", "mesh", "mesh"],
         &["auth", "enable"],
     ] {
-        etcdctl(&url, command);
+        etcdctl(&[&["--endpoints", &url][..], command].concat());
     }
     let with =
         |password: &str| EtcdConfig { user: Some(("mesh".into(), password.into())), ..servers.config() };
