@@ -16,12 +16,13 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
 
 import report  # noqa: E402
+import stores  # noqa: E402
 from contestants import UNBOUND, Bench, Running, threads_of_three  # noqa: E402
 from mesh import Mesh, exit_on_signals  # noqa: E402
 from rows import GROUPS, GROWN, GROWTH, Group, Row  # noqa: E402
 
 ROOT = HERE.parents[1]
-IDLE, STREAMS = 100_000, 5_000
+IDLE, STREAMS, KEPT = 100_000, 10_000, 200_000
 SINGLES = ("growth", "memory")
 
 
@@ -144,6 +145,19 @@ class Run:
             self.results.add(name, {**made, "title": title})
             say(f"{name:<18} {made['bytes_per_session']:,.0f} B per session, {made['bytes_per_stream']:,.0f} B per stream")
 
+    def kept(self) -> None:
+        """Idle sessions whose state is in Redis."""
+        count = 2_000 if self.wanted.quick else KEPT
+        with tempfile.TemporaryDirectory() as work, Mesh(self.binaries, Path(work)) as mesh:
+            running = self.bench(mesh).clustered()
+            before = stores.used_bytes(running.redis)
+            owner = Running(running.url, running.processes[:2])
+            made = self.load(owner, "sessions", "--count", str(count))
+            made["bytes_in_redis"] = (stores.used_bytes(running.redis) - before) / count
+        title = "gateway and session node, state in Redis"
+        self.results.add("idle-redis", {**made, "title": title})
+        say(f"idle-redis         {made['bytes_in_redis']:,.0f} B in Redis, {made['bytes_per_session']:,.0f} B in gateway and owner")
+
     def all(self) -> None:
         before = os.getloadavg()
         for group in GROUPS:
@@ -152,6 +166,8 @@ class Run:
             self.growth()
         if self.wants("memory", "idle-up", "streams-up", "streams-split"):
             self.memory()
+        if self.wants("memory", "idle-redis"):
+            self.kept()
         with tempfile.TemporaryDirectory() as work:
             effective = self.bench(Mesh(self.binaries, Path(work))).effective()
         settings = dict(setting.split("=", 1) for setting in [*UNBOUND, *self.wanted.set])
@@ -204,7 +220,7 @@ def main() -> int:
     exit_on_signals()
     wanted = arguments()
     known = {row.name for group in GROUPS for row in group.rows} | {group.name for group in GROUPS}
-    known |= {*SINGLES, "idle-up", "streams-up", "streams-split"}
+    known |= {*SINGLES, "idle-up", "streams-up", "streams-split", "idle-redis"}
     if wanted.list:
         print("\n".join(row.name for group in GROUPS for row in group.rows))
         return 0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
 
+import stores
 import wire
 from mesh import Died, Mesh
 
@@ -30,6 +31,7 @@ class Running:
 
     url: str
     processes: list[int]
+    redis: str = ""
 
 
 @dataclass
@@ -94,6 +96,20 @@ class Bench:
         ready(url, 2)
         return Running(url, [gateway.pid, session.pid, tools.pid])
 
+    def clustered(self) -> Running:
+        """The same with etcd, which says who owns what, and Redis, in which sessions and their calls are written down."""
+        redis, redis_at = stores.redis(self.mesh, self._number)
+        etcd, etcd_at = stores.etcd(self.mesh, self._number)
+        settings = [f"runtime.threads={threads_of_three()}", f'cluster.etcd=["{etcd_at}"]']
+        keys = f'keys.ring={{k1="{base64.b64encode(os.urandom(32)).decode()}"}}'
+        both = ["keys.current=k1", keys, *settings]
+        tools, _ = self._role("tool-registry", settings)
+        session, _ = self._role("session", [*both, f'store.redis=["{redis_at}"]'])
+        gateway, url = self._role("gateway", both)
+        ready(url, 2)
+        begun(url)
+        return Running(url, [gateway.pid, session.pid, tools.pid, redis.pid, etcd.pid], redis_at)
+
     def sdk(self) -> Running | None:
         """A server of the official Rust SDK with the same tool and nothing in front of it; built when it is first needed."""
         if not self.with_peer:
@@ -134,6 +150,18 @@ def inline(tables: list[dict[str, str]]) -> str:
     """Tables as a list in TOML."""
     entries = [", ".join(f'{key}="{value}"' for key, value in table.items()) for table in tables]
     return "[" + ", ".join(f"{{{entry}}}" for entry in entries) + "]"
+
+
+def begun(url: str) -> None:
+    """Waits until a session can begin: somebody owns slots."""
+    end = monotonic() + READY_S
+    while monotonic() < end:
+        try:
+            wire.Session(url).open()
+            return
+        except AssertionError:
+            sleep(0.1)
+    raise Died(f"{url} begins no session within {READY_S} s")
 
 
 def ready(url: str, tools: int) -> None:

@@ -95,6 +95,8 @@ def _memory(results: Results) -> str:
             continue
         for made in rounds:
             held = f"; {made['streams']:,} streams open, {made['bytes_per_stream']:,.0f} B each on top" if made["streams"] else ""
+            if "bytes_in_redis" in made:
+                held = f", and {made['bytes_in_redis']:,.0f} B each in Redis"
             lines.append(f"| {made['title']} | {made['sessions']:,} idle sessions, {made['bytes_per_session']:,.0f} B each{held} |")
     return "\n".join(["**Memory of all processes**", "", "| | |", "|---|---|", *lines]) if lines else ""
 

@@ -58,6 +58,7 @@ CALLS = Group(
         "floor-single": lambda bench: bench.floor(single=True),
         "up": Bench.up,
         "split": Bench.split,
+        "clustered": Bench.clustered,
         "sdk": Bench.sdk,
     },
     tuple(
@@ -72,6 +73,8 @@ CALLS = Group(
             ("up", "older", True, "`trunkline up`, session of 2025-11-25"),
             ("split", "modern", True, "gateway, session, tool-registry, 2026-07-28"),
             ("split", "older", True, "gateway, session, tool-registry, session of 2025-11-25"),
+            ("clustered", "modern", True, "the same with etcd and Redis, 2026-07-28"),
+            ("clustered", "older", True, "the same with etcd and Redis, session of 2025-11-25, journaled in Redis"),
             ("sdk", "modern", True, "peer: bare Rust SDK server, stateless JSON, 2026-07-28"),
             ("sdk", "stateless", True, "peer: bare Rust SDK server, stateless JSON, 2025-11-25"),
         )
@@ -81,10 +84,11 @@ CALLS = Group(
 CREATE = Group(
     "create",
     "Sessions created: `initialize` and `notifications/initialized`",
-    {"up": Bench.up, "split": Bench.split},
+    {"up": Bench.up, "split": Bench.split, "clustered": Bench.clustered},
     (
         Row("create-up", "`trunkline up`", "up", "create"),
         Row("create-split", "gateway, session, tool-registry", "split", "create"),
+        Row("create-clustered", "the same with etcd and Redis", "clustered", "create"),
     ),
     fresh=True,
 )
@@ -135,10 +139,13 @@ GOALS = (
     Goal("separate processes, modern, 16 clients: CPU against the floor", "split-modern-16", "cpu_per_1000", "floor-16", False, 0.6, 0.5),
     Goal("the same: calls/s against the floor", "split-modern-16", "rate", "floor-16", True, 1.4, 2.0),
     Goal("the same, older session: CPU against modern", "split-older-16", "cpu_per_1000", "split-modern-16", False, 1.15, 1.05),
+    Goal("the same with etcd and Redis, journaled: CPU against the floor", "clustered-older-16", "cpu_per_1000", "floor-16", False, 0.9, 0.7),
     Goal("separate processes, modern, 1 client: p50 against the floor", "split-modern-1", "p50_ms", "floor-1", False, 0.7, 0.6),
     Goal("`up`, modern, 16 clients: CPU against axum echo", "up-modern-16", "cpu_per_1000", "echo-16", False, 1.7, 1.3),
     Goal("`up`, modern, 16 clients: calls/s against a bare Rust SDK server (the faster era of it)", "up-modern-16", "rate", "sdk-stateless-16", True, 1.3, 2.0),
     Goal("`up`: sessions created per second", "create-up", "rate", None, True, 12_000, 25_000, "/s"),
+    Goal("with etcd and Redis: sessions created per second", "create-clustered", "rate", None, True, 4_000, 8_000, "/s"),
+    Goal("an idle session in Redis", "idle-redis", "bytes_in_redis", None, False, 2_500, 1_600, "B"),
     Goal("`up`: memory per idle session", "idle-up", "bytes_per_session", None, False, 2048, 1024, "B"),
     Goal("`up`: memory per open, idle stream", "streams-up", "bytes_per_stream", None, False, 24 * 1024, 8 * 1024, "B"),
     Goal("separate processes: memory per open, idle stream", "streams-split", "bytes_per_stream", None, False, 24 * 1024, 8 * 1024, "B"),

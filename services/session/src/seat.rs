@@ -1,6 +1,6 @@
 //! How a node comes by its slots and leaves them: fixed ones at once and for good, others through placement.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,25 +108,24 @@ async fn settle(shared: &Shared) {
 /// Uses the registries that show themselves, for as long as they do.
 async fn find_registries(shared: Arc<Shared>, directory: Arc<Directory>, dialler: Dialler) {
     let mut changed = directory.changed();
-    let mut used: BTreeSet<String> = BTreeSet::new();
     loop {
         changed.mark_unchanged();
         let shown = directory.registries();
         let shown: BTreeMap<&str, &RegistryRecord> =
             shown.iter().map(|record| (&*record.address, record)).collect();
+        let used = shared.registries.announced();
         for gone in used.iter().filter(|address| !shown.contains_key(address.as_str())) {
             shared.registries.remove(gone);
         }
-        for (address, record) in &shown {
-            if !used.contains(*address) {
-                let namespace = record.namespace.as_deref().map(str::to_owned);
-                match Deps::registry(address, namespace, &dialler) {
-                    Ok(peer) => shared.registries.add(peer),
-                    Err(error) => tracing::warn!(%error, "a registry shows itself with an address of no use"),
-                }
+        for (address, record) in
+            shown.iter().filter(|(address, _)| !used.iter().any(|used| used == **address))
+        {
+            let namespace = record.namespace.as_deref().map(str::to_owned);
+            match Deps::registry(address, namespace, &dialler) {
+                Ok(peer) => shared.registries.add(peer),
+                Err(error) => tracing::warn!(%error, "a registry shows itself with an address of no use"),
             }
         }
-        used = shown.into_keys().map(str::to_owned).collect();
         if changed.changed().await.is_err() {
             return;
         }
