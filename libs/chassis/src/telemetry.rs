@@ -8,29 +8,29 @@
 //! scope they are opened in.
 
 mod export;
+mod joined;
 mod log;
 pub mod propagate;
-mod roles;
 mod scope;
+mod span;
 mod trace;
+mod wire;
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanProcessor};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::{FilterExt as _, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use self::export::{Bounded, Fates};
-use self::roles::ByRole;
+use self::export::{Exporter, Fates, Sink};
 pub(crate) use self::scope::process_metrics;
-pub use self::scope::{Attributes, Entered, Origin, Scope, Within, adopt, is_exporting, records_content};
+pub use self::scope::{Entered, Origin, Scope, Within, adopt, is_exporting, records_content};
+pub use self::span::Attributes;
 pub use self::trace::Trace;
+pub use self::wire::{Any, Value};
 use crate::clock;
 use crate::process::Process;
 
@@ -39,6 +39,9 @@ pub const ROLE: &str = "trunkline.role";
 
 /// Crates whose own spans say nothing about a request.
 const TOO_DEEP: [&str; 5] = ["h2", "hyper", "hyper_util", "tonic", "tower"];
+
+/// How long the last spans may take.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// The section `[telemetry]`.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
@@ -94,9 +97,9 @@ pub enum TelemetryError {
     /// `telemetry.sample` is not a share.
     #[error("telemetry.sample: {0}; accepted: a number from 0.0 to 1.0")]
     Sample(f64),
-    /// The exporter does not accept `telemetry.endpoint`.
+    /// `telemetry.endpoint` is no address of a collector.
     #[error("telemetry.endpoint: {0}; accepted: http://HOST:PORT of an OTLP collector, or nothing")]
-    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    Endpoint(String),
     /// No runtime for the exporter.
     #[error("cannot start the exporter's thread: {0}")]
     Runtime(#[from] std::io::Error),
@@ -111,9 +114,7 @@ pub enum TelemetryError {
 /// Keeps telemetry going. Dropping it flushes; do that outside of async code.
 #[derive(Debug)]
 pub struct Guard {
-    provider: Option<SdkTracerProvider>,
-    // The exporter's own, so that a busy mesh neither delays spans nor is delayed by them.
-    runtime: Option<tokio::runtime::Runtime>,
+    exporter: Option<Exporter>,
     levels: Option<Levels>,
 }
 
@@ -142,13 +143,10 @@ impl Levels {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(provider) = self.provider.take()
-            && let Err(error) = provider.shutdown_with_timeout(Duration::from_secs(3))
+        if let Some(exporter) = self.exporter.take()
+            && !exporter.shut_down(FAREWELL)
         {
-            tracing::warn!(%error, "spans were lost at the end");
-        }
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            tracing::warn!("spans were lost at the end");
         }
     }
 }
@@ -180,13 +178,12 @@ pub fn init(roles: &[&'static str], config: &Config, process: &Process) -> Resul
     check(config)?;
     let (filter, levels) = reload::Layer::new(filter(&config.log)?);
     let levels = Some(Levels(levels));
-    let (guard, spans) = match exporters(roles, config, process)? {
-        Some((provider, runtime)) => {
-            let spans = span_layers(&provider, config);
-            (Guard { provider: Some(provider), runtime: Some(runtime), levels }, Some(spans))
-        }
-        None => (Guard { provider: None, runtime: None, levels }, None),
+    let fates = Fates::new(&process.metrics);
+    let (exporter, spans) = match exporter(roles, config, fates)? {
+        Some((exporter, sink)) => (Some(exporter), Some(span_layers(sink, config))),
+        None => (None, None),
     };
+    let guard = Guard { exporter, levels };
     let lines = log::Lines {
         format: config.format,
         node: process.health.node().to_owned(),
@@ -225,41 +222,21 @@ fn log_panics(content: bool) {
     }));
 }
 
-type Exporting = (SdkTracerProvider, tokio::runtime::Runtime);
-
-fn exporters(
+/// What is recorded is decided where a request begins, by [`Scope`]; everything that is recorded is sent.
+fn exporter(
     roles: &[&'static str],
     config: &Config,
-    process: &Process,
-) -> Result<Option<Exporting>, TelemetryError> {
-    let fates = Fates::new(&process.metrics);
+    fates: Fates,
+) -> Result<Option<(Exporter, Arc<Sink>)>, TelemetryError> {
     if config.endpoint.is_empty() {
         return Ok(None);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("telemetry")
-        .enable_all()
-        .build()?;
-    let entered = runtime.enter();
-    let exporters = roles
-        .iter()
-        .map(|role| {
-            Ok((*role, SpanExporter::builder().with_tonic().with_endpoint(&config.endpoint).build()?))
-        })
-        .collect::<Result<BTreeMap<_, _>, TelemetryError>>()?;
-    drop(entered);
-    let first = roles.first().copied().unwrap_or_default();
     let instance = format!("{:016x}", u64::from_le_bytes(clock::random()?));
-    Ok(Some((provider(Bounded::new(ByRole::new(exporters, first, &instance), fates)), runtime)))
+    let sink = Sink::new(roles, &instance, fates);
+    Ok(Some((Exporter::start(&config.endpoint, sink.clone())?, sink)))
 }
 
-/// What is recorded is decided where a request begins, by [`Scope`].
-fn provider(processor: impl SpanProcessor + 'static) -> SdkTracerProvider {
-    SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOn).with_span_processor(processor).build()
-}
-
-fn span_layers<S>(provider: &SdkTracerProvider, config: &Config) -> impl Layer<S> + use<S>
+fn span_layers<S>(sink: Arc<Sink>, config: &Config) -> impl Layer<S> + use<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
 {
@@ -274,17 +251,9 @@ where
         true => tracing::subscriber::Interest::sometimes(),
         false => tracing::subscriber::Interest::never(),
     });
-    let sdk = provider.tracer("trunkline");
-    let others = tracing_opentelemetry::layer()
-        .with_tracer(sdk.clone())
-        .with_location(false)
-        .with_threads(false)
-        .with_target(false)
-        .with_tracked_inactivity(false)
-        .with_filter(recorded);
-    let tracer = scope::Tracer::new(sdk, config.sample, config.record_content);
+    let tracer = scope::Tracer::new(sink, config.sample, config.record_content);
     // It is only to be found, and wants nothing: a layer without a filter would want everything.
-    others.and_then(tracer.with_filter(nothing()))
+    joined::Joined.with_filter(recorded).and_then(tracer.with_filter(nothing()))
 }
 
 fn nothing<S>() -> impl tracing_subscriber::layer::Filter<S> {

@@ -7,14 +7,14 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use futures::Stream;
-use opentelemetry::trace::{Link, SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _};
-use opentelemetry::{Context, ContextGuard, KeyValue, Value};
-use opentelemetry_sdk::trace::SdkTracer;
 use pin_project_lite::pin_project;
 
+use super::export::Sink;
+use super::span::{Above, Attributes, Draft, Recorded};
 use super::trace::{Trace, draw};
 use super::{ROLE, Side};
 use crate::metrics::Metrics;
@@ -28,14 +28,22 @@ thread_local! {
 pub struct Scope {
     role: &'static str,
     trace: Option<Trace>,
-    /// Holds the span that is recorded, which ends with the last clone.
-    live: Option<Context>,
+    live: Option<Live>,
+}
+
+/// What is recorded.
+#[derive(Debug, Clone)]
+enum Live {
+    /// In another process, where the span is.
+    Above,
+    /// The span ends with the last clone.
+    Here(Arc<Recorded>),
 }
 
 /// What records spans in this process, and which. Found through the subscriber, so that tests have their own.
 #[derive(Debug, Clone)]
 pub(super) struct Tracer {
-    sdk: SdkTracer,
+    sink: Arc<Sink>,
     /// Share of the requests that is recorded, as a bound on a draw.
     bound: u64,
     content: bool,
@@ -44,14 +52,14 @@ pub(super) struct Tracer {
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Tracer {}
 
 impl Tracer {
-    pub(super) fn new(sdk: SdkTracer, sample: f64, content: bool) -> Self {
+    pub(super) fn new(sink: Arc<Sink>, sample: f64, content: bool) -> Self {
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "it saturates, which is right"
         )]
         let bound = if sample >= 1.0 { u64::MAX } else { (sample * u64::MAX as f64) as u64 };
-        Self { sdk, bound, content }
+        Self { sink, bound, content }
     }
 
     /// Does something with that of this process, if there is one.
@@ -151,13 +159,7 @@ impl Scope {
         if let Some(parent) = parent.clone().filter(|parent| !parent.is_sampled()) {
             return Self { role, trace: Some(parent), live: None };
         }
-        let above = match &parent {
-            Some(parent) => Context::new().with_remote_span_context(parent.context()),
-            None => Context::new(),
-        };
-        let links = link.map(|link| vec![Link::new(link.context(), Vec::new(), 0)]);
-        let state = parent.as_ref().and_then(Trace::shared_state);
-        Self::record(tracer, role, side, name(), links, &above, state)
+        Self::record(tracer.sink.clone(), role, side, name(), parent.as_ref().map(|parent| (parent, true)), link)
     }
 
     /// A request from another process of the mesh, in the trace it came with; it records if its caller does.
@@ -165,46 +167,69 @@ impl Scope {
     pub fn of_caller(role: &'static str, trace: Option<Trace>) -> Self {
         let Some(trace) = trace else { return Self { role, trace: Some(Trace::fresh()), live: None } };
         let recorded = trace.is_sampled() && is_exporting();
-        let live = recorded.then(|| Context::new().with_remote_span_context(trace.context()));
-        Self { role, trace: Some(trace), live }
+        Self { role, trace: Some(trace), live: recorded.then_some(Live::Above) }
     }
 
     /// A hop of the same request. Records a span if this one is recorded.
     #[must_use]
     pub fn child(&self, role: &'static str, side: Side, name: impl FnOnce() -> Cow<'static, str>) -> Self {
-        let recorded = self.live.as_ref().and_then(|above| {
-            let state = self.trace.as_ref().and_then(Trace::shared_state);
-            Tracer::with(|tracer| Self::record(tracer, role, side, name(), None, above, state))
-        });
+        let recorded = self.sink().map(|sink| Self::record(sink, role, side, name(), self.above(), None));
         recorded.unwrap_or_else(|| Self { role, ..self.clone() })
     }
 
+    /// Where spans below this one go, if it is recorded.
+    fn sink(&self) -> Option<Arc<Sink>> {
+        match self.live.as_ref()? {
+            Live::Above => Tracer::with(|tracer| tracer.sink.clone()),
+            Live::Here(recorded) => Some(recorded.sink().clone()),
+        }
+    }
+
+    /// The parent of spans below this one, and whether it is in another process.
+    fn above(&self) -> Option<(&Trace, bool)> {
+        self.trace.as_ref().map(|trace| (trace, matches!(self.live, Some(Live::Above))))
+    }
+
     fn record(
-        tracer: &Tracer,
+        sink: Arc<Sink>,
         role: &'static str,
         side: Side,
         name: Cow<'static, str>,
-        links: Option<Vec<Link>>,
-        above: &Context,
-        state: Option<std::sync::Arc<str>>,
+        above: Option<(&Trace, bool)>,
+        link: Option<Trace>,
     ) -> Self {
-        let kind = match side {
-            Side::Server => SpanKind::Server,
-            Side::Client => SpanKind::Client,
-            Side::Internal => SpanKind::Internal,
-        };
-        let mut attributes = Vec::with_capacity(24);
-        attributes.push(KeyValue::new(ROLE, role));
-        let builder = SpanBuilder {
-            span_kind: Some(kind),
-            attributes: Some(attributes),
-            links,
-            ..SpanBuilder::from_name(name)
-        };
-        let span = tracer.sdk.build_with_context(builder, above);
-        let live = above.with_span(span);
-        let trace = Trace::of(live.span().span_context(), state);
+        let mut draft = Draft::new(sink.place(role).unwrap_or_default(), name, side);
+        draft.written.set(ROLE, role);
+        if let Some(link) = link {
+            draft.link(&link);
+        }
+        Self::of_draft(role, sink, draft, above)
+    }
+
+    fn of_draft(role: &'static str, sink: Arc<Sink>, draft: Draft, above: Option<(&Trace, bool)>) -> Self {
+        let trace = above.map_or_else(Trace::begun, |(trace, _)| trace.below());
+        let above = above.map(|(trace, is_remote)| Above { span: trace.span(), is_remote });
+        let live = Live::Here(Arc::new(Recorded::begin(sink, draft, &trace, above)));
         Self { role, trace: Some(trace), live: Some(live) }
+    }
+
+    /// A span below this one that somebody else describes, who is told which service a role is.
+    pub(super) fn joined(
+        &self,
+        name: &'static str,
+        describe: impl FnOnce(&mut Draft, &mut dyn FnMut(&str) -> Option<usize>),
+    ) -> Option<Self> {
+        let sink = self.sink()?;
+        let mut draft = Draft::new(sink.place(self.role).unwrap_or_default(), name.into(), Side::Internal);
+        describe(&mut draft, &mut |role| sink.place(role));
+        Some(Self::of_draft(self.role, sink.clone(), draft, self.above()))
+    }
+
+    /// Adds to the span, if it is recorded here and has not ended.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Draft)) {
+        if let Some(Live::Here(recorded)) = &self.live {
+            recorded.change(change);
+        }
     }
 
     /// The same trace in another role.
@@ -233,39 +258,33 @@ impl Scope {
 
     /// Adds attributes, if it is recorded. Names are constants of whoever owns the convention.
     pub fn describe(&self, attributes: impl FnOnce(&mut Attributes)) {
-        let Some(live) = &self.live else { return };
-        let mut all = Attributes(Vec::with_capacity(16));
-        attributes(&mut all);
-        live.span().set_attributes(all.0);
+        self.change(|draft| attributes(&mut draft.written));
     }
 
     /// Gives the span the name that it could not have from the beginning.
     pub fn rename(&self, name: impl FnOnce() -> Cow<'static, str>) {
-        if let Some(live) = &self.live {
-            live.span().update_name(name());
-        }
+        self.change(|draft| draft.name = name());
     }
 
     /// Marks the span as failed. `kind` is the low-cardinality `error.type`.
     pub fn fail(&self, kind: impl Into<Cow<'static, str>>, description: &str) {
-        if let Some(live) = &self.live {
-            live.span().set_attribute(KeyValue::new("error.type", kind.into()));
-            live.span().set_status(Status::error(description.to_owned()));
-        }
+        self.change(|draft| {
+            draft.written.set("error.type", kind.into());
+            draft.failed = Some(description.to_owned().into());
+        });
     }
 
     /// Ends the span now, though clones of it may live on.
     pub fn end(&self) {
-        if let Some(live) = &self.live {
-            live.span().end();
+        if let Some(Live::Here(recorded)) = &self.live {
+            recorded.end();
         }
     }
 
     /// Makes this current until the guard is dropped. Not across an await: see [`Scope::within`].
     #[must_use]
     pub fn enter(self) -> Entered {
-        let attached = self.live.clone().map(Context::attach);
-        Entered { before: Some(CURRENT.replace(self)), _attached: attached }
+        Entered { before: Some(CURRENT.replace(self)) }
     }
 
     /// A future inside of which this is current.
@@ -279,23 +298,10 @@ pub fn adopt(scope: Scope) {
     CURRENT.set(scope);
 }
 
-/// Attributes of a span.
-#[derive(Debug)]
-pub struct Attributes(Vec<KeyValue>);
-
-impl Attributes {
-    /// One more.
-    pub fn set(&mut self, name: &'static str, value: impl Into<Value>) -> &mut Self {
-        self.0.push(KeyValue::new(name, value));
-        self
-    }
-}
-
 /// See [`Scope::enter`].
 #[derive(Debug)]
 pub struct Entered {
     before: Option<Scope>,
-    _attached: Option<ContextGuard>,
 }
 
 impl Drop for Entered {
@@ -319,14 +325,12 @@ pin_project! {
 /// Swaps the current scope with that of a [`Within`], and back however the poll ends.
 struct Swapped<'a> {
     scope: &'a mut Scope,
-    _attached: Option<ContextGuard>,
 }
 
 impl<'a> Swapped<'a> {
     fn new(scope: &'a mut Scope) -> Self {
-        let _attached = scope.live.clone().map(Context::attach);
         CURRENT.with_borrow_mut(|current| std::mem::swap(current, scope));
-        Self { scope, _attached }
+        Self { scope }
     }
 }
 

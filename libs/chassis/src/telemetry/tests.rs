@@ -1,8 +1,6 @@
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use http::HeaderMap;
-use opentelemetry::trace::{SpanKind, Status};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -10,48 +8,56 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{SimpleSpanProcessor, SpanData, SpanExporter as Exporter};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use prost::Message as _;
 use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 
 use super::*;
 use crate::grpc::server;
+use crate::metrics::Metrics;
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+const ROLES: [&str; 3] = ["gateway", "session", "tool-registry"];
+/// That it is known whether the parent is remote, and that it is.
+const REMOTE: u32 = 0x300;
 
-/// Keeps what is exported as (service, span).
-#[derive(Debug, Clone, Default)]
-struct Kept {
-    service: String,
-    spans: Arc<Mutex<Vec<(String, SpanData)>>>,
+/// What a collector reads, as (service, span).
+fn read(request: ExportTraceServiceRequest) -> Vec<(String, Span)> {
+    let of_service = |of_service: opentelemetry_proto::tonic::trace::v1::ResourceSpans| {
+        let resource = of_service.resource.unwrap();
+        let service = text(&resource.attributes, "service.name").unwrap();
+        let spans = of_service.scope_spans.into_iter().flat_map(|scope| scope.spans);
+        spans.map(move |span| (service.clone(), span)).collect::<Vec<_>>()
+    };
+    request.resource_spans.into_iter().flat_map(of_service).collect()
 }
 
-impl Exporter for Kept {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.spans.lock().unwrap().extend(batch.into_iter().map(|span| (self.service.clone(), span)));
-        Ok(())
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.service = resource.get(&"service.name".into()).unwrap().to_string();
+fn text(
+    attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue],
+    key: &str,
+) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.key == key)?;
+    match found.value.clone()?.value? {
+        Value::StringValue(text) => Some(text),
+        other => panic!("{key} is {other:?}"),
     }
 }
 
-fn recorded_with(config: &Config, act: impl FnOnce()) -> Vec<(String, SpanData)> {
-    let kept = Kept::default();
-    let roles = ["gateway", "session", "tool-registry"];
-    let exporters = roles.iter().map(|role| (*role, kept.clone())).collect();
-    let provider = provider(SimpleSpanProcessor::new(ByRole::new(exporters, roles[0], "test")));
-    let subscriber = tracing_subscriber::registry().with(span_layers(&provider, config));
+fn recorded_with(config: &Config, act: impl FnOnce()) -> Vec<(String, Span)> {
+    let sink = Sink::new(&ROLES, "test", Fates::new(&Metrics::default()));
+    let subscriber = tracing_subscriber::registry().with(span_layers(sink.clone(), config));
     tracing::subscriber::with_default(subscriber, act);
-    provider.shutdown().unwrap();
-    let mut spans = kept.spans.lock().unwrap().clone();
-    spans.sort_by_key(|(_, span)| span.start_time);
+    let requests = sink.requests().into_iter();
+    let mut spans: Vec<_> = requests
+        .flat_map(|request| read(ExportTraceServiceRequest::decode(request.as_slice()).unwrap()))
+        .collect();
+    spans.sort_by_key(|(_, span)| span.start_time_unix_nano);
     spans
 }
 
-fn recorded(act: impl FnOnce()) -> Vec<(String, SpanData)> {
+fn recorded(act: impl FnOnce()) -> Vec<(String, Span)> {
     recorded_with(&Config::default(), act)
 }
 
@@ -76,7 +82,7 @@ fn roles_of_one_process_are_services_of_their_own_in_one_trace() {
     });
     let seen: Vec<_> = spans
         .iter()
-        .map(|(service, span)| (service.as_str(), span.name.as_ref(), span.span_kind.clone()))
+        .map(|(service, span)| (service.as_str(), span.name.as_str(), span.kind()))
         .collect();
     assert_eq!(
         seen,
@@ -88,9 +94,14 @@ fn roles_of_one_process_are_services_of_their_own_in_one_trace() {
         ]
     );
     for pair in spans.windows(2) {
-        assert_eq!(pair[1].1.parent_span_id, pair[0].1.span_context.span_id());
-        assert_eq!(pair[1].1.span_context.trace_id(), pair[0].1.span_context.trace_id());
+        assert_eq!(pair[1].1.parent_span_id, pair[0].1.span_id);
+        assert_eq!(pair[1].1.trace_id, pair[0].1.trace_id);
+        assert!(pair[1].1.end_time_unix_nano >= pair[1].1.start_time_unix_nano);
+        assert_eq!(pair[1].1.flags & REMOTE, 0x100, "all in one process");
     }
+    assert!(spans[0].1.parent_span_id.is_empty());
+    let role = text(&spans[3].1.attributes, ROLE);
+    assert_eq!(role.as_deref(), Some("tool-registry"));
 }
 
 #[test]
@@ -112,21 +123,23 @@ fn a_trace_goes_on_across_processes() {
         assert!(Scope::current().trace().is_none(), "nothing is left behind");
     });
     assert_eq!(spans.len(), 2);
-    assert_eq!(spans[1].1.parent_span_id, spans[0].1.span_context.span_id());
-    assert!(spans[1].1.parent_span_is_remote, "the parent came by the header");
+    assert_eq!(spans[1].1.parent_span_id, spans[0].1.span_id);
+    assert_eq!(spans[1].1.flags & REMOTE, REMOTE, "the parent came by the header");
 }
 
 #[test]
 fn the_parent_is_the_callers_and_the_other_context_a_link() {
-    let link = Trace::read("00-11111111111111111111111111111111-2222222222222222-01", "");
+    let link = Trace::read("00-11111111111111111111111111111111-2222222222222222-01", "b=2");
     let spans = recorded(|| drop(edge(Origin { parent: Trace::read(PARENT, "a=1"), link })));
     let span = &spans[0].1;
-    assert_eq!(span.span_context.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
-    assert_eq!(span.parent_span_id.to_string(), "b7ad6b7169203331");
-    assert!(span.parent_span_is_remote);
-    assert_eq!(span.span_context.trace_state().header(), "a=1");
-    let links: Vec<_> = span.links.iter().map(|link| link.span_context.span_id().to_string()).collect();
-    assert_eq!(links, ["2222222222222222"]);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!(hex(&span.trace_id), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(hex(&span.parent_span_id), "b7ad6b7169203331");
+    assert_eq!((span.flags, span.trace_state.as_str()), (REMOTE | 1, "a=1"));
+    let links: Vec<_> =
+        span.links.iter().map(|link| (hex(&link.span_id), link.trace_state.as_str(), link.flags)).collect();
+    assert_eq!(links, [("2222222222222222".to_owned(), "b=2", REMOTE | 1)]);
+    assert_eq!(hex(&span.links[0].trace_id), "1".repeat(32));
 }
 
 #[test]
@@ -169,8 +182,70 @@ fn a_failed_hop_says_what_kind_of_failure_it_was() {
     });
     let span = &spans[0].1;
     assert_eq!(span.name, "tools/call other");
-    assert_eq!(span.status, Status::error("no answer in 1 s"));
-    assert!(span.attributes.contains(&opentelemetry::KeyValue::new("error.type", "timeout")));
+    let status = span.status.as_ref().unwrap();
+    assert_eq!((status.code(), status.message.as_str()), (StatusCode::Error, "no answer in 1 s"));
+    assert_eq!(text(&span.attributes, "error.type").as_deref(), Some("timeout"));
+}
+
+#[test]
+fn what_comes_after_the_end_is_not_told() {
+    let spans = recorded(|| {
+        let scope = edge(Origin::default());
+        scope.describe(|to| _ = to.set("before", "yes").set("count", 3).set("share", 0.5).set("is", true));
+        scope.end();
+        scope.describe(|to| _ = to.set("after", "no"));
+        scope.fail("late", "too late");
+    });
+    let [(_, span)] = spans.as_slice() else { panic!("{spans:?}") };
+    let keys: Vec<_> = span.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
+    assert_eq!(keys, [ROLE, "before", "count", "share", "is"]);
+    assert!(span.status.is_none());
+}
+
+#[test]
+fn spans_of_libraries_are_told_with_all_their_fields() {
+    use tracing::field::Empty;
+    let spans = recorded(|| {
+        let _inside = edge(Origin::default()).enter();
+        let outer = tracing::info_span!(
+            "outer",
+            otel.name = tracing::field::display(format_args!("run {}", 1)),
+            otel.status_code = Empty,
+            otel.status_description = Empty,
+            number = 7,
+            large = u64::MAX,
+            half = 0.5,
+            is_so = true,
+            late = Empty,
+        );
+        outer.record("late", tracing::field::debug(Some(1)));
+        outer.in_scope(|| tracing::info_span!("inner").in_scope(|| ()));
+        outer.record("otel.status_code", "ERROR").record("otel.status_description", "it broke");
+        tracing::info_span!("next").follows_from(&outer);
+        tracing::debug_span!("too deep").in_scope(|| ());
+    });
+    let [edge, outer, inner, next] = ["tools/call echo", "run 1", "inner", "next"]
+        .map(|name| &spans.iter().find(|(_, span)| span.name == name).unwrap().1);
+    assert_eq!(spans.len(), 4);
+    assert_eq!([&outer.parent_span_id, &inner.parent_span_id], [&edge.span_id, &outer.span_id]);
+    let fields: Vec<_> = outer
+        .attributes
+        .iter()
+        .map(|attribute| (attribute.key.as_str(), attribute.value.clone().unwrap().value.unwrap()))
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            ("number", Value::IntValue(7)),
+            ("large", Value::StringValue(u64::MAX.to_string())),
+            ("half", Value::DoubleValue(0.5)),
+            ("is_so", Value::BoolValue(true)),
+            ("late", Value::StringValue("Some(1)".into())),
+        ]
+    );
+    let status = outer.status.as_ref().unwrap();
+    assert_eq!((status.code(), status.message.as_str()), (StatusCode::Error, "it broke"));
+    assert_eq!(next.links[0].span_id, outer.span_id);
 }
 
 #[test]
@@ -204,13 +279,8 @@ impl TraceService for Collector {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        for of_service in request.into_inner().resource_spans {
-            let attributes = of_service.resource.unwrap().attributes;
-            let service = attributes.into_iter().find(|attribute| attribute.key == "service.name").unwrap();
-            let Some(Value::StringValue(service)) = service.value.unwrap().value else { panic!("no name") };
-            for span in of_service.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                self.0.send((service.clone(), span.name)).await.unwrap();
-            }
+        for (service, span) in read(request.into_inner()) {
+            self.0.send((service, span.name)).await.unwrap();
         }
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
@@ -232,12 +302,13 @@ fn spans_reach_a_collector_before_the_process_ends() {
 
     let config = Config { endpoint, ..Config::default() };
     let process = Process::new("n1");
-    let (provider, exporter) = exporters(&["gateway", "session"], &config, &process).unwrap().unwrap();
-    let subscriber = tracing_subscriber::registry().with(span_layers(&provider, &config));
+    let fates = Fates::new(&process.metrics);
+    let (exporter, sink) = exporter(&["gateway", "session"], &config, fates).unwrap().unwrap();
+    let subscriber = tracing_subscriber::registry().with(span_layers(sink, &config));
     tracing::subscriber::with_default(subscriber, || {
         drop(edge(Origin::default()).child("session", Side::Internal, || "deliver".into()));
     });
-    drop(Guard { provider: Some(provider), runtime: Some(exporter), levels: None });
+    drop(Guard { exporter: Some(exporter), levels: None });
 
     let mut seen = [receive.try_recv().unwrap(), receive.try_recv().unwrap()];
     seen.sort();
@@ -255,8 +326,9 @@ fn a_collector_that_does_not_answer_costs_spans_and_nothing_else() {
     let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = Config { endpoint: format!("http://{}", hole.local_addr().unwrap()), ..Config::default() };
     let process = Process::new("n1");
-    let (provider, exporter) = exporters(&["gateway"], &config, &process).unwrap().unwrap();
-    let subscriber = tracing_subscriber::registry().with(span_layers(&provider, &config));
+    let fates = Fates::new(&process.metrics);
+    let (exporter, sink) = exporter(&["gateway"], &config, fates).unwrap().unwrap();
+    let subscriber = tracing_subscriber::registry().with(span_layers(sink, &config));
     let begun = Instant::now();
     tracing::subscriber::with_default(subscriber, || {
         (0..3 * export::QUEUE).for_each(|_| drop(edge(Origin::default())));
@@ -269,7 +341,7 @@ fn a_collector_that_does_not_answer_costs_spans_and_nothing_else() {
     };
     assert_eq!(count("sent"), 0);
     assert_eq!(count("dropped") + count("failed"), 2 * export::QUEUE, "{text}");
-    drop(Guard { provider: Some(provider), runtime: Some(exporter), levels: None });
+    drop(Guard { exporter: Some(exporter), levels: None });
     assert!(begun.elapsed() < Duration::from_secs(20), "the end does not wait for it either");
 }
 
@@ -277,5 +349,10 @@ fn a_collector_that_does_not_answer_costs_spans_and_nothing_else() {
 fn wrong_settings_are_named() {
     let wrong = |config: Config| check(&config).unwrap_err().to_string();
     assert!(wrong(Config { log: "loud".into(), ..Config::default() }).starts_with("telemetry.log: "));
+    for endpoint in ["127.0.0.1:4317", "https://127.0.0.1:4317", "http://a b"] {
+        let config = Config { endpoint: endpoint.into(), ..Config::default() };
+        let error = init(&["gateway"], &config, &Process::new("n1")).unwrap_err().to_string();
+        assert!(error.starts_with("telemetry.endpoint: "), "{error}");
+    }
     assert!(wrong(Config { sample: 2.0, ..Config::default() }).starts_with("telemetry.sample: 2"));
 }

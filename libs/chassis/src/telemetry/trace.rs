@@ -1,11 +1,7 @@
 //! Where a request stands in its trace, as it crosses processes: the W3C trace context. Baggage is not carried.
 
 use std::cell::Cell;
-use std::str::FromStr as _;
 use std::sync::Arc;
-
-use opentelemetry::trace::{SpanContext, TraceState};
-use opentelemetry::{SpanId, TraceFlags, TraceId};
 
 use crate::clock;
 
@@ -56,14 +52,14 @@ impl Trace {
         (id != 0 && span != 0).then(|| Self { id, span, sampled: flags & 1 == 1, state: bounded(state) })
     }
 
-    /// Of a span that is recorded.
-    pub(super) fn of(context: &SpanContext, state: Option<Arc<str>>) -> Self {
-        Self {
-            id: u128::from_be_bytes(context.trace_id().to_bytes()),
-            span: u64::from_be_bytes(context.span_id().to_bytes()),
-            sampled: context.is_sampled(),
-            state,
-        }
+    /// A span that is recorded, below this one.
+    pub(super) fn below(&self) -> Self {
+        Self { id: self.id, span: draw().max(1), sampled: true, state: self.state.clone() }
+    }
+
+    /// A span that is recorded and begins a trace.
+    pub(super) fn begun() -> Self {
+        Self { sampled: true, ..Self::fresh() }
     }
 
     /// The same place, not recorded.
@@ -101,22 +97,25 @@ impl Trace {
         self.state.as_deref().unwrap_or_default()
     }
 
-    pub(super) fn shared_state(&self) -> Option<Arc<str>> {
-        self.state.clone()
-    }
-
     /// The id of the trace, as 32 hexadecimal digits.
     #[must_use]
     pub fn id(&self) -> String {
         format!("{:032x}", self.id)
     }
 
-    pub(super) fn context(&self) -> SpanContext {
-        let state =
-            self.state.as_deref().and_then(|state| TraceState::from_str(state).ok()).unwrap_or_default();
-        let flags = if self.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
-        let (id, span) = (TraceId::from(self.id), SpanId::from(self.span));
-        SpanContext::new(id, span, flags, true, state)
+    /// The id of the trace, as it is sent.
+    pub(super) const fn id_bytes(&self) -> [u8; 16] {
+        self.id.to_be_bytes()
+    }
+
+    /// The id of the span.
+    pub(super) const fn span(&self) -> u64 {
+        self.span
+    }
+
+    /// The id of the span, as it is sent.
+    pub(super) const fn span_bytes(&self) -> [u8; 8] {
+        self.span.to_be_bytes()
     }
 }
 
@@ -131,7 +130,15 @@ fn bounded(state: &str) -> Option<Arc<str>> {
         Some(head) => head.rfind(',')?,
     };
     let kept = &state[..end];
-    TraceState::from_str(kept).is_ok().then(|| kept.into())
+    kept.split(',').all(is_entry).then(|| kept.into())
+}
+
+/// Whether it is a key and a value, as <https://www.w3.org/TR/trace-context/#list> has them.
+fn is_entry(entry: &str) -> bool {
+    let is_key = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-*/@".contains(&c);
+    entry.trim_matches([' ', '\t']).split_once('=').is_some_and(|(key, value)| {
+        !key.is_empty() && key.bytes().all(is_key) && !value.is_empty() && !value.contains('=')
+    })
 }
 
 /// Random enough for ids that are no secret; seeded by the operating system, once for each thread.
