@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Handle};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 thread_local! {
@@ -22,6 +23,8 @@ thread_local! {
     static INDEX: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
+/// Between two timers that fire on every runtime.
+const TICK: Duration = Duration::from_secs(1);
 /// How long the end of the threads is waited for. One that is stuck in a computation ends with the process.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -137,7 +140,7 @@ impl Pool {
             let run = move || {
                 CURRENT.set(Some(workers));
                 INDEX.set(Some(index));
-                runtime.block_on(stop.cancelled());
+                runtime.block_on(tick_until(stop));
                 runtime.shutdown_background();
                 drop(living);
             };
@@ -145,6 +148,19 @@ impl Pool {
         }
         CURRENT.set(Some(workers));
         Ok(pool)
+    }
+}
+
+/// A runtime wakes itself, with a write and another look at all its sockets, for each timer that is to fire before all others.
+/// Where a call is under way alone, its deadline is such a timer. Here is always one that fires sooner.
+async fn tick_until(stop: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
     }
 }
 
