@@ -3,7 +3,9 @@
 //! Owns: the TLS handshake, the bounds of HTTP/1.1 and HTTP/2 as protocols, and the watch over a client that dribbles or
 //! says nothing. Must not know: what is asked.
 
+mod conversation;
 mod io;
+mod long;
 mod pulse;
 
 use std::convert::Infallible;
@@ -15,18 +17,21 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::{Method, Version, header};
 use chassis::drain::Shutdown;
 use chassis::tls::Acceptor;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt as _;
 
+use self::conversation::Conversation;
 use self::io::Heard;
-use self::pulse::{Pulse, Tracked, Verdict, Watch};
+use self::long::{Handed, Shown};
+use self::pulse::{Pulse, Verdict, Watch};
 use crate::config::Config;
 use crate::http::Stack;
 use crate::http::peer::Peer;
@@ -69,15 +74,19 @@ impl Patience {
         }
     }
 
-    fn server(&self) -> auto::Builder<TokioExecutor> {
-        let mut server = auto::Builder::new(TokioExecutor::new());
+    fn http1(&self) -> http1::Builder {
+        let mut server = http1::Builder::new();
         // Idle connections and dribbled heads are watched here: hyper has one time-out for both.
-        server.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(self.read_buffer);
+        server.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(self.read_buffer);
         if self.max_headers > HEADERS_ON_STACK {
-            server.http1().max_headers(self.max_headers);
+            server.max_headers(self.max_headers);
         }
         server
-            .http2()
+    }
+
+    fn http2(&self) -> http2::Builder<TokioExecutor> {
+        let mut server = http2::Builder::new(TokioExecutor::new());
+        server
             .timer(TokioTimer::new())
             .keep_alive_interval(self.ping)
             .max_concurrent_streams(self.streams)
@@ -129,19 +138,19 @@ where
     // A reader that stops reading must not hold what is meant for it for ever.
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(patience.write_stall));
-    let io = TokioIo::new(Heard::new(Box::pin(stream), pulse.clone()));
-    let requests = Requests { stack: terms.stack.clone(), peer, pulse: pulse.clone() };
-    let server = patience.server();
-    let mut serving = pin!(server.serve_connection(io, requests));
+    let io = Heard::new(Box::pin(stream), pulse.clone());
+    let stack = terms.stack.clone();
+    let requests = Requests { stack, peer, pulse: pulse.clone(), handed: Handed::default() };
+    let mut serving = Conversation::new(io, requests, patience.clone(), pulse.clone());
     let mut watch = pin!(Watch::new(pulse, patience.header, patience.idle));
     let mut leaving = pin!(terms.shutdown.requested());
     let mut asked = false;
     let ended = std::future::poll_fn(|cx| {
         if !asked && leaving.as_mut().poll(cx).is_ready() {
             asked = true;
-            serving.as_mut().graceful_shutdown();
+            serving.graceful_shutdown();
         }
-        if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+        if let Poll::Ready(ended) = serving.poll(cx) {
             return Poll::Ready(ended);
         }
         // Behind what has just happened on the connection.
@@ -149,8 +158,8 @@ where
             match verdict {
                 Verdict::Close => return Poll::Ready(Ok(())),
                 Verdict::Finish => {
-                    serving.as_mut().graceful_shutdown();
-                    if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+                    serving.graceful_shutdown();
+                    if let Poll::Ready(ended) = serving.poll(cx) {
                         return Poll::Ready(ended);
                     }
                 }
@@ -165,17 +174,19 @@ where
 }
 
 /// The requests of one connection.
+#[derive(Clone)]
 struct Requests<S> {
     stack: S,
     peer: Peer,
     pulse: Arc<Pulse>,
+    handed: Handed,
 }
 
 impl<S> hyper::service::Service<hyper::Request<Incoming>> for Requests<S>
 where
     S: Stack,
 {
-    type Response = hyper::Response<Tracked<Body>>;
+    type Response = hyper::Response<Shown>;
     type Error = Infallible;
     type Future = pulse::Answering<tower::util::Oneshot<S, Request>>;
 
@@ -183,6 +194,15 @@ where
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer.clone());
         let under_way = self.pulse.begin();
-        pulse::Answering::new(self.stack.clone().oneshot(request), under_way)
+        let handed = may_be_handed(&request).then(|| self.handed.clone());
+        pulse::Answering::new(self.stack.clone().oneshot(request), under_way, handed)
     }
+}
+
+/// Whether the answer may be written by ourselves: it is in chunks then, and the connection goes on behind it.
+fn may_be_handed(request: &Request) -> bool {
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && request.body().is_end_stream()
+        && !request.headers().contains_key(header::CONNECTION)
 }

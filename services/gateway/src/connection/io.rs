@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pulse::Pulse;
 
 /// How an HTTP/2 connection begins (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Tells [`Pulse`] that something came.
 pub(super) struct Heard<I> {
@@ -18,11 +19,18 @@ pub(super) struct Heard<I> {
     pulse: Arc<Pulse>,
     /// How much of [`PREFACE`] has come; `None` once it is known what is spoken.
     preface: Option<usize>,
+    /// What was read before, and is to be read again first.
+    again: Bytes,
 }
 
 impl<I> Heard<I> {
     pub(super) fn new(inner: I, pulse: Arc<Pulse>) -> Self {
-        Self { inner, pulse, preface: Some(0) }
+        Self { inner, pulse, preface: Some(0), again: Bytes::new() }
+    }
+
+    /// The same, with this to be read first.
+    pub(super) fn after(self, again: Bytes) -> Self {
+        Self { again, ..self }
     }
 
     fn hear(&mut self, bytes: &[u8]) {
@@ -51,8 +59,19 @@ impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.again.is_empty() {
+            let count = self.again.len().min(buf.remaining());
+            buf.put_slice(&self.again.split_to(count));
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        // What has come meanwhile belongs into the same buffer.
+        if buf.remaining() > 0 {
+            match Pin::new(&mut self.inner).poll_read(cx, buf) {
+                Poll::Ready(read) => read?,
+                Poll::Pending if before > 0 => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
         if buf.filled().len() > before {
             self.hear(&buf.filled()[before..]);
         }
@@ -62,11 +81,14 @@ impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.pulse.writes(true);
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        self.pulse.writes(false);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -78,6 +100,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.pulse.writes(true);
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 

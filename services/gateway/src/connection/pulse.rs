@@ -16,6 +16,9 @@ use hyper::body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::long::{Handed, Shown};
+use crate::http::sse::Open;
+
 /// How long a connection may take to end once it was asked to because it was idle.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -29,6 +32,8 @@ pub(super) struct Pulse {
     /// Part of a head has come. True at first: a new connection has to say something.
     speaking: AtomicBool,
     http2: AtomicBool,
+    /// Something was written and not all of it flushed.
+    writing: AtomicBool,
 }
 
 /// What the connection is doing.
@@ -50,6 +55,7 @@ impl Pulse {
             begun: AtomicU64::new(0),
             speaking: AtomicBool::new(true),
             http2: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
         }
     }
 
@@ -64,6 +70,15 @@ impl Pulse {
     pub(super) fn speaks_http2(&self) {
         self.http2.store(true, Ordering::Relaxed);
         self.speaking.store(false, Ordering::Relaxed);
+    }
+
+    /// Something is written, or everything was.
+    pub(super) fn writes(&self, is_writing: bool) {
+        self.writing.store(is_writing, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.load(Ordering::Relaxed)
     }
 
     /// A whole head has come.
@@ -169,26 +184,36 @@ pin_project! {
         #[pin]
         inner: F,
         under_way: Option<UnderWay>,
+        // Where its body is offered, should it go on for long.
+        handed: Option<Handed>,
     }
 }
 
 impl<F> Answering<F> {
-    pub(super) fn new(inner: F, under_way: UnderWay) -> Self {
-        Self { inner, under_way: Some(under_way) }
+    pub(super) fn new(inner: F, under_way: UnderWay, handed: Option<Handed>) -> Self {
+        Self { inner, under_way: Some(under_way), handed }
     }
 }
 
-impl<F, B, E> Future for Answering<F>
+impl<F, E> Future for Answering<F>
 where
-    F: Future<Output = Result<Response<B>, E>>,
+    F: Future<Output = Result<Response<axum::body::Body>, E>>,
 {
-    type Output = Result<Response<Tracked<B>>, E>;
+    type Output = Result<Response<Shown>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
         let under_way = this.under_way.take();
-        Poll::Ready(Ok(response.map(|inner| Tracked { inner, _under_way: under_way })))
+        let waits = response.extensions().get::<Open>().is_some_and(Open::waits);
+        let handed = this.handed.take().filter(|_| waits);
+        Poll::Ready(Ok(response.map(|inner| {
+            let body = Tracked { inner, _under_way: under_way };
+            match handed {
+                Some(handed) => handed.offer(body),
+                None => Shown::Own(body),
+            }
+        })))
     }
 }
 

@@ -22,7 +22,7 @@ use gateway::{App, Config, Deps, Peers, ServeError};
 use mcp::Json;
 use placement::{Locator, Peer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 pub(crate) use self::http::{Connection, Request, Response};
@@ -48,6 +48,8 @@ pub(crate) enum Act {
     Say(Vec<Result<Frame, Error>>),
     /// Says these and then neither ends nor goes on.
     SayAndStay(Vec<Result<Frame, Error>>),
+    /// Says these and ends when it is told to.
+    SayUntil(Vec<Result<Frame, Error>>, oneshot::Receiver<()>),
     Hang,
 }
 
@@ -107,6 +109,10 @@ impl Node {
             Act::Refuse(error) => return Err(error),
             Act::Say(frames) => stream::iter(frames).boxed(),
             Act::SayAndStay(frames) => stream::iter(frames).chain(stream::pending()).boxed(),
+            Act::SayUntil(frames, end) => {
+                let end = stream::once(end).filter_map(|_| std::future::ready(None));
+                stream::iter(frames).chain(end).boxed()
+            }
             Act::Hang => stream::pending().boxed(),
         };
         self.open.send_modify(|open| *open += 1);

@@ -3,6 +3,7 @@
 use api::session::{Event, Frame};
 use api::{Code, Error};
 use gateway::Config;
+use tokio::sync::oneshot;
 
 use crate::kit::{Act, Gateway, Node, Request, accepted, event, session, soon};
 
@@ -38,6 +39,32 @@ async fn events_are_framed_line_by_line() {
          id: 1.1-1.bb\ndata: {\"jsonrpc\":\"2.0\",   \"method\":\"a\\nb\"}\n\n\
          data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n"
     );
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_behind_a_long_stream() {
+    let (end, ended) = oneshot::channel();
+    let node = Node::new([Act::SayUntil(vec![accepted(), Ok(Frame::Open)], ended)]);
+    let config = Config { keep_alive_s: 1, ..Config::default() };
+    let gateway = Gateway::start(config, &[("a", &node)], 1).await;
+    let mut connection = gateway.send(&get()).await;
+    connection.until("\r\n\r\n").await;
+    for _ in 0..2 {
+        connection.until("4\r\n: \n\n\r\n").await;
+    }
+    // Asked before the answer is over, and then once more.
+    let ask = list();
+    let length = format!("Content-Length: {}\r\n\r\n", ask.body_bytes().len());
+    let ask = [ask.head().as_slice(), length.as_bytes(), ask.body_bytes()].concat();
+    connection.write(&ask[..100]).await;
+    connection.until("4\r\n: \n\n\r\n").await;
+    connection.write(&ask[100..]).await;
+    end.send(()).unwrap();
+    connection.until("0\r\n\r\n").await;
+    assert_eq!(connection.response().await.status, 200);
+    connection.write(&ask).await;
+    assert_eq!(connection.response().await.status, 200);
+    assert_eq!(node.seen().len(), 3);
 }
 
 #[tokio::test]

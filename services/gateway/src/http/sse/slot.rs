@@ -61,6 +61,11 @@ impl std::fmt::Debug for Contents {
 pub(crate) struct Open(pub(super) Arc<Slot>);
 
 impl Open {
+    /// Whether the stream waits for news, and may be silent for long.
+    pub(crate) fn waits(&self) -> bool {
+        self.0.waits
+    }
+
     /// Keeps a place of a request that is under way. A stream that waits for news is no such request.
     pub(crate) fn keep(&self, place: Inside) {
         if !self.0.waits {
