@@ -1,4 +1,4 @@
-"""A whole mesh of processes on this machine: `dev.py up --processes | call | kill-owner | status | down`.
+"""A whole mesh of processes on this machine: `dev.py up --processes | call | kill-owner | status | down | check`.
 
 Owns: which processes there are, on which ports, and their ends. What they do is the mesh's business. `demo.py` shows a call that
 outlives its owner.
@@ -275,8 +275,22 @@ def call(args: argparse.Namespace) -> None:
 
 
 def kill_owner(_args: argparse.Namespace) -> None:
-    mesh = Mesh.load()
-    demo.kill_owner(mesh)
+    demo.kill_owner(Mesh.load())
+
+
+def check(_args: argparse.Namespace) -> None:
+    """Does all of it once, on free ports; says in the end how much of it worked."""
+    own = [sys.executable, str(Path(__file__).resolve())]
+    steps = [["up", "--processes", "--free-ports"], ["call"], ["call", "count", "--arg", "op=check"], ["kill-owner"], ["status"], ["down"]]
+    failed = []
+    for step in steps:
+        if subprocess.run([*own, *step], check=False).returncode:
+            failed.append(step)
+            print(f"FAILED  scripts/dev {' '.join(step)}")
+            if step[0] == "up":
+                break
+    print(f"{len(steps) - len(failed)} passed, {len(failed)} failed")
+    sys.exit(1 if failed else 0)
 
 
 def status(_args: argparse.Namespace) -> None:
@@ -318,7 +332,7 @@ def main() -> int:
     calling = commands.add_parser("call", help="calls a tool: call [TOOL [--arg NAME=VALUE ..]]")
     calling.add_argument("rest", nargs=argparse.REMAINDER)
     calling.set_defaults(run=call)
-    for name, run in (("kill-owner", kill_owner), ("status", status), ("down", down)):
+    for name, run in (("kill-owner", kill_owner), ("status", status), ("down", down), ("check", check)):
         commands.add_parser(name).set_defaults(run=run)
     args = parser.parse_args()
     try:

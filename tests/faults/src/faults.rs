@@ -133,6 +133,22 @@ impl Fault {
         if quick { self.planned.1 } else { self.planned.0 }
     }
 
+    /// Keys that may stay in Redis until their time is up. Where a tail is lost, so is the end of sessions that ended in it.
+    #[must_use]
+    pub fn keys_left(&self) -> i64 {
+        if self.loses_tail() { 24 } else { 0 }
+    }
+
+    /// Whether failures must be found in traces.
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        self.name != "F30"
+    }
+
+    fn loses_tail(&self) -> bool {
+        matches!(self.name, "F16" | "F17")
+    }
+
     /// How the mesh is put together for it.
     #[must_use]
     pub fn shape(&self) -> Shape {
@@ -150,7 +166,7 @@ impl Fault {
     #[must_use]
     pub fn own_limit(&self, history: &History, judgement: &Judgement, moves: usize) -> Vec<String> {
         // A tail of Redis that is lost may take a session that was just begun along, and says so.
-        let lost = if matches!(self.name, "F16" | "F17") { &[][..] } else { &[Limit::SessionsLost(0)][..] };
+        let lost = if self.loses_tail() { &[][..] } else { &[Limit::SessionsLost(0)][..] };
         let limits = self.limits.iter().chain(lost);
         limits.filter_map(|limit| limits::broken(*limit, history, judgement, moves)).collect()
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use history::line::{Phase, Source, Span, What};
+use history::line::{Line, Phase, Source, Span, What};
 use history::{Demands, History, Judgement, judge};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -103,7 +103,10 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let pen = recorder.pen(Source::Runner, "runner");
     let (name, commit) = (fault.name.to_owned(), options.commit.clone());
     pen.write(None, What::Run { fault: name, seed: options.seed, commit });
-    let before = observers::inventory(&cluster).await?;
+    let mut before = observers::inventory(&cluster).await?;
+    if let Some((_, slack)) = before.get_mut("redis-keys") {
+        *slack = fault.keys_left();
+    }
     observers::write_inventory(&pen, Phase::Before, &before, &before);
     let counters = Counters::new();
     let load = fault.load();
@@ -114,7 +117,10 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     if let Err(error) = injected {
         complaints.push(format!("the fault could not be injected: {error:#}"));
     }
-    let after = settle(&run.cluster, &before).await?;
+    let mut after = settle(&run.cluster, &before).await?;
+    if let Some((_, slack)) = after.get_mut("redis-keys") {
+        *slack = fault.keys_left();
+    }
     observers::write_inventory(&run.pen, Phase::After, &after, &before);
     counters.look(&observers::scrapable(&run.cluster)).await;
     counters.write(&recorder);
@@ -127,7 +133,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     observers::ledger(&run.cluster.ledger, &recorder)?;
     traces(&run, &recorder);
 
-    let history = History::new(recorder.finish());
+    let history = History::new(told(recorder.finish(), fault));
     save(&history, &dir.join("history.jsonl"))?;
     let demands = Demands {
         operations: OPERATIONS,
@@ -251,6 +257,16 @@ fn traces(run: &Run, recorder: &Recorder) {
     }
 }
 
+/// Where the collector is the fault nobody can ask for traces.
+fn told(mut lines: Vec<Line>, fault: &Fault) -> Vec<Line> {
+    for line in lines.iter_mut().filter(|_| !fault.is_traced()) {
+        if let What::Fail { trace, .. } | What::Info { trace, .. } = &mut line.what {
+            *trace = None;
+        }
+    }
+    lines
+}
+
 fn save(history: &History, path: &Path) -> Result<()> {
     let mut text = String::new();
     for line in &history.lines {
@@ -318,10 +334,12 @@ impl Run {
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     }
 
-    /// Puts so many slow calls under way, in sessions of their own; each takes `steps` steps of so many milliseconds.
+    /// Puts so many slow calls under way, in sessions of their own; each takes `steps` steps of so many milliseconds. They are
+    /// begun little by little, so that it is not the beginning that hurts.
     pub async fn burst(&mut self, calls: usize, steps: u64, pause_ms: u64) {
         let each = 20;
         for number in 0..calls.div_ceil(each) {
+            self.wait(0.1).await;
             let (world, name) = (self.world.clone(), format!("burst{}-{number}", self.windows));
             self.extra.spawn(async move {
                 let Some(session) = Session::begin(&world, &name, &name, "alice").await else { return };
@@ -336,8 +354,8 @@ impl Run {
                 session.end().await;
             });
         }
-        // They are under way as soon as the handshakes are done.
-        self.wait(1.0).await;
+        // They are under way as soon as the handshakes are done, and can be taken up again once they have told how far they are.
+        self.wait(1.0 + pause_ms as f64 / 1e3).await;
     }
 
     /// Processes of a role.

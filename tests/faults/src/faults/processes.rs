@@ -13,7 +13,7 @@ const GATEWAY: u64 = 5_000;
 
 pub(super) async fn killed_owner(run: &mut Run, times: usize) -> Result<()> {
     for _ in 0..times {
-        run.burst(200, 10, 300).await;
+        run.burst(200, 4, 1_500).await;
         let victim = run.busiest().await?;
         let window = run.begin(Span::Fault, Some(BOUND));
         run.injected(format!("kill -9 {victim}"));
@@ -63,8 +63,7 @@ pub(super) async fn paused_owner_at_random(run: &mut Run, times: usize) -> Resul
 }
 
 pub(super) async fn killed_gateway(run: &mut Run) -> Result<()> {
-    run.burst(1_000, 12, 1_000).await;
-    run.wait(4.0).await;
+    run.burst(1_000, 4, 5_000).await;
     let window = run.begin(Span::Fault, Some(GATEWAY));
     run.injected("kill -9 gateway-1");
     run.cluster.kill("gateway-1").await?;
@@ -77,7 +76,7 @@ pub(super) async fn killed_gateway(run: &mut Run) -> Result<()> {
 
 pub(super) async fn killed_gateway_and_owner(run: &mut Run, times: usize) -> Result<()> {
     for _ in 0..times {
-        run.burst(200, 10, 400).await;
+        run.burst(200, 4, 1_500).await;
         let victim = run.busiest().await?;
         let window = run.begin(Span::Fault, Some(BOUND));
         run.injected(format!("kill -9 gateway-2 and {victim}"));
@@ -111,7 +110,7 @@ pub(super) async fn rolled(run: &mut Run) -> Result<()> {
 
 pub(super) async fn killed_registry(run: &mut Run, times: usize) -> Result<()> {
     for number in 0..times {
-        run.burst(100, 8, 250).await;
+        run.burst(100, 4, 1_000).await;
         let victim = format!("ledger-registry-{}", number % 2 + 1);
         let window = run.begin(Span::Fault, Some(BOUND));
         run.injected(format!("kill -9 {victim}"));
