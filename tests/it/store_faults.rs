@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use api::session::Attach;
 use session::store::faulty::{Fault, Faulty, Op};
 use session::store::{CommitRefusal, Memory};
-use tests::client::Client;
+use tests::client::{Client, DEADLINE};
 use tests::mesh::Mesh;
 use tests::scripted::{Scripted, shared};
 
@@ -52,4 +53,33 @@ async fn a_session_outlives_what_happens_to_its_store() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_store_loses_its_owner_still_has() {
     a_session_outlives_what_happens_to_its_store().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_store_is_told_of_sessions_that_are_only_listened_to() {
+    let store = Faulty::new(Arc::new(Memory::default()));
+    let deps = session::Deps {
+        keys: api::KeyRing::single("k1", *b"0123456789abcdefghijklmnopqrstuv"),
+        store: store.clone(),
+        seat: session::Seat::Fixed { epoch: session::Deps::epoch_of_this_start() },
+        registries: Vec::new(),
+        process: Default::default(),
+    };
+    let config = session::Config { idle_timeout_s: 2, ..session::Config::default() };
+    let app = session::App::build(config, deps).unwrap();
+    let host = app.handle();
+    let (_trigger, shutdown) = chassis::drain::pair();
+    let _served = chassis::task::spawn(chassis::task::Kind::Role, "session", async move {
+        app.serve(chassis::serve::Incoming::None, shutdown).await
+    });
+    let attach = Attach {
+        session: String::new(),
+        revision: None,
+        principal: api::Principal::default(),
+        last_event_id: None,
+        begin: true,
+    };
+    let _reading = host.attach(attach).await.unwrap();
+    tokio::time::timeout(DEADLINE, store.until_seen(Op::Touch, 2)).await.unwrap();
+    assert_eq!(store.seen(Op::Commit), 0);
 }

@@ -12,7 +12,7 @@ use chassis::serve::Incoming;
 use chassis::task::{self, Kind};
 use chassis::telemetry::propagate;
 use chassis::tls::Dialler;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use machines::ListKind;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,10 @@ use crate::seat;
 const REST: Duration = Duration::from_millis(5);
 /// Sessions that are loaded from the store at a time: a node that takes over many must not drown in them.
 const LOADS: usize = 256;
+/// Sessions that the store is told of at the same time.
+const TOUCHES: usize = 16;
+/// The least between two parts of them.
+const SHORTEST: Duration = Duration::from_millis(20);
 /// How often idle sessions are looked at whose moment may have come.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -128,6 +132,7 @@ impl App {
         let _links = task::spawn(Kind::Upkeep, "registries", registries.clone().run(stop.clone()));
         let _changes = task::spawn(Kind::Upkeep, "list changes", announce(self.shared.clone(), changes));
         let _sweep = task::spawn(Kind::Upkeep, "sweep", sweep(self.shared.clone()));
+        let _keep = task::spawn(Kind::Upkeep, "keep", keep(self.shared.clone()));
         let (handle, seat) = (self.handle(), self.seat);
         let (tenancy, claims) = seat::take(&self.shared, seat).await?;
         self.shared.ready.send_replace(true);
@@ -210,6 +215,26 @@ async fn sweep(shared: Arc<Shared>) {
             // A session that is gone, or busy, needs no waking.
             let _gone = shared.post(&id, None, Letter::Wake).is_err();
         }
+    }
+}
+
+/// Has the store keep what lives here, twice in the time that a session may be idle: one that is used without being written to,
+/// or only listened to, is not forgotten. A part at a time, so that it is never many.
+async fn keep(shared: Arc<Shared>) {
+    let idle = Duration::from_secs(shared.config.idle_timeout_s);
+    let mut place = 0;
+    loop {
+        let (parts, sessions) = shared.residents.part(place);
+        let touch = |id| {
+            let store = shared.store.clone();
+            async move { store.touch(&id).await }
+        };
+        let mut touched = stream::iter(sessions).map(touch).buffer_unordered(TOUCHES);
+        // A store that is down is asked again with the next part.
+        while let Some(Ok(())) = touched.next().await {}
+        drop(touched);
+        tokio::time::sleep((idle / 2 / u32::try_from(parts).unwrap_or(u32::MAX)).max(SHORTEST)).await;
+        place += 1;
     }
 }
 

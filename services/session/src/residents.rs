@@ -331,6 +331,13 @@ impl Residents {
         due
     }
 
+    /// Number of parts that the sessions are in, and the ids of one of them.
+    pub(crate) fn part(&self, place: usize) -> (usize, Vec<SessionId>) {
+        let parts = self.shards.len();
+        let part = self.shards[place % parts].lock().unwrap_or_else(PoisonError::into_inner);
+        (parts, part.sessions.keys().cloned().collect())
+    }
+
     /// Every session.
     pub(crate) fn all(&self) -> Vec<SessionId> {
         let lock = |shard: &Mutex<Shard>| -> Vec<SessionId> {
