@@ -66,6 +66,8 @@ struct Live {
     next_call: u64,
     /// Of the owner.
     epoch: u64,
+    /// Numbers of events whose commit was neither confirmed nor refused: the store may have them, so nothing else gets them.
+    used: BTreeMap<StreamId, u64>,
 }
 
 /// A call under way.
@@ -164,6 +166,7 @@ impl Session {
             next_stream: snapshot.next_stream,
             next_call: snapshot.next_call,
             epoch: 0,
+            used: BTreeMap::new(),
         };
         Self { settings, saved: snapshot, live, mark: None }
     }

@@ -1,6 +1,7 @@
 //! Does what a session machine wants, in order. Behind a refused commit nothing is done; the refusal is the next input.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use api::registry::{InputResponse, Operation, Round};
 use api::session::Answer;
@@ -13,6 +14,7 @@ use machines::{
 use mcp::rpc::{self, RpcError};
 use mcp::telemetry::attribute;
 use mcp::{Json, Method, Revision};
+use tokio::time::Instant;
 
 use crate::actor::{Actor, News};
 use crate::calling::{self, Opened, Wish};
@@ -21,6 +23,15 @@ use crate::ownership::Certainty;
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Listener;
 use crate::store::{Answered, Commit, Fenced, Stored};
+
+/// How long the end of a call waits for a store that does not answer, before its client hears that the outcome is not known.
+const HOLD: Duration = Duration::from_secs(3);
+/// Between two attempts.
+const AGAIN: Duration = Duration::from_millis(100);
+
+fn ends(change: &Change) -> bool {
+    matches!(change, Change::Call(_, CallChange::Ended(_)))
+}
 
 impl Actor {
     /// Performs effects in order.
@@ -72,7 +83,15 @@ impl Actor {
         let (id, epoch, version) = (&self.resident.id, self.resident.epoch, self.resident.version);
         let answered = self.answered(changes, left);
         let commit = Commit { changes, after: self.resident.machine.saved(), answered };
-        let committed = self.shared.store.commit(id, epoch, version, commit).await;
+        let until = Instant::now() + if changes.iter().any(ends) { HOLD } else { Duration::ZERO };
+        let committed = loop {
+            let committed = self.shared.store.commit(id, epoch, version, commit.clone()).await;
+            if committed != Err(CommitRefusal::Down) || Instant::now() >= until {
+                break committed;
+            }
+            // The same commit again is no second one, even if the first was done.
+            tokio::time::sleep(AGAIN).await;
+        };
         let committed = match committed {
             Err(CommitRefusal::Regress) => self.fence_and_repair().await,
             Err(CommitRefusal::Conflict) => self.repair().await,
@@ -116,7 +135,6 @@ impl Actor {
     /// The answer that leaves with the end of a journaled call, for a gateway that never gets it. One that is an event is kept
     /// with its stream.
     fn answered(&self, changes: &[Change], left: &VecDeque<Effect>) -> Option<Answered> {
-        let ends = |change: &Change| matches!(change, Change::Call(_, CallChange::Ended(_)));
         if self.keys.is_empty() || !changes.iter().any(ends) {
             return None;
         }

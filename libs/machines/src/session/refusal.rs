@@ -88,7 +88,7 @@ impl Session {
         refusal: CommitRefusal,
         mark: Option<Box<Mark>>,
     ) -> Effects {
-        let cause = mark.map(|mark| self.roll_back(*mark));
+        let cause = mark.map(|mark| self.roll_back(*mark, refusal));
         let mut turn = Turn::new(now, &self.settings, &mut self.saved, &mut self.live);
         match refusal {
             CommitRefusal::Stale | CommitRefusal::Regress | CommitRefusal::Conflict => {
@@ -103,14 +103,40 @@ impl Session {
         turn.conclude().effects
     }
 
-    fn roll_back(&mut self, mark: Mark) -> Cause {
+    fn roll_back(&mut self, mark: Mark, refusal: CommitRefusal) -> Cause {
+        let used = match refusal {
+            // The store may have it all the same.
+            CommitRefusal::Down => self.used(&mark.undo),
+            CommitRefusal::Stale | CommitRefusal::Regress | CommitRefusal::Conflict => Vec::new(),
+        };
         for undo in mark.undo.into_iter().rev() {
             self.saved.undo(undo);
         }
         let reserved = self.live.next_stream;
         self.live = mark.live;
         self.live.next_stream = self.live.next_stream.max(reserved);
+        for (stream, seq) in used {
+            let highest = self.live.used.entry(stream).or_default();
+            *highest = (*highest).max(seq);
+        }
         mark.cause
+    }
+
+    /// The numbers that events of a step had, one for each stream.
+    fn used(&self, undo: &[Undo]) -> Vec<(StreamId, u64)> {
+        let appended = |undo: &Undo| match undo {
+            Undo::Appended { stream, .. } => self.saved.streams.get(stream).map(|log| (*stream, log.last)),
+            Undo::Handshake(_)
+            | Undo::Level(_)
+            | Undo::Subscription { .. }
+            | Undo::Call { .. }
+            | Undo::Stream { .. }
+            | Undo::Delivered { .. }
+            | Undo::Trimmed { .. }
+            | Undo::Unfinished { .. }
+            | Undo::All(_) => None,
+        };
+        undo.iter().filter_map(appended).collect()
     }
 }
 

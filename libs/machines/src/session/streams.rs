@@ -118,7 +118,8 @@ impl Turn<'_> {
 
     /// Adds an event to a stream's log and keeps the log within its bounds.
     fn append(&mut self, stream: StreamId, message: Option<Json>) -> Option<u64> {
-        let seq = self.saved.streams.get(&stream)?.last.saturating_add(1);
+        let used = self.live.used.get(&stream).copied().unwrap_or_default();
+        let seq = self.saved.streams.get(&stream)?.last.max(used).saturating_add(1);
         let delivered = stream == StreamId::OWN && self.live.readers.contains(&stream);
         self.change_stream(
             stream,
@@ -158,6 +159,7 @@ impl Turn<'_> {
             self.change_stream(stream, StreamChange::Finished { at: self.now });
             self.drop_surplus_streams(stream);
         }
+        self.live.used.remove(&stream);
         if self.live.readers.remove(&stream) {
             self.want(Effect::Finish { stream });
         }
