@@ -176,13 +176,16 @@ impl Forward {
 
     async fn first_word(&self, call: &Call, node: &Peer) -> Result<Option<Taken>, Error> {
         let unreachable = || Error::new(Code::Unavailable, format!("{} is not an address", node.address));
-        let host = self.peers.get(&node.address).ok_or_else(unreachable)?;
+        // What no session owns has no second chance: a node that merely pauses is waited for.
+        let owned = call.session().is_some();
+        let host = if owned { self.peers.get(&node.address) } else { self.peers.patient(&node.address) };
+        let host = host.ok_or_else(unreachable)?;
         first_of(call.on(host.as_ref()).await?).await
     }
 
     /// Asks a node that is well to pass a request on to one that is not, or that only we do not reach.
     async fn pass_on(&self, call: &Call, node: &Peer) -> Result<Taken, Error> {
-        let none = || Error::new(Code::Unavailable, "nobody is there to pass it on").with(Detail::NotReached);
+        let none = || Error::new(Code::Unimplemented, "nobody is there to pass it on");
         let is_well = |via: &Peer| via != node && self.reach.since(via).is_none();
         let via = self.candidates().into_iter().find(is_well).ok_or_else(none)?;
         let host = self.peers.get(&via.address).ok_or_else(none)?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use api::SessionHost;
 use api::session::{Trace, link};
-use chassis::grpc::channel::{AddressError, dial_closely};
+use chassis::grpc::channel::{AddressError, Traced, dial_closely, dial_patiently};
 use chassis::task::{self, Handle, Kind};
 use chassis::telemetry::propagate;
 use chassis::tls::Dialler;
@@ -18,6 +18,11 @@ const MAX_PEERS: usize = 1024;
 pub trait Peers: Send + Sync + 'static {
     /// The node; `None` for an address that cannot be one.
     fn get(&self, address: &str) -> Option<Arc<dyn SessionHost>>;
+
+    /// The same, for what cannot be asked again when a node that pauses is taken for lost.
+    fn patient(&self, address: &str) -> Option<Arc<dyn SessionHost>> {
+        self.get(address)
+    }
 }
 
 /// The one session node of this process, whatever it is called.
@@ -36,7 +41,15 @@ const MAX_LINKS: usize = 4;
 /// Nodes in other processes. A connection is made when it is first used.
 pub struct Dialled {
     dialler: Dialler,
-    peers: RwLock<BTreeMap<String, Links>>,
+    peers: RwLock<BTreeMap<String, Node>>,
+}
+
+/// The links to one node.
+struct Node {
+    /// For requests of sessions: they go on elsewhere when the node is silent.
+    close: Links,
+    /// For everything else.
+    patient: Links,
 }
 
 impl Dialled {
@@ -50,7 +63,7 @@ impl Dialled {
     ) -> Result<Self, AddressError> {
         let mut peers = BTreeMap::new();
         for address in addresses {
-            peers.insert(address.to_owned(), links(dialler, address)?);
+            peers.insert(address.to_owned(), Node::new(dialler, address)?);
         }
         Ok(Self { dialler: dialler.clone(), peers: RwLock::new(peers) })
     }
@@ -64,14 +77,20 @@ impl Dialled {
     }
 }
 
-fn links(dialler: &Dialler, address: &str) -> Result<Links, AddressError> {
-    let wire = api::wire::wire(dial_closely(dialler, address)?);
-    let links = PerWorker::at_most(MAX_LINKS, || {
+impl Node {
+    fn new(dialler: &Dialler, address: &str) -> Result<Self, AddressError> {
+        let close = links(dial_closely(dialler, address)?);
+        Ok(Self { close, patient: links(dial_patiently(dialler, address)?) })
+    }
+}
+
+fn links(channel: Traced) -> Links {
+    let wire = api::wire::wire(channel);
+    PerWorker::at_most(MAX_LINKS, || {
         let (client, driver) = link(wire.clone(), trace);
         let client: Arc<dyn SessionHost> = Arc::new(client);
         (client, task::spawn(Kind::Upkeep, "link", driver.run()))
-    });
-    Ok(links)
+    })
 }
 
 fn trace() -> Trace {
@@ -82,17 +101,27 @@ fn trace() -> Trace {
 /// A node: the link of each runtime, and what keeps it.
 type Links = PerWorker<(Arc<dyn SessionHost>, Handle<()>)>;
 
-impl Peers for Dialled {
-    fn get(&self, address: &str) -> Option<Arc<dyn SessionHost>> {
+impl Dialled {
+    fn with(&self, address: &str, links: fn(&Node) -> &Links) -> Option<Arc<dyn SessionHost>> {
         if let Some(known) = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(address) {
-            return Some(known.get().0.clone());
+            return Some(links(known).get().0.clone());
         }
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         if peers.len() >= MAX_PEERS {
             return None;
         }
-        let new = links(&self.dialler, address).ok()?;
-        Some(peers.entry(address.to_owned()).or_insert(new).get().0.clone())
+        let new = Node::new(&self.dialler, address).ok()?;
+        Some(links(peers.entry(address.to_owned()).or_insert(new)).get().0.clone())
+    }
+}
+
+impl Peers for Dialled {
+    fn get(&self, address: &str) -> Option<Arc<dyn SessionHost>> {
+        self.with(address, |node| &node.close)
+    }
+
+    fn patient(&self, address: &str) -> Option<Arc<dyn SessionHost>> {
+        self.with(address, |node| &node.patient)
     }
 }
 

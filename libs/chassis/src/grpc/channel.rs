@@ -49,6 +49,12 @@ const CLOSE: Watchfulness = Watchfulness {
     ping: Duration::from_secs(1),
     answer: Duration::from_secs(2),
 };
+/// The same peers, where it matters more that none is taken for lost.
+const PATIENT: Watchfulness = Watchfulness {
+    connect: Duration::from_secs(2),
+    ping: Duration::from_secs(1),
+    answer: Duration::from_secs(4),
+};
 /// What an answer may send that nobody has read yet.
 const STREAM_WINDOW: u32 = 128 << 10;
 /// What all answers of a connection may send that nobody has read yet: the most that HTTP/2 allows, which is the windows of
@@ -93,6 +99,15 @@ pub fn dial_with(dialler: &Dialler, address: &str) -> Result<Traced, AddressErro
 /// As [`dial_with`].
 pub fn dial_closely(dialler: &Dialler, address: &str) -> Result<Traced, AddressError> {
     dial_as(dialler, address, CLOSE)
+}
+
+/// Like [`dial_closely`] for what has no second chance when the node is taken for lost: one that merely pauses for a few
+/// seconds is not.
+///
+/// # Errors
+/// As [`dial_with`].
+pub fn dial_patiently(dialler: &Dialler, address: &str) -> Result<Traced, AddressError> {
+    dial_as(dialler, address, PATIENT)
 }
 
 fn dial_as(dialler: &Dialler, address: &str, watch: Watchfulness) -> Result<Traced, AddressError> {

@@ -34,8 +34,9 @@ struct Pings {
 }
 
 const ORDINARY: Pings = Pings { every: Duration::from_secs(20), answered: Duration::from_secs(10) };
-/// As soon as [`dial_closely`](super::channel::dial_closely) notices it at the other end.
-const CLOSE: Pings = Pings { every: Duration::from_secs(1), answered: Duration::from_secs(2) };
+/// Soon after [`dial_closely`](super::channel::dial_closely) notices it at the other end. Not sooner: a process that has paused
+/// finds that its own pings are late before it reads the answers.
+const CLOSE: Pings = Pings { every: Duration::from_secs(1), answered: Duration::from_secs(4) };
 /// Calls and watches of one peer process, which is another process of the mesh and multiplexes all its clients.
 const MAX_STREAMS: u32 = 16_384;
 /// Metadata of one request or answer.
@@ -107,7 +108,7 @@ pub async fn serve(routes: Routes, incoming: Incoming, shutdown: Shutdown) -> Re
 }
 
 /// Like [`serve`] for a role that is dialled closely. A connection that is lost at one end is lost at the other one too within
-/// three seconds, so that what was on its way is not heard later, when its caller has said it again elsewhere.
+/// five seconds, so that what was on its way is not heard later, when its caller has said it again elsewhere.
 ///
 /// # Errors
 /// As [`serve`].

@@ -20,8 +20,8 @@ const MAX_HINTS: u32 = 2;
 /// The owner is asked again after this long if the table says nothing new; each time after twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// A node that could not be reached for so long, and owns the slot all the same, is cut off from us alone: what nobody has
-/// received is refused then, so that the client may try another gateway.
+/// A node that could not be reached for so long, owns the slot all the same, and is not known to be missed by others, may be cut
+/// off from us alone: what nobody has received is refused then, so that the client may try another gateway.
 const CUT_OFF: Duration = Duration::from_secs(3);
 /// A node in doubt that has not answered for so long is tried through another one.
 const PASSING: Duration = Duration::from_millis(250);
@@ -137,8 +137,11 @@ impl Search<'_> {
         if self.was_accepted || call.is_perhaps_there() {
             return whole;
         }
-        let doubted = node.and_then(|node| self.forward.reach.since(node));
-        doubted.map_or(whole, |since| whole.min(since + CUT_OFF.min(patience)))
+        let Some((since, is_missed)) = node.and_then(|node| self.forward.reach.doubt_of(node)) else {
+            return whole;
+        };
+        // If others miss it too, another owner is to be expected.
+        whole.min(since + if is_missed { patience } else { CUT_OFF.min(patience) })
     }
 
     /// Waits until the table has another owner, or for a pause; false if patience ended meanwhile.
@@ -234,7 +237,9 @@ impl Search<'_> {
                 },
                 passed = &mut passing, if ends.passed.is_none() => match passed {
                     Err(error) if is_unheard(&error) => {
-                        forward.reach.is_missed(node);
+                        if error.code == Code::Unavailable {
+                            forward.reach.is_missed(node);
+                        }
                         resort.notify_one();
                         ends.passed = Some(error);
                     }

@@ -59,6 +59,13 @@ impl Reach {
         self.lock().get(&node.address).filter(|doubt| doubt.last.elapsed() < MEMORY).map(|doubt| doubt.since)
     }
 
+    /// The same, and whether others miss it as well.
+    pub(super) fn doubt_of(&self, node: &Peer) -> Option<(Instant, bool)> {
+        let since = self.since(node)?;
+        let missed = self.lock().get(&node.address).is_some_and(|doubt| doubt.missed.is_some());
+        Some((since, missed))
+    }
+
     /// Whether a node was found unreachable a moment ago.
     pub(super) fn is_recent(&self, node: &Peer) -> bool {
         if self.is_clear() {

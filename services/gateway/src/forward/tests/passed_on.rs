@@ -54,6 +54,11 @@ async fn what_may_have_been_passed_on_is_not_said_to_be_undone() {
         mesh.passes.lock().unwrap().insert("b".to_owned(), Way::Refuse(error));
         let forward = mesh.forward();
         assert_eq!(code(forward.send(deliver(CALL), slot()).await), Some(end));
+        // Others miss it, too: it will have a successor.
+        assert_eq!(mesh.now(), 7000);
+        assert!(forward.send(deliver(LIST), slot()).await.is_err());
+        // What may have arrived waits once more.
+        assert_eq!(mesh.now(), if end == Code::OutcomeUnknown { 14_000 } else { 7000 });
     }
 }
 
