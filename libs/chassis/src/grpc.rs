@@ -4,6 +4,7 @@
 pub mod allowed;
 pub mod channel;
 mod cork;
+mod greet;
 mod guard;
 mod measure;
 pub mod server;

@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::{Layer as _, Service};
 
 use super::cork::Cork;
+use super::greet::{Greeted, greet};
 use super::measure::{Measure, Measured};
 use super::server::MAX_HEADER_LIST;
 use super::stream::Stream;
@@ -187,9 +188,9 @@ impl Pause {
 }
 
 impl Service<Uri> for Patient {
-    type Response = TokioIo<Cork<Stream>>;
+    type Response = TokioIo<Cork<Greeted<Stream>>>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Cork<Stream>>>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -221,13 +222,14 @@ fn lock(pause: &Mutex<Pause>) -> std::sync::MutexGuard<'_, Pause> {
     pause.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn connect(authority: &Authority, tls: Option<&Connector>) -> io::Result<Stream> {
+async fn connect(authority: &Authority, tls: Option<&Connector>) -> io::Result<Greeted<Stream>> {
     let stream = TcpStream::connect(authority.as_str()).await?;
     stream.set_nodelay(true)?;
-    match tls {
-        None => Ok(Stream::Plain(stream)),
-        Some(tls) => Ok(Stream::Tls(Box::new(tls.connect(authority.host(), stream).await?.into()))),
-    }
+    let stream = match tls {
+        None => Stream::Plain(stream),
+        Some(tls) => Stream::Tls(Box::new(tls.connect(authority.host(), stream).await?.into())),
+    };
+    greet(stream).await
 }
 
 #[cfg(test)]
