@@ -36,6 +36,7 @@ mod principals;
 mod processes;
 mod proxy;
 mod registries;
+mod replicas;
 mod sessions;
 #[cfg(debug_assertions)]
 mod store_faults;

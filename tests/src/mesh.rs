@@ -248,8 +248,19 @@ impl Mesh {
         Ok(())
     }
 
+    /// Starts two gateways and two session nodes in this process, in front of registries that are served elsewhere.
+    pub async fn before(registries: &[SocketAddr]) -> Result<Self> {
+        let mut mesh = Self::empty();
+        mesh.start_before(registries).await?;
+        Ok(mesh)
+    }
+
     async fn start_split(&mut self, registries: Vec<Arc<dyn Registry>>) -> Result<()> {
         let registries = self.serve_registries(registries).await?;
+        self.start_before(&registries).await
+    }
+
+    async fn start_before(&mut self, registries: &[SocketAddr]) -> Result<()> {
         let mut nodes = Vec::new();
         for slots in ["0-2047", "2048-4095"] {
             let (listener, address) = listener().await?;

@@ -50,6 +50,8 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 const DEALT: usize = 64;
 /// Handshakes under way at a time in one runtime. With more, the next ones wait, each at most until those before it are given up.
 const HANDSHAKES: usize = 256;
+/// How long a server that was cut short goes on sending. Less than its role has for ending itself.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Before trying again when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -71,7 +73,7 @@ pub enum ServeError {
 }
 
 /// Like [`serve`] for a role whose callers may come back for what is running: from the request to drain until `drained`, it
-/// still accepts connections.
+/// still accepts connections. At the end of the grace period there is a moment left for last words.
 ///
 /// # Errors
 /// [`ServeError`] when the listener breaks.
@@ -82,17 +84,20 @@ pub async fn serve_until_drained(
     drained: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let (trigger, closing) = drain::pair();
+    let last_words = async {
+        shutdown.expired().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
     let draining = async {
         shutdown.requested().await;
-        tokio::select! {
-            () = drained => trigger.drain(),
-            () = shutdown.expired() => {}
-        }
-        shutdown.expired().await;
+        drained.await;
+        trigger.drain();
+        future::pending().await
     };
     tokio::select! {
         served = serve(routes, incoming, closing) => served,
         () = draining => Ok(()),
+        () = last_words => Ok(()),
     }
 }
 
