@@ -83,13 +83,15 @@ pub enum Known {
     FenceUnwaited,
     /// The end of a session is acknowledged although no replica has it.
     DeleteShort,
+    /// A call that ended while the store was away is a new one when its delivery comes again.
+    EndedUnsaved,
     /// A call that an owner may have begun is refused because the next one cannot take it on now.
     RefusedAfterAll,
 }
 
 impl Known {
     /// Every one, with its name.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::EqualFence, "equal-fence"),
         (Self::ReplayEpoch, "replay-epoch"),
         (Self::AheadCursor, "ahead-cursor"),
@@ -97,6 +99,7 @@ impl Known {
         (Self::MovedIsNew, "moved-is-new"),
         (Self::FenceUnwaited, "fence-unwaited"),
         (Self::DeleteShort, "delete-short"),
+        (Self::EndedUnsaved, "ended-unsaved"),
         (Self::RefusedAfterAll, "refused-after-all"),
     ];
 }

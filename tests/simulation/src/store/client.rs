@@ -168,7 +168,8 @@ impl Client {
                 let Found::Other { version: there, by: of } = found else { return found };
                 let given_up =
                     doubted.is_some_and(|(for_version, from)| for_version == version && from <= of.number);
-                let ours = of.epoch == by.epoch && of.instance == instance;
+                // What was given up itself takes nobody's place any more.
+                let ours = of.epoch == by.epoch && of.instance == instance && of.number < by.number;
                 if !(given_up && ours && there == version + 1) {
                     return found;
                 }
