@@ -335,7 +335,9 @@ impl Sending {
         // Said once, until it is well again.
         let was_failing = std::mem::replace(&mut self.is_failing, sent.is_err());
         match sent {
-            Err(status) if !was_failing => tracing::warn!(code = ?status.code(), error = status.message(), "spans do not reach the collector"),
+            Err(status) if !was_failing => {
+                tracing::warn!(code = ?status.code(), error = status.message(), "spans do not reach the collector")
+            }
             Ok(()) if was_failing => tracing::info!("spans reach the collector again"),
             Ok(()) | Err(_) => {}
         }

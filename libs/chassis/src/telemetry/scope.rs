@@ -159,7 +159,14 @@ impl Scope {
         if let Some(parent) = parent.clone().filter(|parent| !parent.is_sampled()) {
             return Self { role, trace: Some(parent), live: None };
         }
-        Self::record(tracer.sink.clone(), role, side, name(), parent.as_ref().map(|parent| (parent, true)), link)
+        Self::record(
+            tracer.sink.clone(),
+            role,
+            side,
+            name(),
+            parent.as_ref().map(|parent| (parent, true)),
+            link,
+        )
     }
 
     /// A request from another process of the mesh, in the trace it came with; it records if its caller does.

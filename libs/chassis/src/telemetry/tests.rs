@@ -34,15 +34,10 @@ fn read(request: ExportTraceServiceRequest) -> Vec<(String, Span)> {
     request.resource_spans.into_iter().flat_map(of_service).collect()
 }
 
-fn text(
-    attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue],
-    key: &str,
-) -> Option<String> {
+fn text(attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
-    match found.value.clone()?.value? {
-        Value::StringValue(text) => Some(text),
-        other => panic!("{key} is {other:?}"),
-    }
+    let Value::StringValue(text) = found.value.clone()?.value? else { panic!("{key} is no text") };
+    Some(text)
 }
 
 fn recorded_with(config: &Config, act: impl FnOnce()) -> Vec<(String, Span)> {
@@ -80,10 +75,8 @@ fn roles_of_one_process_are_services_of_their_own_in_one_trace() {
         tracing::info_span!("hop", trunkline.role = "tool-registry", otel.kind = "server", otel.name = "run")
             .in_scope(|| ());
     });
-    let seen: Vec<_> = spans
-        .iter()
-        .map(|(service, span)| (service.as_str(), span.name.as_str(), span.kind()))
-        .collect();
+    let seen: Vec<_> =
+        spans.iter().map(|(service, span)| (service.as_str(), span.name.as_str(), span.kind())).collect();
     assert_eq!(
         seen,
         [

@@ -54,7 +54,7 @@ const FIXED32: u32 = 5;
 /// Bytes of a number of variable length.
 pub(super) const fn size(number: u64) -> usize {
     // Seven bits a byte; zero takes one, too.
-    (((64 - (number | 1).leading_zeros()) as usize) + 6) / 7
+    ((64 - (number | 1).leading_zeros()) as usize).div_ceil(7)
 }
 
 /// Bytes of a field with contents of that length; of those that are numbered below 16.

@@ -36,7 +36,10 @@ pub(super) struct Conversation<I, S: Stack> {
 
 enum Phase<I, S: Stack> {
     /// Nothing is known yet.
-    New { io: Heard<I>, seen: BytesMut },
+    New {
+        io: Heard<I>,
+        seen: BytesMut,
+    },
     Http1(Box<Http1<I, S>>),
     Http2(Pin<Box<Http2<I, S>>>),
     Long(Box<Streaming<Heard<I>, Tracked<Body>>>),
@@ -48,7 +51,12 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Stack,
 {
-    pub(super) fn new(io: Heard<I>, requests: Requests<S>, patience: Arc<Patience>, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(
+        io: Heard<I>,
+        requests: Requests<S>,
+        patience: Arc<Patience>,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         let phase = Phase::New { io, seen: BytesMut::new() };
         Self { phase, requests, patience, pulse, is_leaving: false }
     }
@@ -68,7 +76,8 @@ where
         loop {
             match &mut self.phase {
                 Phase::New { io, seen } => {
-                    let Some(is_http2) = ready!(poll_first(io, seen, cx)).map_err(|error| error.to_string())?
+                    let Some(is_http2) =
+                        ready!(poll_first(io, seen, cx)).map_err(|error| error.to_string())?
                     else {
                         return Poll::Ready(Ok(()));
                     };
@@ -122,7 +131,9 @@ where
                 let early = Bytes::copy_from_slice(&parts.read_buf);
                 self.phase = Phase::Long(Box::new(Streaming::new(parts.io.into_inner(), body, early)));
             }
-            other => self.phase = other,
+            other @ (Phase::New { .. } | Phase::Http2(_) | Phase::Long(_) | Phase::Over) => {
+                self.phase = other
+            }
         }
     }
 }

@@ -182,7 +182,8 @@ mod tests {
         let (server, mut client) = duplex(64);
         let (say, mut said) = mpsc::channel::<&'static str>(4);
         let pieces = futures::stream::poll_fn(move |cx| {
-            said.poll_recv(cx).map(|piece| piece.map(|text| Ok::<_, Infallible>(Frame::data(Bytes::from(text)))))
+            said.poll_recv(cx)
+                .map(|piece| piece.map(|text| Ok::<_, Infallible>(Frame::data(Bytes::from(text)))))
         });
         let mut streaming = Streaming::new(server, StreamBody::new(pieces), Bytes::from_static(b"GE"));
         let talk = async {
