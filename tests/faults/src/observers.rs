@@ -300,15 +300,28 @@ pub fn sum(metrics: &str, name: &str) -> u64 {
     own.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).map(|count| count as u64).sum()
 }
 
-/// What there is now: keys in the stores, and open files and threads of each process.
+/// What there is now: keys in the stores, and open files and threads of each process. `names` are the sessions that clients
+/// were told of: what a handshake left whose answer never came goes away with its time to live, if it has one.
 ///
 /// # Errors
 /// When a store does not answer.
-pub async fn inventory(cluster: &Cluster) -> Result<BTreeMap<String, (i64, i64)>> {
+pub async fn inventory(
+    cluster: &Cluster,
+    names: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, (i64, i64)>> {
     let mut found = BTreeMap::new();
-    let all = cluster.redis.ask(cluster.redis.primary(), &["--scan"]).await?;
-    let keys = all.lines().filter(|key| !key.trim().is_empty() && !key.ends_with(":fence")).count();
-    found.insert("redis-keys".to_owned(), (i64::try_from(keys)?, 0));
+    let primary = cluster.redis.primary();
+    let all = cluster.redis.ask(primary, &["--scan"]).await?;
+    let mut keys = 0_i64;
+    for key in all.lines().filter(|key| !key.trim().is_empty() && !key.ends_with(":fence") && !key.ends_with(":holder")) {
+        let session = key.split(':').nth(3).unwrap_or_default();
+        let ends = match names.contains_key(session) {
+            true => false,
+            false => cluster.redis.ask(primary, &["pttl", key]).await?.trim().parse::<i64>()? > 0,
+        };
+        keys += i64::from(!ends);
+    }
+    found.insert("redis-keys".to_owned(), (keys, 0));
     let etcd = cluster.etcd.list(PREFIX).await?;
     // Suspicions end by themselves.
     let lasting = etcd.iter().filter(|(key, _)| !key.contains("/suspects/")).count();

@@ -103,7 +103,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let pen = recorder.pen(Source::Runner, "runner");
     let (name, commit) = (fault.name.to_owned(), options.commit.clone());
     pen.write(None, What::Run { fault: name, seed: options.seed, commit });
-    let mut before = observers::inventory(&cluster).await?;
+    let mut before = observers::inventory(&cluster, &world.names()).await?;
     if let Some((_, slack)) = before.get_mut("redis-keys") {
         *slack = fault.keys_left();
     }
@@ -117,7 +117,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     if let Err(error) = injected {
         complaints.push(format!("the fault could not be injected: {error:#}"));
     }
-    let mut after = settle(&run.cluster, &before).await?;
+    let mut after = settle(&run, &before).await?;
     if let Some((_, slack)) = after.get_mut("redis-keys") {
         *slack = fault.keys_left();
     }
@@ -224,13 +224,13 @@ fn died(cluster: &mut Cluster) -> String {
 
 /// Waits until as little is left as there was; what is left in the end.
 async fn settle(
-    cluster: &Cluster,
+    run: &Run,
     before: &BTreeMap<String, (i64, i64)>,
 ) -> Result<BTreeMap<String, (i64, i64)>> {
     // Handshakes that nobody finished end by themselves within ten seconds.
     let until = Instant::now() + Duration::from_secs(25);
     loop {
-        let after = observers::inventory(cluster).await?;
+        let after = observers::inventory(&run.cluster, &run.world.names()).await?;
         let more = before
             .iter()
             .any(|(what, (value, slack))| after.get(what).is_some_and(|(now, _)| *now > value + slack));
