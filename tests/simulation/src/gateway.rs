@@ -538,4 +538,3 @@ fn given_up(ask: &Ask, error: Error) -> Error {
     }
     error
 }
-

@@ -41,9 +41,22 @@ fn main() -> anyhow::Result<()> {
             out,
             "seed {seed} digest {:016x} steps {} operations {} done {} failed {} unknown {} broken {} faults {} takeovers {} \
              stale {} regress {} conflicts {} repairs {} followed {} refused calls {} done in the end {}",
-            outcome.digest, outcome.steps, figures.operations, figures.done, figures.failed, figures.unknown,
-            figures.broken, figures.faults, counts.takeovers, counts.stale, counts.regress, counts.conflicts,
-            counts.repairs, counts.followed, counts.refused_calls, outcome.done_in_the_end,
+            outcome.digest,
+            outcome.steps,
+            figures.operations,
+            figures.done,
+            figures.failed,
+            figures.unknown,
+            figures.broken,
+            figures.faults,
+            counts.takeovers,
+            counts.stale,
+            counts.regress,
+            counts.conflicts,
+            counts.repairs,
+            counts.followed,
+            counts.refused_calls,
+            outcome.done_in_the_end,
         )?;
         if !outcome.is_good() {
             bad += 1;

@@ -24,7 +24,7 @@ use self::claims::Claims;
 use self::slots::{Certainty, Slots};
 use crate::ask::{self, Ask, Call, Door, Kind};
 use crate::lease;
-use crate::sabotage::Sabotage;
+use crate::sabotage::{Known, Sabotage};
 use crate::scene::{AskDoor, Scene};
 use crate::store::{self, Fenced};
 use crate::world::{Ctx, Queue};
@@ -128,6 +128,11 @@ impl Node {
             Ok(()) => return,
             Err(letter) => letter,
         };
+        // Somebody else's: it is not loaded beside the one that is here, which may end meanwhile.
+        let is_here = self.residents.borrow().contains_key(&id) && !self.scene.is(Sabotage::ForgetPrincipal);
+        if is_here && !self.scene.has(Known::LoadBeside) {
+            return reply.say(Ok(ask::session_not_found()));
+        }
         if self.activate(&id, epoch, &ask.principal).await.is_err() {
             let error = RpcError::reason("the session store cannot be reached", "store_down");
             return reply.say(Ok(ask::refused(503, None, &error)));
@@ -298,4 +303,3 @@ fn foreign_cursor() -> Frame {
 fn request_id(message: &Message) -> Option<&mcp::rpc::Id> {
     if let Message::Request(request) = message { Some(&request.id) } else { None }
 }
-

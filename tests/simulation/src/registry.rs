@@ -160,11 +160,7 @@ impl Registry {
     }
 
     /// The invocation whose frames are wanted, and from where on.
-    fn find(
-        self: &Rc<Self>,
-        context: &Context,
-        wish: Wish,
-    ) -> Result<Option<(Rc<Invocation>, u64)>, Error> {
+    fn find(self: &Rc<Self>, context: &Context, wish: Wish) -> Result<Option<(Rc<Invocation>, u64)>, Error> {
         let known = self.known.borrow().get(&context.invocation).cloned();
         let unknown = || Error::not_found("the invocation is not known, or not any more");
         match wish {
@@ -276,8 +272,10 @@ impl Registry {
                 if self.scene.is(Sabotage::DropInbox) {
                     continue;
                 }
-                return Some(Body::Error(RpcError::reason("the client did not answer", "no_answer")
-                    .with_data(Json::trusted("{\"reason\":\"no_answer\",\"outcome\":\"unknown\"}"))));
+                return Some(Body::Error(
+                    RpcError::reason("the client did not answer", "no_answer")
+                        .with_data(Json::trusted("{\"reason\":\"no_answer\",\"outcome\":\"unknown\"}")),
+                ));
             };
             let said: Value = serde_json::from_str(answer.as_str()).unwrap_or_default();
             if let Some(message) = said.get("model").and_then(Value::as_str) {

@@ -83,6 +83,8 @@ pub enum Known {
     FenceUnwaited,
     /// The end of a session is acknowledged although no replica has it.
     DeleteShort,
+    /// A session that is here is loaded once more for somebody who may not see it, and outlives its end.
+    LoadBeside,
     /// A call that ended while the store was away is a new one when its delivery comes again.
     EndedUnsaved,
     /// A call that an owner may have begun is refused because the next one cannot take it on now.
@@ -91,7 +93,7 @@ pub enum Known {
 
 impl Known {
     /// Every one, with its name.
-    pub const ALL: [(Self, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::EqualFence, "equal-fence"),
         (Self::ReplayEpoch, "replay-epoch"),
         (Self::AheadCursor, "ahead-cursor"),
@@ -100,6 +102,7 @@ impl Known {
         (Self::FenceUnwaited, "fence-unwaited"),
         (Self::DeleteShort, "delete-short"),
         (Self::EndedUnsaved, "ended-unsaved"),
+        (Self::LoadBeside, "load-beside"),
         (Self::RefusedAfterAll, "refused-after-all"),
     ];
 }

@@ -336,7 +336,9 @@ impl Redis {
             for event in log.events.iter().filter(|event| event.epoch == by.epoch) {
                 // Comes back at once, unless it is one of a write that was given up.
                 let at = self.place(*stream, event.epoch, event.seq);
-                let stays = commit.after.streams.get(stream).is_none_or(|log| log.last >= event.seq);
+                let stays = commit.after.streams.get(stream).is_none_or(|log| {
+                    event.seq <= log.trimmed || log.events.iter().any(|there| there.seq == event.seq)
+                });
                 if !stays {
                     self.pen.replaced(id.as_str(), at);
                 }

@@ -46,7 +46,14 @@ struct Reading {
 impl Op {
     pub(crate) fn new(session: &Rc<Session>, f: Doing, value: Option<u64>) -> Self {
         let name = session.client.op_name();
-        Self { session: Rc::clone(session), name, f, value, conns: Cell::new(0), was_closed: Cell::new(false) }
+        Self {
+            session: Rc::clone(session),
+            name,
+            f,
+            value,
+            conns: Cell::new(0),
+            was_closed: Cell::new(false),
+        }
     }
 
     fn write(&self, what: What) {
@@ -245,7 +252,10 @@ impl Op {
         let content = json!({"role": "assistant", "content": {"type": "text", "text": "x"}, "model": name});
         let spawner = client.ctx.clone();
         spawner.spawn(async move {
-            client.ctx.sleep_ms(if mood < 20 { client.range(500, 3_000) } else { client.range(0, 200) }).await;
+            client
+                .ctx
+                .sleep_ms(if mood < 20 { client.range(500, 3_000) } else { client.range(0, 200) })
+                .await;
             let answer = || {
                 Message::Response(Response {
                     id: id.clone(),

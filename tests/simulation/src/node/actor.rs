@@ -338,6 +338,7 @@ impl Actor {
 
 /// What a client is told where events are no longer kept.
 fn gap_notice() -> Json {
-    let params = r#"{"level":"warning","logger":"trunkline","data":"events before this point are no longer kept"}"#;
+    let params =
+        r#"{"level":"warning","logger":"trunkline","data":"events before this point are no longer kept"}"#;
     rpc::notification("notifications/message", Some(&Json::trusted(params)))
 }

@@ -78,8 +78,11 @@ impl Actor {
 
     /// Sabotage: what a client sees goes out before it is stored.
     fn send_first(&mut self, left: &mut VecDeque<Effect>) {
-        let now: Vec<Effect> =
-            left.iter().filter(|effect| matches!(effect, Effect::Open { .. } | Effect::Send { .. })).cloned().collect();
+        let now: Vec<Effect> = left
+            .iter()
+            .filter(|effect| matches!(effect, Effect::Open { .. } | Effect::Send { .. }))
+            .cloned()
+            .collect();
         left.retain(|effect| !matches!(effect, Effect::Open { .. } | Effect::Send { .. }));
         for effect in now {
             match effect {

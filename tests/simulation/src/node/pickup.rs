@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use api::session::{Again, Answer, Frame};
 use api::EventId;
+use api::session::{Again, Answer, Frame};
 use machines::journal::{Entry, JournalState, Pickup};
 use machines::{CallFrame, CallId, Cursor, Input, StreamId};
 use mcp::rpc::{Message, RpcError};
@@ -100,4 +100,3 @@ impl Actor {
         }
     }
 }
-
