@@ -188,6 +188,12 @@ impl Session {
             .or_else(|| self.saved.streams.iter().find(|(_, log)| is(&log.key)).map(|(stream, _)| *stream))
     }
 
+    /// The stream on which a request with this id is answered, if it is under way.
+    #[must_use]
+    pub fn under_way(&self, id: &Id) -> Option<StreamId> {
+        self.live.calls.values().find(|call| call.id == *id).map(|call| call.stream)
+    }
+
     /// What tells the invocation of a call from those of other owners and earlier generations: see [`Entry`].
     #[must_use]
     pub fn place_in_journal(&self, call: CallId) -> (u64, u32) {

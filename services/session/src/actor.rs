@@ -200,7 +200,7 @@ impl Actor {
             Letter::Message { message, key, again, reply, scope } => {
                 let taken_on = match again {
                     Some(again) => self.taken_on_before(&message, &key, &again, &reply).await,
-                    None => false,
+                    None => self.is_late_copy(&message, &key),
                 };
                 if taken_on {
                     return;

@@ -29,7 +29,7 @@ use crate::ownership::Slots;
 use crate::reader::{Queue, Reader, queue};
 use crate::refuse;
 use crate::registries::Registries;
-use crate::residents::{Resident, Residents, Undelivered, Visitor};
+use crate::residents::{Repeated, Resident, Residents, Undelivered, Visitor};
 use crate::store::SessionStore;
 
 /// The role that spans and log lines are shown under.
@@ -163,6 +163,7 @@ impl Shared {
             subscriptions: std::collections::HashMap::new(),
             begun: chassis::clock::unix_millis(),
             is_restored: true,
+            repeated: Repeated::default(),
         }));
         if self.slots.epoch(id.slot()) != Some(epoch) {
             // The slot went while the session came: nobody else looks after it here.
@@ -212,6 +213,9 @@ impl Host {
             other => return Ok(other.map(|()| frames)),
         }
         if let Err(refusal) = self.0.activate(id, epoch).await {
+            if refusal == CommitRefusal::Stale {
+                return Err(self.0.not_owner(id.slot()));
+            }
             tracing::warn!(?refusal, "a session could not be loaded");
             return Ok(Err(Undelivered::NotNow));
         }
@@ -298,6 +302,7 @@ impl Host {
             subscriptions: std::collections::HashMap::new(),
             begun: chassis::clock::unix_millis(),
             is_restored: false,
+            repeated: Repeated::default(),
         }));
         shared.observed.begun();
         Ok(Ok(id))

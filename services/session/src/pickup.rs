@@ -106,8 +106,14 @@ impl Actor {
     ) -> bool {
         let Message::Request(request) = message else { return false };
         if request.method != Method::ToolsCall.as_str() || key.is_empty() {
-            return false;
+            // The first copy may still be under way here: then its answer is the answer, else it is made again.
+            let stream = self.resident.machine.under_way(&request.id);
+            if let Some(stream) = stream {
+                self.rejoin(stream, again, reply).await;
+            }
+            return stream.is_some();
         }
+        self.resident.repeated.note(key);
         if let Some(stream) = self.resident.machine.delivered_before(key) {
             self.rejoin(stream, again, reply).await;
             return true;
@@ -142,6 +148,15 @@ impl Actor {
         };
         let _heard = reply.say(Ok(Frame::Answer(answer)));
         true
+    }
+
+    /// Whether this is the first copy of a delivery that has come again before it: bytes that lay in a connection which was given
+    /// up. Nobody waits for its answer.
+    pub(crate) fn is_late_copy(&self, message: &Message, key: &str) -> bool {
+        let is_call = message.method() == Some(Method::ToolsCall.as_str());
+        is_call
+            && !key.is_empty()
+            && (self.resident.repeated.knows(key) || self.resident.machine.delivered_before(key).is_some())
     }
 
     /// A reader comes back to the answer that it was waiting for.

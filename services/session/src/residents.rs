@@ -1,6 +1,6 @@
 //! The sessions of this node. An idle one is a struct in a map: no task, no queue. While something is in flight it has both.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::session::{Frames, Transport};
@@ -31,6 +31,28 @@ pub(crate) struct Resident {
     pub(crate) begun: Millis,
     /// Loaded from the store, and nothing of it is under way here yet.
     pub(crate) is_restored: bool,
+    /// Deliveries that came again.
+    pub(crate) repeated: Repeated,
+}
+
+/// Keys of deliveries that came again, so that a first copy behind them is told. Empty as a rule.
+#[derive(Default)]
+pub(crate) struct Repeated(VecDeque<String>);
+
+impl Repeated {
+    /// So many are remembered.
+    const MOST: usize = 64;
+
+    pub(crate) fn note(&mut self, key: &str) {
+        if self.0.len() >= Self::MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back(key.to_owned());
+    }
+
+    pub(crate) fn knows(&self, key: &str) -> bool {
+        self.0.iter().any(|known| known == key)
+    }
 }
 
 enum Cell {
@@ -380,6 +402,7 @@ mod tests {
             subscriptions: HashMap::new(),
             begun: 0,
             is_restored: false,
+            repeated: Repeated::default(),
         })
     }
 

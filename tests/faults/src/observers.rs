@@ -276,10 +276,23 @@ pub fn scrapable(cluster: &Cluster) -> Vec<(String, String)> {
 
 /// What a process counts, as text.
 pub async fn metrics(admin: &str) -> Option<String> {
+    page(admin, "/metrics").await
+}
+
+/// Whether a process says that it takes work.
+pub async fn is_ready(admin: &str) -> bool {
+    page(admin, "/readyz").await.is_some_and(|answer| {
+        let status = answer.lines().next().unwrap_or_default();
+        status.split(' ').nth(1) == Some("200")
+    })
+}
+
+/// A page for operators, head and all.
+async fn page(admin: &str, path: &str) -> Option<String> {
     let host = admin.strip_prefix("http://").unwrap_or(admin).split('/').next()?.to_owned();
     let ask = async {
         let mut stream = TcpStream::connect(&host).await.ok()?;
-        let request = format!("GET /metrics HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await.ok()?;
@@ -313,7 +326,10 @@ pub async fn inventory(
     let primary = cluster.redis.primary();
     let all = cluster.redis.ask(primary, &["--scan"]).await?;
     let mut keys = 0_i64;
-    for key in all.lines().filter(|key| !key.trim().is_empty() && !key.ends_with(":fence") && !key.ends_with(":holder")) {
+    for key in all
+        .lines()
+        .filter(|key| !key.trim().is_empty() && !key.ends_with(":fence") && !key.ends_with(":holder"))
+    {
         let session = key.split(':').nth(3).unwrap_or_default();
         let ends = match names.contains_key(session) {
             true => false,

@@ -235,6 +235,16 @@ impl Redis {
         Ok(())
     }
 
+    /// A fence counts once replicas have it: one that a fail-over forgets lets the owner before in again.
+    async fn kept(&self, link: &Link, slot: Slot) -> Fenced {
+        let Settings { wait_replicas, wait, .. } = self.settings;
+        if wait_replicas == 0 {
+            return Fenced::Done;
+        }
+        let got = link.waits.behind(&link.wire, &self.keys.fence(slot), wait_replicas, wait).await;
+        if got >= wait_replicas { Fenced::Done } else { Fenced::Down }
+    }
+
     /// Renews the life of whatever a session has beside its hash. If it fails, the next time is early enough.
     async fn renew(&self, id: &SessionId, streams: impl Iterator<Item = StreamId>) {
         let mut pipeline = Pipeline::new();
@@ -295,11 +305,11 @@ impl Redis {
 impl SessionStore for Redis {
     async fn fence(&self, slots: &[(Slot, Epoch)]) -> Vec<Fenced> {
         let raise = |(slot, epoch): (Slot, Epoch)| async move {
-            let mut cmd = SCRIPTS.fence.call(&[self.keys.fence(slot)]);
-            match self.lines.get().send(cmd.arg(epoch.0)).await {
+            let mut cmd = SCRIPTS.fence.call(&[self.keys.fence(slot), self.keys.holder(slot)]);
+            match self.lines.get().send(cmd.arg(epoch.0).arg(&self.instance)).await {
+                Ok((Value::Int(_), link)) => self.kept(&link, slot).await,
                 Ok((value, _)) => match u64::from_redis_value(value) {
-                    Ok(there) if there == epoch.0 => Fenced::Done,
-                    Ok(higher) => Fenced::Higher(Epoch(higher)),
+                    Ok(there) => Fenced::Higher(Epoch(there)),
                     Err(_) => Fenced::Down,
                 },
                 Err(failure) => {

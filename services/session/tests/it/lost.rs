@@ -43,6 +43,18 @@ async fn an_owner_before_writes_nothing_even_if_the_fence_is_lost() {
 }
 
 #[tokio::test]
+async fn an_epoch_that_was_used_by_another_store_is_not_given_again() {
+    let server = Server::start(&[]);
+    let (one, other) = (connect(&config(&[&server])).await, connect(&config(&[&server])).await);
+    let slot = api::Slot::new(9).unwrap();
+    assert_eq!(one.fence(&[(slot, Epoch(3))]).await, [Fenced::Done]);
+    assert_eq!(one.fence(&[(slot, Epoch(3))]).await, [Fenced::Done], "an answer may have been lost");
+    assert_eq!(other.fence(&[(slot, Epoch(3))]).await, [Fenced::Higher(Epoch(3))]);
+    assert_eq!(other.fence(&[(slot, Epoch(4))]).await, [Fenced::Done]);
+    assert_eq!(one.fence(&[(slot, Epoch(3))]).await, [Fenced::Higher(Epoch(4))]);
+}
+
+#[tokio::test]
 async fn a_lost_end_is_noticed_and_written_back() {
     let server = Server::start(&[]);
     let store = connect(&config(&[&server])).await;

@@ -20,6 +20,11 @@ impl Keys {
         format!("{}{{s:{slot}}}:fence", self.prefix)
     }
 
+    /// Which store raised the fence to where it stands.
+    pub(super) fn holder(&self, slot: Slot) -> String {
+        format!("{}{{s:{slot}}}:holder", self.prefix)
+    }
+
     /// A hash: the session, one field for each concern.
     pub(super) fn session(&self, id: &SessionId) -> String {
         format!("{}{{s:{}}}:sess:{id}", self.prefix, id.slot())
