@@ -204,5 +204,8 @@ fn may_be_handed(request: &Request) -> bool {
     request.version() == Version::HTTP_11
         && request.method() == Method::GET
         && request.body().is_end_stream()
-        && !request.headers().contains_key(header::CONNECTION)
+        && request.headers().get_all(header::CONNECTION).iter().all(|value| {
+            // Anything else is about more than this answer.
+            value.as_bytes().eq_ignore_ascii_case(b"keep-alive")
+        })
 }

@@ -43,6 +43,8 @@ enum Phase<I, S: Stack> {
     Http1(Box<Http1<I, S>>),
     Http2(Pin<Box<Http2<I, S>>>),
     Long(Box<Streaming<Heard<I>, Tracked<Body>>>),
+    /// Nothing more is said.
+    Closing(Heard<I>),
     Over,
 }
 
@@ -68,7 +70,7 @@ where
             Phase::New { .. } => self.phase = Phase::Over,
             Phase::Http1(connection) => Pin::new(connection.as_mut()).graceful_shutdown(),
             Phase::Http2(connection) => connection.as_mut().graceful_shutdown(),
-            Phase::Long(_) | Phase::Over => {}
+            Phase::Long(_) | Phase::Closing(_) | Phase::Over => {}
         }
     }
 
@@ -101,8 +103,12 @@ where
                     let early = ready!(streaming.poll(cx)).map_err(|error| error.to_string())?;
                     match early {
                         Some(early) if !self.is_leaving => self.begin(early, false),
-                        Some(_) | None => return Poll::Ready(Ok(())),
+                        Some(_) => self.close(),
+                        None => return Poll::Ready(Ok(())),
                     }
+                }
+                Phase::Closing(io) => {
+                    return Pin::new(io).poll_shutdown(cx).map_err(|error| error.to_string());
                 }
                 Phase::Over => return Poll::Ready(Ok(())),
             }
@@ -114,13 +120,19 @@ where
         let io = match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::New { io, .. } => io,
             Phase::Long(streaming) => streaming.into_io(),
-            Phase::Http1(_) | Phase::Http2(_) | Phase::Over => return,
+            Phase::Http1(_) | Phase::Http2(_) | Phase::Closing(_) | Phase::Over => return,
         };
         let (io, requests) = (TokioIo::new(io.after(seen)), self.requests.clone());
         self.phase = match is_http2 {
             true => Phase::Http2(Box::pin(self.patience.http2().serve_connection(io, requests))),
             false => Phase::Http1(Box::new(self.patience.http1().serve_connection(io, requests))),
         };
+    }
+
+    fn close(&mut self) {
+        if let Phase::Long(streaming) = std::mem::replace(&mut self.phase, Phase::Over) {
+            self.phase = Phase::Closing(streaming.into_io());
+        }
     }
 
     /// A response goes on for long: everything that is ready for other requests is let go.
@@ -131,9 +143,11 @@ where
                 let early = Bytes::copy_from_slice(&parts.read_buf);
                 self.phase = Phase::Long(Box::new(Streaming::new(parts.io.into_inner(), body, early)));
             }
-            other @ (Phase::New { .. } | Phase::Http2(_) | Phase::Long(_) | Phase::Over) => {
-                self.phase = other
-            }
+            other @ (Phase::New { .. }
+            | Phase::Http2(_)
+            | Phase::Long(_)
+            | Phase::Closing(_)
+            | Phase::Over) => self.phase = other,
         }
     }
 }

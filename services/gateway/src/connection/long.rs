@@ -35,7 +35,7 @@ impl Handed {
     pub(super) fn offer(&self, body: Tracked<Body>) -> Shown {
         let shared = Arc::new(Shared { body: Mutex::new(Some(body)), is_waiting: AtomicBool::new(false) });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(shared.clone());
-        Shown::Shared(shared)
+        Shown::Offered(Offered(shared))
     }
 
     /// The body that was offered, once it waits and everything so far is written.
@@ -54,7 +54,18 @@ impl Handed {
 /// The body as hyper sees it.
 pub(super) enum Shown {
     Own(Tracked<Body>),
-    Shared(Arc<Shared>),
+    Offered(Offered),
+}
+
+/// A body that may be taken over, as long as hyper has use for it.
+pub(super) struct Offered(Arc<Shared>);
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        // Nobody takes it over any more: whatever it holds is let go, outside the lock.
+        let body = self.0.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(body);
+    }
 }
 
 impl body::Body for Shown {
@@ -67,7 +78,7 @@ impl body::Body for Shown {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         match self.get_mut() {
             Self::Own(body) => Pin::new(body).poll_frame(cx),
-            Self::Shared(shared) => {
+            Self::Offered(Offered(shared)) => {
                 let mut body = shared.body.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(body) = body.as_mut() else { return Poll::Pending };
                 let polled = Pin::new(body).poll_frame(cx);
@@ -80,14 +91,14 @@ impl body::Body for Shown {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::Shared(_) => false,
+            Self::Offered(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body) => body.size_hint(),
-            Self::Shared(_) => SizeHint::default(),
+            Self::Offered(_) => SizeHint::default(),
         }
     }
 }

@@ -68,6 +68,23 @@ async fn a_connection_goes_on_behind_a_long_stream() {
 }
 
 #[tokio::test]
+async fn a_connection_is_idle_behind_a_stream_however_long_that_was() {
+    let opened = || vec![accepted(), Ok(Frame::Open), event(None, "{}")];
+    let (end, ended) = oneshot::channel();
+    let node = Node::new([Act::Say(opened()), Act::SayUntil(opened(), ended)]);
+    let config = Config { idle_timeout_s: 1, ..Config::default() };
+    let gateway = Gateway::start(config, &[("a", &node)], 1).await;
+    for (request, end) in [(get(), None), (get().with("Connection", "keep-alive"), Some(end))] {
+        let mut connection = gateway.send(&request).await;
+        connection.until("data: {}\n\n").await;
+        end.map(|end| end.send(()).unwrap());
+        connection.until("0\r\n\r\n").await;
+        node.streams_open(0).await;
+        assert_eq!(connection.rest().await, "", "it is closed when its time is over");
+    }
+}
+
+#[tokio::test]
 async fn a_comment_comes_at_once_and_then_in_every_silence() {
     let stays = async |request: Request| {
         let node = Node::new([Act::SayAndStay(vec![accepted(), Ok(Frame::Open)])]);
