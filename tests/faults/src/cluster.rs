@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
@@ -13,8 +14,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::future::try_join_all;
 use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
+use tokio::time::Instant;
 
 use crate::draw::Draw;
+use crate::observers;
 use crate::process::{Pids, Process, binary};
 use crate::proxy::Proxy;
 use crate::sink::Sink;
@@ -22,6 +25,8 @@ use crate::stores::{Etcd, Place, Redis, free_ports, local};
 
 /// Where everything of the mesh is in etcd.
 pub const PREFIX: &str = "/trunkline";
+/// How long a process may take to be ready.
+const READY: Duration = Duration::from_secs(30);
 /// Slots of a mesh.
 pub const SLOTS: u16 = 4096;
 
@@ -406,6 +411,15 @@ impl Unit {
             Role::Ledger => None,
             _ => Some(process.address("admin").await?),
         };
+        // As an orchestrator would: nothing is sent to what does not say that it is ready.
+        let until = Instant::now() + READY;
+        while let Some(admin) = &self.admin
+            && !observers::is_ready(admin).await
+        {
+            anyhow::ensure!(process.runs(), "{} ended before it was ready{}", self.name, process.tail());
+            anyhow::ensure!(Instant::now() < until, "{} does not become ready{}", self.name, process.tail());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         self.process = Some(process);
         self.proxy.listen(true);
         Ok(())

@@ -223,10 +223,7 @@ fn died(cluster: &mut Cluster) -> String {
 }
 
 /// Waits until as little is left as there was; what is left in the end.
-async fn settle(
-    run: &Run,
-    before: &BTreeMap<String, (i64, i64)>,
-) -> Result<BTreeMap<String, (i64, i64)>> {
+async fn settle(run: &Run, before: &BTreeMap<String, (i64, i64)>) -> Result<BTreeMap<String, (i64, i64)>> {
     // Handshakes that nobody finished end by themselves within ten seconds.
     let until = Instant::now() + Duration::from_secs(25);
     loop {
