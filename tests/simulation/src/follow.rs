@@ -55,13 +55,13 @@ impl Follower {
 
     /// Lists at the next opportunity: something is not as the table says.
     pub(crate) fn list_soon(&self) {
-        if self.soon.pop().is_some() {}
+        let _asked_before = self.soon.pop();
         self.soon.push(());
     }
 
     fn changed(&self) {
         self.changes.set(self.changes.get() + 1);
-        if self.told.pop().is_some() {}
+        let _told_before = self.told.pop();
         self.told.push(());
     }
 

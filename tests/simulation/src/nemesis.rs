@@ -9,7 +9,7 @@ use crate::gateway::Gateway;
 use crate::node::Node;
 use crate::registry::Registry;
 use crate::sabotage::Known;
-use crate::scene::{GATEWAYS, NODES, REGISTRIES, Scene};
+use crate::scene::{AskDoor, GATEWAYS, NODES, REGISTRIES, Scene};
 use crate::world::{Ctx, Proc};
 
 /// What kind of world a seed makes.
@@ -229,13 +229,13 @@ impl Nemesis {
         let (node_index, node) = self.node();
         let (gateway_index, gateway) = self.gateway();
         self.say("an island of a session node and a gateway");
+        let of = |doors: &RefCell<Vec<AskDoor>>, but: usize| -> Vec<Proc> {
+            let doors = doors.borrow();
+            doors.iter().enumerate().filter(|(n, _)| *n != but).map(|(_, door)| door.process).collect()
+        };
         let mut others = vec![self.scene.etcd.me, self.scene.redis.me];
-        let doors = self.scene.nodes.borrow();
-        others.extend(doors.iter().enumerate().filter(|(n, _)| *n != node_index).map(|(_, d)| d.process));
-        drop(doors);
-        let doors = self.scene.gateways.borrow();
-        others.extend(doors.iter().enumerate().filter(|(n, _)| *n != gateway_index).map(|(_, d)| d.process));
-        drop(doors);
+        others.extend(of(&self.scene.nodes, node_index));
+        others.extend(of(&self.scene.gateways, gateway_index));
         for other in &others {
             self.scene.net.cut_both(node, *other);
             self.scene.net.cut_both(gateway, *other);

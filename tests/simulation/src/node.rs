@@ -143,6 +143,7 @@ impl Node {
     }
 
     /// The letter comes back if there is no such session here, or not this principal's.
+    #[allow(clippy::result_large_err, reason = "a letter that comes back is posted again at once")]
     fn post(&self, id: &SessionId, visitor: Option<&Principal>, letter: Letter) -> Result<(), Letter> {
         match self.residents.borrow().get(id) {
             Some(entry) if visitor.is_none_or(|visitor| *visitor == entry.principal) => {

@@ -69,8 +69,8 @@ struct Invocation {
     wakers: RefCell<Vec<Waker>>,
     is_over: Cell<bool>,
     is_cancelled: Cell<bool>,
-    /// Answers to the round, and how many frames there were before them.
-    resumed: RefCell<Option<(u64, Queue<Vec<(String, Answer)>>)>>,
+    /// How many frames there were before the answers to its questions.
+    resumed: Cell<Option<u64>>,
     answers: Queue<Vec<(String, Answer)>>,
 }
 
@@ -170,16 +170,10 @@ impl Registry {
             Wish::Resume { responses } => {
                 let invocation = known.ok_or_else(unknown)?;
                 let before = invocation.frames.borrow().len() as u64;
-                let mut resumed = invocation.resumed.borrow_mut();
-                let after = match &*resumed {
-                    Some((after, _)) => *after,
-                    None => {
-                        invocation.answers.push(responses);
-                        *resumed = Some((before, invocation.answers.clone()));
-                        before
-                    }
-                };
-                drop(resumed);
+                let after = invocation.resumed.get().unwrap_or(before);
+                if invocation.resumed.replace(Some(after)).is_none() {
+                    invocation.answers.push(responses);
+                }
                 Ok(Some((invocation, after)))
             }
             Wish::Cancel => {

@@ -262,8 +262,10 @@ impl<T: 'static> Drop for Rx<T> {
     }
 }
 
+type Waiting<T> = (RefCell<VecDeque<T>>, RefCell<Option<Waker>>);
+
 /// A queue inside a process.
-pub(crate) struct Queue<T>(Rc<(RefCell<VecDeque<T>>, RefCell<Option<Waker>>)>);
+pub(crate) struct Queue<T>(Rc<Waiting<T>>);
 
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Self {
