@@ -353,8 +353,8 @@ impl Cluster {
     ///
     /// # Errors
     /// When that takes too long.
-    pub async fn settled(&mut self, within: std::time::Duration) -> Result<()> {
-        let until = tokio::time::Instant::now() + within;
+    pub async fn settled(&mut self, within: Duration) -> Result<()> {
+        let until = Instant::now() + within;
         loop {
             let owned = self.owners().await.map_or(0, |owners| owners.len());
             if owned == usize::from(SLOTS) {
@@ -363,11 +363,11 @@ impl Cluster {
             let died = self.died();
             anyhow::ensure!(died.is_empty(), "ended by itself: {}", died.join("\n"));
             anyhow::ensure!(
-                tokio::time::Instant::now() < until,
+                Instant::now() < until,
                 "{owned} of {SLOTS} slots have an owner after {} s",
                 within.as_secs()
             );
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
