@@ -176,7 +176,7 @@ impl<'a> Following<'a> {
                 _ => error,
             };
             reply.send(Ok(not_taken(ask.request_id(), error)));
-        } else if error.code == Code::OutcomeUnknown && !self.answered {
+        } else if error.code == Code::OutcomeUnknown && !self.answered && ask.request_id().is_some() {
             let message = Some(ask::outcome_unknown(ask.request_id(), "unavailable"));
             reply.send(Ok(Frame::Event(Event { message, ..Event::default() })));
         }
