@@ -131,6 +131,7 @@ impl Forward {
     /// Asks one ready node after the other until one takes the request on.
     async fn ask_in_turn(&self, call: &Call) -> Result<Found, Error> {
         let mut last = Error::new(Code::Unavailable, "no session node is ready");
+        self.somebody_is_ready().await;
         for node in self.candidates() {
             let error = match self.ask(call, &node).await {
                 Ok(taken) => return Ok(Found { node, taken }),
@@ -145,6 +146,17 @@ impl Forward {
             last = error;
         }
         Err(last)
+    }
+
+    /// Waits for the first node of a table that is empty: a gateway that has just started has not read it yet.
+    async fn somebody_is_ready(&self) {
+        if !self.locator.ready().is_empty() {
+            return;
+        }
+        let mut changed = self.locator.changed();
+        let waiting = async { while self.locator.ready().is_empty() && changed.changed().await.is_ok() {} };
+        // Nobody came: that is said next.
+        let _late = tokio::time::timeout(self.patience.owner, waiting).await.is_err();
     }
 
     /// Every ready node, each request beginning with the next one; those in doubt are the last resort.

@@ -164,6 +164,7 @@ impl Shared {
             begun: chassis::clock::unix_millis(),
             is_restored: true,
             repeated: Repeated::default(),
+            unsaved: Vec::new(),
         }));
         if self.slots.epoch(id.slot()) != Some(epoch) {
             // The slot went while the session came: nobody else looks after it here.
@@ -303,6 +304,7 @@ impl Host {
             begun: chassis::clock::unix_millis(),
             is_restored: false,
             repeated: Repeated::default(),
+            unsaved: Vec::new(),
         }));
         shared.observed.begun();
         Ok(Ok(id))
@@ -427,7 +429,9 @@ impl SessionHost for Host {
 impl Host {
     async fn foreign_cursor(&self, id: (&SessionId, Epoch), principal: &Principal) -> Result<Frames, Error> {
         Ok(match self.hand_over(id, streamable(principal), |_| Letter::Wake).await? {
-            Err(undelivered @ (Undelivered::Unknown | Undelivered::NotNow)) => undelivered.answer(None),
+            Err(undelivered @ (Undelivered::Unknown | Undelivered::Foreign | Undelivered::NotNow)) => {
+                undelivered.answer(None)
+            }
             Ok(_) | Err(Undelivered::Full) => {
                 let error =
                     RpcError::new(code::INVALID_REQUEST, "Last-Event-ID was not handed out in this session");
@@ -453,7 +457,7 @@ fn accepted_and_more(mut frames: Queue) -> Frames {
         let first = frames.next().await;
         let accepted = match &first {
             // Nothing of it was seen, and whether it was begun is in the journal.
-            Some(Err(_)) => None,
+            Some(Err(_) | Ok(Frame::Refused(_))) => None,
             Some(Ok(_)) | None => Some(Ok(Frame::Accepted { session: None })),
         };
         stream::iter(accepted.into_iter().chain(first)).chain(frames)

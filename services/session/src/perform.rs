@@ -10,6 +10,7 @@ use futures::{StreamExt as _, stream};
 use machines::snapshot::CallChange;
 use machines::{
     CallContext, CallFrame, CallId, Change, CommitRefusal, Effect, Effects, Input, Millis, StopReason,
+    StreamId,
 };
 use mcp::rpc::{self, RpcError};
 use mcp::telemetry::attribute;
@@ -54,6 +55,7 @@ impl Actor {
                     if left.iter().any(|later| matches!(later, Effect::Stop(_))) {
                         self.leave();
                     }
+                    self.note_unsaved(stream, status, body.as_ref());
                     self.answer(stream, answer(status, body));
                 }
                 Effect::Open { stream } => self.open(stream),
@@ -94,13 +96,15 @@ impl Actor {
         };
         let committed = match committed {
             Err(CommitRefusal::Regress) => self.fence_and_repair().await,
-            Err(CommitRefusal::Conflict) => self.repair().await,
+            Err(CommitRefusal::Conflict) => self.repair_what_is_there().await,
             Ok(()) | Err(CommitRefusal::Stale | CommitRefusal::Down) => committed,
         };
         match committed {
             Ok(()) => {
                 self.resident.version += 1;
                 self.resident.machine.settle();
+                let journal = &self.resident.machine.saved().journal;
+                self.resident.unsaved.retain(|(call, _)| journal.contains_key(call));
                 self.shared.slots.agreed(self.resident.id.slot());
             }
             Err(CommitRefusal::Stale) => self.shared.observed.stale_write(),
@@ -116,6 +120,14 @@ impl Actor {
             Some(Fenced::Done) => self.repair().await,
             Some(Fenced::Higher(_)) => Err(CommitRefusal::Stale),
             Some(Fenced::Down) | None => Err(CommitRefusal::Down),
+        }
+    }
+
+    /// The store has another version of the session. One that it does not have at all was ended by somebody: it stays so.
+    async fn repair_what_is_there(&mut self) -> Result<(), CommitRefusal> {
+        match self.shared.store.load(&self.resident.id).await? {
+            Some(_) => self.repair().await,
+            None => Err(CommitRefusal::Conflict),
         }
     }
 
@@ -135,8 +147,16 @@ impl Actor {
     /// The answer that leaves with the end of a journaled call, for a gateway that never gets it. One that is an event is kept
     /// with its stream.
     fn answered(&self, changes: &[Change], left: &VecDeque<Effect>) -> Option<Answered> {
-        if self.keys.is_empty() || !changes.iter().any(ends) {
+        if !changes.iter().any(ends) {
             return None;
+        }
+        let paid = self.resident.unsaved.iter().find(|(call, _)| {
+            changes
+                .iter()
+                .any(|change| matches!(change, Change::Call(ended, CallChange::Ended(_)) if ended == call))
+        });
+        if let Some((_, answered)) = paid {
+            return Some(answered.clone());
         }
         left.iter().find_map(|effect| match effect {
             Effect::Answer { stream, status, body } => {
@@ -157,6 +177,15 @@ impl Actor {
             | Effect::WakeAt(_)
             | Effect::Stop(_) => None,
         })
+    }
+
+    /// Remembers how a call ended that is still in the journal: its client was answered, and whoever asks again is told the same.
+    fn note_unsaved(&mut self, stream: StreamId, status: u16, body: Option<&Json>) {
+        let Some(key) = self.keys.get(&stream) else { return };
+        let mut journal = self.resident.machine.saved().journal.iter();
+        let Some((call, _)) = journal.find(|(_, entry)| entry.stream == stream) else { return };
+        let answered = Answered { key: key.clone(), status, body: body.cloned() };
+        self.resident.unsaved.push((*call, answered));
     }
 
     /// What is seen without being written down needs a sign that the session is still this node's. Without one, whoever waits is

@@ -118,7 +118,11 @@ impl Actor {
             self.rejoin(stream, again, reply).await;
             return true;
         }
-        let answered = self.shared.store.answered(&self.resident.id, key).await;
+        let unsaved = self.resident.unsaved.iter().find(|(_, answered)| answered.key == key);
+        let answered = match unsaved {
+            Some((_, answered)) => Ok(Some(answered.clone())),
+            None => self.shared.store.answered(&self.resident.id, key).await,
+        };
         let answer = match answered {
             Ok(Some(answered)) => Answer::new(answered.status, answered.body),
             Ok(None) if again.accepted => {

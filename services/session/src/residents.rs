@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use api::session::{Frames, Transport};
 use api::{Epoch, Principal, SessionId, Slot};
 use chassis::task::Handle;
-use machines::{Millis, Session};
+use machines::{CallId, Millis, Session};
 use mcp::rpc::Id;
 use tokio::sync::mpsc;
 
 use crate::letter::{Letter, Overdue};
 use crate::refuse;
 use crate::registries::watches::Subscription;
+use crate::store::Answered;
 
 /// Letters that may wait for a busy session. One more is refused if somebody waits for its answer, else kept beside.
 pub(crate) const MAILBOX: usize = 64;
@@ -33,6 +34,8 @@ pub(crate) struct Resident {
     pub(crate) is_restored: bool,
     /// Deliveries that came again.
     pub(crate) repeated: Repeated,
+    /// Answers to journaled calls that were given without the store, until it has them.
+    pub(crate) unsaved: Vec<(CallId, Answered)>,
 }
 
 /// Keys of deliveries that came again, so that a first copy behind them is told. Empty as a rule.
@@ -88,8 +91,10 @@ pub(crate) struct Removed {
 /// Why a letter was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Undelivered {
-    /// No such session here, not this principal's, or not of this transport.
+    /// No such session here.
     Unknown,
+    /// Not this principal's, or not of this transport. To be told in the same words, and not to be looked for elsewhere.
+    Foreign,
     /// Its queue is full.
     Full,
     /// The store does not say.
@@ -100,7 +105,7 @@ impl Undelivered {
     /// What whoever asked is told.
     pub(crate) fn answer(self, request: Option<&Id>) -> Frames {
         match self {
-            Self::Unknown => refuse::session_not_found(),
+            Self::Unknown | Self::Foreign => refuse::session_not_found(),
             Self::Full => refuse::rate_limited(request, "too many messages wait in this session"),
             Self::NotNow => refuse::unavailable(request, "store_down"),
         }
@@ -233,7 +238,7 @@ impl Residents {
         let mut shard = self.shard(id);
         let entry = shard.sessions.get_mut(id).ok_or(Undelivered::Unknown)?;
         if visitor.is_some_and(|v| *v.principal != *entry.principal || v.transport != entry.transport) {
-            return Err(Undelivered::Unknown);
+            return Err(Undelivered::Foreign);
         }
         match entry.cell.take() {
             Some(Cell::Idle(resident)) => {
@@ -403,6 +408,7 @@ mod tests {
             begun: 0,
             is_restored: false,
             repeated: Repeated::default(),
+            unsaved: Vec::new(),
         })
     }
 

@@ -88,7 +88,8 @@ impl Forward {
         loop {
             search.owner = search.look_up(call);
             let error = match search.attempt(call, hint.take()).await {
-                Ok(found) => return Ok(found),
+                Ok(found) if !is_no_answer(call, &found.taken) => return Ok(found),
+                Ok(_) => uncertain("the owner cannot say what became of the request"),
                 Err(error) => error,
             };
             if !may_pass(&error, was_accepted) || !call.is_recognised() {
@@ -278,6 +279,16 @@ impl Ends {
             return None;
         }
         self.passed.take().filter(is_uncertain).or_else(|| self.direct.take())
+    }
+}
+
+/// Whether an owner that refuses for now would make a client repeat what another owner may have begun.
+fn is_no_answer(call: &Call, taken: &Taken) -> bool {
+    match taken {
+        Taken::Refused(answer) => {
+            matches!(answer.status, 429 | 503) && call.is_perhaps_there() && !call.is_repeatable()
+        }
+        Taken::Accepted { .. } => false,
     }
 }
 
