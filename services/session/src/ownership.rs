@@ -171,7 +171,9 @@ impl Shared {
 
     /// What whoever asks for a slot that is not owned is told.
     pub(crate) fn not_owner(&self, slot: Slot) -> Error {
-        let owner = self.locator.as_ref().and_then(|locator| locator.holder(slot));
+        let holder = || self.locator.as_ref().and_then(|locator| locator.holder(slot));
+        // Who takes a slot over knows better than a table that still names the owner before.
+        let owner = if self.slots.is_being_taken(slot) { None } else { holder() };
         // This node's own name means that it is about to take the slot, or has lost it and does not see yet to whom.
         let owner = owner.filter(|owner| *owner.node != *self.config.node);
         let (address, epoch) =
@@ -186,16 +188,16 @@ impl Shared {
         if self.slots.is_certain(slot) {
             return Certainty::Owner;
         }
-        match self.store.fence(&[(slot, epoch)]).await.first() {
-            Some(store::Fenced::Done) => {
+        match self.store.is_fenced(slot, epoch).await {
+            store::Fenced::Done => {
                 self.slots.agreed(slot);
                 Certainty::Owner
             }
-            Some(store::Fenced::Higher(_)) => {
+            store::Fenced::Higher(_) => {
                 self.observed.stale_write();
                 Certainty::Lost
             }
-            Some(store::Fenced::Down) | None => Certainty::Unknown,
+            store::Fenced::Down => Certainty::Unknown,
         }
     }
 

@@ -115,11 +115,11 @@ impl Actor {
 
     /// The store has lost the fence, too. To raise it again is no claim: whoever came since has a higher one.
     async fn fence_and_repair(&mut self) -> Result<(), CommitRefusal> {
-        let slot = (self.resident.id.slot(), self.resident.epoch);
-        match self.shared.store.fence(&[slot]).await.first() {
-            Some(Fenced::Done) => self.repair().await,
-            Some(Fenced::Higher(_)) => Err(CommitRefusal::Stale),
-            Some(Fenced::Down) | None => Err(CommitRefusal::Down),
+        let (slot, epoch) = (self.resident.id.slot(), self.resident.epoch);
+        match self.shared.store.is_fenced(slot, epoch).await {
+            Fenced::Done => self.repair().await,
+            Fenced::Higher(_) => Err(CommitRefusal::Stale),
+            Fenced::Down => Err(CommitRefusal::Down),
         }
     }
 

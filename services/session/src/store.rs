@@ -102,6 +102,12 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Takes over slots: from now on writes with a lower epoch are refused. One answer for each, in order.
     async fn fence(&self, slots: &[(Slot, Epoch)]) -> Vec<Fenced>;
 
+    /// Whether a slot is still fenced as this process has fenced it; one whose fence was lost is fenced again. Unlike a fence that
+    /// takes a slot over, this need not outlive a fail-over.
+    async fn is_fenced(&self, slot: Slot, epoch: Epoch) -> Fenced {
+        self.fence(&[(slot, epoch)]).await.first().copied().unwrap_or(Fenced::Down)
+    }
+
     /// Makes a session with version 0. [`CommitRefusal::Conflict`] if it exists.
     async fn create(
         &self,

@@ -192,7 +192,15 @@ impl Search<'_> {
     async fn ask_in_doubt(&mut self, call: &Call, node: &Peer) -> Result<Taken, Error> {
         let forward = self.forward;
         let limit = self.limit(call, Some(node));
-        let end = if self.was_accepted { limit } else { limit.max(Instant::now() + PROBE) };
+        let probe = Instant::now() + PROBE;
+        let end = if self.owner.as_ref() != Some(node) {
+            // Somebody has sent us there, and the table says otherwise: either may be behind.
+            limit.min(probe)
+        } else if self.was_accepted {
+            limit
+        } else {
+            limit.max(probe)
+        };
         let twice = if forward.reach.since(node).is_some() { call.twice() } else { call.clone() };
         let passes = call.may_be_passed_on() && forward.reach.may_pass_on(node);
         let is_silent = forward.reach.since(node).is_some_and(|since| since.elapsed() >= PASSING);

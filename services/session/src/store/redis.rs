@@ -235,6 +235,22 @@ impl Redis {
         Ok(())
     }
 
+    /// Raises a fence on the server; the connection says which replicas have it.
+    async fn raise(&self, slot: Slot, epoch: Epoch) -> Result<Link, Fenced> {
+        let mut cmd = SCRIPTS.fence.call(&[self.keys.fence(slot), self.keys.holder(slot)]);
+        match self.lines.get().send(cmd.arg(epoch.0).arg(&self.instance)).await {
+            Ok((Value::Int(_), link)) => Ok(link),
+            Ok((value, _)) => Err(match u64::from_redis_value(value) {
+                Ok(there) => Fenced::Higher(Epoch(there)),
+                Err(_) => Fenced::Down,
+            }),
+            Err(failure) => {
+                let _refusal = self.failed(&failure);
+                Err(Fenced::Down)
+            }
+        }
+    }
+
     /// A fence counts once replicas have it: one that a fail-over forgets lets the owner before in again.
     async fn kept(&self, link: &Link, slot: Slot) -> Fenced {
         let Settings { wait_replicas, wait, .. } = self.settings;
@@ -305,20 +321,16 @@ impl Redis {
 impl SessionStore for Redis {
     async fn fence(&self, slots: &[(Slot, Epoch)]) -> Vec<Fenced> {
         let raise = |(slot, epoch): (Slot, Epoch)| async move {
-            let mut cmd = SCRIPTS.fence.call(&[self.keys.fence(slot), self.keys.holder(slot)]);
-            match self.lines.get().send(cmd.arg(epoch.0).arg(&self.instance)).await {
-                Ok((Value::Int(_), link)) => self.kept(&link, slot).await,
-                Ok((value, _)) => match u64::from_redis_value(value) {
-                    Ok(there) => Fenced::Higher(Epoch(there)),
-                    Err(_) => Fenced::Down,
-                },
-                Err(failure) => {
-                    let _refusal = self.failed(&failure);
-                    Fenced::Down
-                }
+            match self.raise(slot, epoch).await {
+                Ok(link) => self.kept(&link, slot).await,
+                Err(fenced) => fenced,
             }
         };
         stream::iter(slots.iter().copied()).map(raise).buffered(FENCES).collect().await
+    }
+
+    async fn is_fenced(&self, slot: Slot, epoch: Epoch) -> Fenced {
+        self.raise(slot, epoch).await.map_or_else(|fenced| fenced, |_| Fenced::Done)
     }
 
     async fn create(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::server::until;
 use api::session::Transport;
 use api::{Epoch, KeyRing, Principal, SessionId, Slot};
 use machines::snapshot::StreamChange;
@@ -43,7 +44,15 @@ impl Writer {
     }
 
     pub(crate) async fn fence(&self) {
-        assert_eq!(self.store.fence(&[(self.id.slot(), self.epoch)]).await, [Fenced::Done]);
+        until("the fence is kept", async || {
+            match self.store.fence(&[(self.id.slot(), self.epoch)]).await[..] {
+                [Fenced::Done] => true,
+                // Replicas that are to have it are not there yet.
+                [Fenced::Down] => false,
+                ref other => panic!("{other:?}"),
+            }
+        })
+        .await;
     }
 
     pub(crate) async fn attempt(
