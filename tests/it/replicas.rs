@@ -196,9 +196,11 @@ async fn a_rolling_restart_of_both_replicas_fails_no_call_and_repeats_none() {
     let made = made.load(Ordering::Relaxed);
     println!("{made} calls, six restarts, {} failed", failed.len());
     assert!(failed.is_empty(), "{} of {made}: {:?}", failed.len(), failed.first());
-    let work = ledger.work.lock().unwrap();
-    assert_eq!(work.len(), made);
-    assert!(work.values().all(|times| *times == 1), "nothing was done twice");
+    {
+        let work = ledger.work.lock().unwrap();
+        assert_eq!(work.len(), made);
+        assert!(work.values().all(|times| *times == 1), "nothing was done twice");
+    }
     let announced = timeout(Duration::ZERO, own.message()).await;
     assert!(announced.is_err(), "no list has changed: {announced:?}");
 }
