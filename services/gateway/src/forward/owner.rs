@@ -176,14 +176,26 @@ impl Search<'_> {
                 Err(error) => error,
             };
             call.was_refused(&error);
-            match &error.detail {
-                Some(Detail::NotOwner { owner, .. }) if !owner.is_empty() && hints > 0 => {
+            match self.sent_to(&error) {
+                Some(next) if hints > 0 => {
                     hints -= 1;
                     self.forward.counts.redirects.inc();
-                    node = Peer { address: owner.as_str().into() };
+                    node = next;
                 }
                 Some(_) | None => return Err(error),
             }
+        }
+    }
+
+    /// The node that one which is not the owner names. Whoever has just claimed a slot may still take a node for its owner that we
+    /// know to be silent: it is asked again instead.
+    fn sent_to(&self, error: &Error) -> Option<Peer> {
+        match &error.detail {
+            Some(Detail::NotOwner { owner, .. }) if !owner.is_empty() => {
+                let named = Peer { address: owner.as_str().into() };
+                self.forward.reach.since(&named).is_none().then_some(named)
+            }
+            Some(_) | None => None,
         }
     }
 
