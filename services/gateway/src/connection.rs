@@ -128,6 +128,9 @@ where
     }
 }
 
+/// How long a connection that had requests stays open for another one when the gateway drains.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 async fn speak<I, S>(stream: I, peer: Peer, terms: &Terms<S>)
 where
     I: AsyncRead + AsyncWrite + Send + 'static,
@@ -142,8 +145,15 @@ where
     let stack = terms.stack.clone();
     let requests = Requests { stack, peer, pulse: pulse.clone(), handed: Handed::default() };
     let mut serving = Conversation::new(io, requests, patience.clone(), pulse.clone());
-    let mut watch = pin!(Watch::new(pulse, patience.header, patience.idle));
-    let mut leaving = pin!(terms.shutdown.requested());
+    let mut watch = pin!(Watch::new(pulse.clone(), patience.header, patience.idle));
+    let mut leaving = pin!(async {
+        terms.shutdown.requested().await;
+        // A request may be on its way: closed now, its client could not know whether it was read. The next answer says that
+        // it is the last one, or there is none for a while.
+        if pulse.is_between_requests() {
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+    });
     let mut asked = false;
     let ended = std::future::poll_fn(|cx| {
         if !asked && leaving.as_mut().poll(cx).is_ready() {
@@ -152,6 +162,13 @@ where
         }
         if let Poll::Ready(ended) = serving.poll(cx) {
             return Poll::Ready(ended);
+        }
+        if !asked && terms.shutdown.is_requested() && pulse.is_busy() {
+            asked = true;
+            serving.graceful_shutdown();
+            if let Poll::Ready(ended) = serving.poll(cx) {
+                return Poll::Ready(ended);
+            }
         }
         // Behind what has just happened on the connection.
         while let Poll::Ready(verdict) = watch.as_mut().poll(cx) {
