@@ -1,7 +1,8 @@
 //! What is written down about a call, so that it ends exactly once, whoever owns the session by then.
 //!
 //! Journaled are `tools/call`, from before its dispatch, and any other call from the moment it asks the client something.
-//! Everything else is simply lost with its owner, and said to be lost.
+//! Everything else is lost with its owner: a gateway that waits for it makes it again, and on a stream that nobody waits for any
+//! more it is said to be lost.
 
 use mcp::rpc::{Id, RpcError};
 use mcp::{Json, Method};
