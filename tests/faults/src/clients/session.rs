@@ -19,6 +19,8 @@ use crate::recorder::Pen;
 
 /// Answers to questions are sent again for at most so long.
 const TRIES: Duration = Duration::from_millis(200);
+/// How long a client goes on asking for the end of its session.
+const ENDING: Duration = Duration::from_secs(90);
 
 /// A session as its client has it. Cheap to clone.
 #[derive(Clone)]
@@ -259,7 +261,9 @@ impl Session {
         if self.gone.load(Ordering::Relaxed) {
             return;
         }
-        for _ in 0..60 {
+        // Longer than any outage: a session that its client has given up would stay until its time to live is over.
+        let until = Instant::now() + ENDING;
+        while Instant::now() < until {
             let op = self.world.op(&self.name);
             self.write(What::Invoke {
                 op: op.clone(),
