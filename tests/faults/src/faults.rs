@@ -65,7 +65,12 @@ pub const ALL: &[Fault] = &[
         (10, 3),
         &[Limit::RecoveryP99(6_500)],
     ),
-    fault("F6", "kill a gateway with 1,000 resumable streams (quick: 200)", (1, 1), &[]),
+    fault(
+        "F6",
+        "kill a gateway with 1,000 resumable streams (quick: 200)",
+        (1, 1),
+        &[Limit::NoUnknownThatRan],
+    ),
     fault("F7", "kill a gateway and the owner together", (2, 1), &[Limit::RecoveryP99(4_000)]),
     fault("F8", "restart all session nodes, gateways and registries in turn", (13, 13), &[]),
     fault("F10", "kill the leader of etcd again and again", (6, 2), &[Limit::Moves(0), Limit::NoErrors]),

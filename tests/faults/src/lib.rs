@@ -13,6 +13,7 @@ pub mod draw;
 pub mod faults;
 pub mod http;
 mod limits;
+pub mod monitor;
 pub mod observers;
 pub mod process;
 pub mod proxy;

@@ -1,22 +1,20 @@
-//! What outsiders see: the stores' own records, the ledger, the metrics, what is left. Nothing here asks the mesh for its
+//! What outsiders see: the records of etcd, the ledger, the metrics, what is left. Nothing here asks the mesh for its
 //! opinion but the metrics, which are only counted.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use history::line::{Phase, Place, Source, What};
+use history::line::{Phase, Source, What};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::cluster::{Cluster, PREFIX, Role};
-use crate::recorder::{Pen, Recorder, digest};
+use crate::recorder::{Pen, Recorder};
 
 /// The counter of writes that were refused because their writer was no owner any more.
 const REFUSED: &str = "trunkline_stale_writes";
@@ -28,149 +26,6 @@ const QUIET: Duration = Duration::from_millis(1_000);
 const FILES: i64 = 60;
 /// More threads than before that are nothing: blocking ones end when they have been idle.
 const THREADS: i64 = 40;
-
-/// Listens to what both Redis do, for as long as it lives.
-pub struct Monitors {
-    _listening: JoinSet<()>,
-    seen: Arc<Mutex<Vec<Told>>>,
-}
-
-/// Something that Redis did.
-struct Told {
-    /// Nanoseconds since 1970.
-    at: u64,
-    node: usize,
-    words: Vec<String>,
-    /// Whether a script did it here, as opposed to hearing of it from the primary.
-    here: bool,
-}
-
-impl Monitors {
-    /// Begins to listen.
-    #[must_use]
-    pub fn start(ports: &[u16]) -> Self {
-        let seen: Arc<Mutex<Vec<Told>>> = Arc::default();
-        let mut listening = JoinSet::new();
-        for (node, port) in ports.iter().copied().enumerate() {
-            listening.spawn(listen(node, crate::stores::local(port), Arc::clone(&seen)));
-        }
-        Self { _listening: listening, seen }
-    }
-
-    /// Writes down what was heard. `names` are the clients' names of sessions, by id.
-    pub fn write(&self, recorder: &Recorder, names: &BTreeMap<String, String>) {
-        let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
-        let pens: Vec<Pen> =
-            (1..=2).map(|node| recorder.pen(Source::Store, &format!("redis-{node}"))).collect();
-        let mut kept: HashMap<(String, Place), ()> = HashMap::new();
-        for told in seen {
-            let Some(pen) = pens.get(told.node) else { continue };
-            let at = told.at.saturating_sub(recorder.begun_unix());
-            let Some((session, what)) = meaning(&told) else { continue };
-            let session = session.map(|id| names.get(&id).cloned().unwrap_or(id));
-            if let (Some(session), What::Log { at: place, .. }) = (&session, &what)
-                && kept.insert((session.clone(), place.clone()), ()).is_some()
-            {
-                continue;
-            }
-            pen.write_at(at, session.as_deref(), what);
-        }
-    }
-}
-
-async fn listen(node: usize, address: SocketAddr, seen: Arc<Mutex<Vec<Told>>>) {
-    loop {
-        if let Ok(mut stream) = TcpStream::connect(address).await
-            && stream.write_all(b"MONITOR\r\n").await.is_ok()
-        {
-            let mut reader = BufReader::new(stream);
-            let mut line = Vec::new();
-            while reader.read_until(b'\n', &mut line).await.is_ok_and(|length| length > 0) {
-                if let Some(told) = told(node, &line) {
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).push(told);
-                }
-                line.clear();
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// A line such as `+1700000000.123456 [0 lua] "HSET" "{s:7}:sess:x" ..`; `None` for what is of no interest.
-fn told(node: usize, line: &[u8]) -> Option<Told> {
-    let text = String::from_utf8_lossy(line);
-    let (time, rest) = text.strip_prefix('+')?.split_once(" [")?;
-    let (from, command) = rest.split_once("] ")?;
-    let interesting = ["\"XADD\"", "\"HSET\"", "\"SET\"", "\"xadd\"", "\"hset\"", "\"set\""];
-    if !interesting.iter().any(|name| command.starts_with(name)) {
-        return None;
-    }
-    let (seconds, micros) = time.split_once('.')?;
-    let at = seconds.parse::<u64>().ok()? * 1_000_000_000 + micros.parse::<u64>().ok()? * 1_000;
-    Some(Told { at, node, words: words(command.trim_end()), here: from.ends_with("lua") })
-}
-
-/// Quoted words with their escapes undone.
-fn words(command: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut bytes = command.bytes();
-    let mut word: Option<Vec<u8>> = None;
-    while let Some(byte) = bytes.next() {
-        match (byte, &mut word) {
-            (b'"', None) => word = Some(Vec::new()),
-            (b'"', Some(_)) => {
-                let whole = word.take().unwrap_or_default();
-                words.push(String::from_utf8_lossy(&whole).into_owned());
-            }
-            (b'\\', Some(word)) => match bytes.next() {
-                Some(b'n') => word.push(b'\n'),
-                Some(b'r') => word.push(b'\r'),
-                Some(b't') => word.push(b'\t'),
-                Some(b'a') => word.push(7),
-                Some(b'b') => word.push(8),
-                Some(b'x') => {
-                    let digits = [bytes.next().unwrap_or(b'0'), bytes.next().unwrap_or(b'0')];
-                    let text = String::from_utf8_lossy(&digits).into_owned();
-                    word.push(u8::from_str_radix(&text, 16).unwrap_or(b'?'));
-                }
-                Some(other) => word.push(other),
-                None => {}
-            },
-            (other, Some(word)) => word.push(other),
-            (_, None) => {}
-        }
-    }
-    words
-}
-
-/// What Redis did, as it stands in a history: the session's id and the line.
-fn meaning(told: &Told) -> Option<(Option<String>, What)> {
-    let mut words = told.words.iter().map(String::as_str);
-    let (command, key) = (words.next()?.to_ascii_lowercase(), words.next()?);
-    let (slot, rest) = key.split_once("{s:")?.1.split_once("}:")?;
-    let slot = slot.parse().ok()?;
-    let arguments: Vec<&str> = words.collect();
-    match (command.as_str(), rest.split(':').collect::<Vec<_>>().as_slice()) {
-        ("set", ["fence"]) if told.here => {
-            Some((None, What::Fence { slot, epoch: arguments.first()?.parse().ok()? }))
-        }
-        ("hset", ["sess", session]) if told.here => {
-            let by = arguments.chunks(2).find_map(|pair| match pair {
-                ["by", by] => Some(*by),
-                _ => None,
-            })?;
-            let epoch = by.split('.').next()?.parse().ok()?;
-            Some((Some((*session).to_owned()), What::Commit { slot, epoch }))
-        }
-        ("xadd", ["log", session, stream]) => {
-            let (epoch, seq) = arguments.first()?.split_once('-')?;
-            let at =
-                Place { stream: (*stream).to_owned(), epoch: epoch.parse().ok()?, seq: seq.parse().ok()? };
-            Some((Some((*session).to_owned()), What::Log { at, data: digest(arguments.get(2)?) }))
-        }
-        _ => None,
-    }
-}
 
 /// Writes down who took over which slot, from all that etcd ever knew; how many take-overs there were.
 ///
@@ -367,28 +222,6 @@ pub fn write_inventory(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_redis_did_is_understood() {
-        let line = br#"+1700000000.000123 [0 lua] "XADD" "{s:7}:log:v1.k1.007.x:3" "2-5" "m" "{\"a\":\"\\n\xc3\xa4\"}""#;
-        let told = told(0, line).unwrap();
-        assert_eq!(told.at, 1_700_000_000_000_123_000);
-        let (session, what) = meaning(&told).unwrap();
-        assert_eq!(session.as_deref(), Some("v1.k1.007.x"));
-        let at = Place { stream: "3".into(), epoch: 2, seq: 5 };
-        assert_eq!(what, What::Log { at, data: "{\"a\":\"\\n\u{e4}\"}".into() });
-    }
-
-    #[test]
-    fn commits_and_fences_are_told_apart() {
-        let commit = br#"+1.000001 [0 lua] "HSET" "{s:7}:sess:id" "ver" "4" "by" "3.ab.9""#;
-        let (session, what) = meaning(&told(0, commit).unwrap()).unwrap();
-        assert_eq!((session.as_deref(), what), (Some("id"), What::Commit { slot: 7, epoch: 3 }));
-        let fence = br#"+1.000001 [0 lua] "SET" "{s:7}:fence" "4""#;
-        assert_eq!(meaning(&told(0, fence).unwrap()).unwrap().1, What::Fence { slot: 7, epoch: 4 });
-        let replicated = br#"+1.000001 [0 127.0.0.1:1] "SET" "{s:7}:fence" "4""#;
-        assert!(meaning(&told(0, replicated).unwrap()).is_none());
-    }
 
     #[test]
     fn counters_are_summed_over_labels() {

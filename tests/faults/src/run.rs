@@ -14,7 +14,8 @@ use crate::clients::{Load, Session, World};
 use crate::cluster::{Cluster, Role, Shape, slot_of};
 use crate::draw::Draw;
 use crate::faults::{Fault, inject};
-use crate::observers::{self, Counters, Monitors};
+use crate::monitor::Monitors;
+use crate::observers::{self, Counters};
 use crate::recorder::{Pen, Recorder};
 
 /// Operations without which a run proves nothing.

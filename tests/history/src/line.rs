@@ -266,6 +266,12 @@ pub enum What {
         /// What it says, or a digest of that.
         data: String,
     },
+    /// Store: an event that was kept and written over by its owner, which had never heard that it was kept and told nobody of it.
+    Withdrawn {
+        /// Its place.
+        #[serde(flatten)]
+        at: Place,
+    },
     /// Store: what the journal says of a request in the end.
     Journal {
         /// The operation.

@@ -9,6 +9,19 @@ use crate::verdict::Findings;
 /// A stream of a session.
 type Stream<'a> = (&'a str, &'a str);
 
+/// What the stores took back, by stream and place.
+fn withdrawn(history: &History) -> HashMap<(Stream<'_>, (u64, u64)), usize> {
+    let lines = history.lines.iter().enumerate();
+    lines
+        .filter_map(|(at, line)| match &line.what {
+            What::Withdrawn { at: place } => {
+                Some((((history.session(at), place.stream.as_str()), (place.epoch, place.seq)), at))
+            }
+            _other => None,
+        })
+        .collect()
+}
+
 /// What the stores kept, by stream and place.
 fn kept(history: &History) -> HashMap<Stream<'_>, BTreeMap<(u64, u64), usize>> {
     let mut kept: HashMap<Stream<'_>, BTreeMap<(u64, u64), usize>> = HashMap::new();
@@ -24,11 +37,15 @@ fn kept(history: &History) -> HashMap<Stream<'_>, BTreeMap<(u64, u64), usize>> {
 /// I3.
 pub(crate) fn kept_before(history: &History) -> Findings {
     let mut findings = Findings::default();
-    let kept = kept(history);
+    let (kept, withdrawn) = (kept(history), withdrawn(history));
     for (at, line) in history.lines.iter().enumerate() {
         let What::Event { at: place, data, .. } = &line.what else { continue };
         findings.seen += 1;
-        let stream = kept.get(&(history.session(at), place.stream.as_str()));
+        let of = (history.session(at), place.stream.as_str());
+        if let Some(taken) = withdrawn.get(&(of, (place.epoch, place.seq))) {
+            findings.breach("an event that a client received was taken back", [at, *taken]);
+        }
+        let stream = kept.get(&of);
         match stream.and_then(|stream| stream.get(&(place.epoch, place.seq))) {
             None => findings.breach("a client received an event that was never kept", [at]),
             Some(log) => {
@@ -58,7 +75,13 @@ struct Seen {
 /// I6.
 pub(crate) fn in_order(history: &History) -> Findings {
     let mut findings = Findings::default();
-    let kept = kept(history);
+    let mut kept = kept(history);
+    // Nobody waits for what was taken back before anybody had it; that nobody had it is looked at by I3.
+    for (stream, place) in withdrawn(history).keys() {
+        if let Some(stream) = kept.get_mut(stream) {
+            stream.remove(place);
+        }
+    }
     for (stream, seen) in seen(history) {
         findings.seen += 1;
         let log = kept.get(&stream);

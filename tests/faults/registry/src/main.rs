@@ -5,7 +5,7 @@
 
 mod ledger;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,6 +14,7 @@ use chassis::grpc::server;
 use chassis::process::Process;
 use chassis::serve::{Group, Incoming, RoleResult, bind};
 use chassis::telemetry;
+use chassis::tls::{self, Mesh};
 use clap::Parser;
 use history::line::Doing;
 use registry::{Ask, Call, Elicited, Error, Host, Input, Json, Output, Registry, Runtime, Tool};
@@ -37,6 +38,9 @@ struct Args {
     /// Where spans go; empty = nowhere.
     #[arg(long, default_value = "")]
     telemetry: String,
+    /// Where `trunkline certificates` has put its files; without it, gRPC is plain text.
+    #[arg(long)]
+    certificates: Option<PathBuf>,
 }
 
 /// What every tool is told.
@@ -76,9 +80,20 @@ async fn main() -> Result<()> {
     let listener = bind("--listen", &args.listen).await?;
     chassis::entry::announce(NAME, &listener.local_addr()?.to_string())?;
     let mut group = Group::new();
-    group.start(NAME, |shutdown| serve(host, Incoming::Tcp(listener), shutdown));
+    let incoming = match &args.certificates {
+        None => Incoming::Tcp(listener),
+        Some(dir) => Incoming::Mesh(listener, mesh(dir)?),
+    };
+    group.start(NAME, |shutdown| serve(host, incoming, shutdown));
     group.run(&mut signals, Duration::from_secs(10)).await?;
     Ok(())
+}
+
+/// How a registry deals with the others of a mesh whose certificates are there.
+fn mesh(dir: &Path) -> Result<Mesh> {
+    let (certificate, key, ca) = (dir.join("registry.pem"), dir.join("registry.key"), dir.join("ca.pem"));
+    let config = tls::Config { certificate, key, ca, ..Default::default() };
+    Ok(Mesh::new(&config, Some(tls::Role::Registry))?)
 }
 
 /// Callers may come back for what is running until it is done; then the listener closes.

@@ -64,7 +64,8 @@ pub(super) async fn paused_owner_at_random(run: &mut Run, times: usize) -> Resul
 
 pub(super) async fn killed_gateway(run: &mut Run) -> Result<()> {
     // A quick run is one of a debug build on a busy machine.
-    run.burst(if run.quick { 200 } else { 1_000 }, 4, 5_000).await;
+    // Their 16 s are less than what a call may take here.
+    run.burst(if run.quick { 200 } else { 1_000 }, 4, 4_000).await;
     let window = run.begin(Span::Fault, Some(GATEWAY));
     run.injected("kill -9 gateway-1");
     run.cluster.kill("gateway-1").await?;
