@@ -77,7 +77,11 @@ pub(super) async fn killed_gateway(run: &mut Run) -> Result<()> {
 }
 
 pub(super) async fn killed_gateway_and_owner(run: &mut Run, times: usize) -> Result<()> {
-    for _ in 0..times {
+    for number in 0..times {
+        if number > 0 {
+            // A slot is taken from a suspect every 30 s at most; sooner than that, its lease has to end.
+            run.wait(20.0).await;
+        }
         run.burst(200, 4, 1_500).await;
         let victim = run.busiest().await?;
         let window = run.begin(Span::Fault, Some(BOUND));
