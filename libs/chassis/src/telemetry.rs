@@ -51,7 +51,8 @@ pub struct Config {
     pub log: String,
     /// How log lines look: `text` for people, `json` for collectors.
     pub format: Format,
-    /// Name of this process in logs and health; empty = `session.node` where sessions live here, else the role.
+    /// Name of this process in logs and health; empty = `session.node` where sessions live here, else the role. `$HOSTNAME` = the
+    /// name of the machine.
     pub node: String,
     /// Where spans go, as OTLP over gRPC, for example `http://127.0.0.1:4317`; empty = nowhere.
     pub endpoint: String,

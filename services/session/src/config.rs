@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Address gateways reach this node at, `host:port`; port 0 takes a free one.
     pub listen: String,
-    /// Name of this node in logs and traces.
+    /// Name of this node in logs and traces; `$HOSTNAME` = that of the machine.
     pub node: String,
     /// Slots this node owns, for example "0-2047". All nodes together own 0-4095, each slot once.
     #[schemars(with = "String")]

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Address of the gRPC server, HOST:PORT; port 0 takes any free one. Not used inside `up`.
     pub listen: String,
-    /// Name of this process, which `echo` answers with; give each replica its own to see which one answered.
+    /// Name of this process, which `echo` answers with; give each replica its own to see which one answered. `$HOSTNAME` = the
+    /// name of the machine.
     pub node: String,
     /// What the names of the tools begin with when clients see them, before `__`: at most 24 letters, digits or `-`; empty = nothing.
     pub namespace: String,

@@ -12,6 +12,7 @@ use clap_complete::Shell;
 use self::requests::{Call, Get, List, Read};
 
 use crate::certificates::{self, Certificates};
+use crate::health::{self, Health};
 use crate::key::{self, Key};
 use crate::trace_ui;
 
@@ -141,6 +142,9 @@ pub(crate) enum Command {
     /// Makes API keys that callers of the gateway show.
     #[command(after_help = key::EXAMPLES)]
     Key(Key),
+    /// Asks a running process whether it is ready; for health checks of containers.
+    #[command(after_help = health::EXAMPLES)]
+    Health(Health),
     /// Calls a tool of any MCP server.
     #[command(after_help = requests::call_help())]
     Call(Call),

@@ -2,6 +2,8 @@
 //!
 //! Owns: the section `[cluster]` and what is made of it for each role. Must not decide who owns what; see `placement`.
 
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use chassis::clock;
 use chassis::drain::Shutdown;
 use chassis::serve::RoleResult;
 use chassis::tls::Dialler;
+use http::Uri;
 use placement::{
     Announce, Announced, Claimer, Cluster, Directory, Etcd, EtcdConfig, Following, GatewayRecord, Identity,
     Incarnation, Keeper, Keys, LeaseStore, Readiness, RegistryRecord, keep,
@@ -32,7 +35,8 @@ pub(crate) struct Config {
     /// How long a process that died counts as alive if nobody tries to reach it, in seconds. Below 3, hosts that pause for a
     /// moment lose their slots.
     pub(crate) lease_ttl_s: u64,
-    /// Address (`host:port`) at which the others reach this process. Empty = the address it listens on.
+    /// Address (`host:port`) at which the others reach this process. Empty = the address it listens on; where that is every
+    /// address of the machine, the one from which it reaches etcd.
     pub(crate) advertise: String,
     /// Where this process stands, for those who look at the cluster.
     pub(crate) zone: String,
@@ -97,13 +101,13 @@ impl Member {
         let store: Arc<dyn LeaseStore> = Arc::new(Etcd::new(&etcd, seed).map_err(refused)?);
         let cluster =
             Cluster { store, keys: Keys::new(&config.prefix), now: Arc::new(clock::boot_millis), seed };
-        let address = if config.advertise.is_empty() { address } else { &config.advertise };
+        let address = advertised(config, address)?;
         Ok(Some(Self {
             cluster,
             etcd,
             ttl: Duration::from_secs(config.lease_ttl_s),
             incarnation,
-            address: address.into(),
+            address,
             zone: config.zone.as_str().into(),
             capacity: config.capacity,
         }))
@@ -180,6 +184,40 @@ fn keep_apart(keeper: Keeper) -> Result<(), Failure> {
     std::thread::Builder::new().name("lease".into()).spawn(run).map(drop).map_err(Failure::failed)
 }
 
+/// Where the others reach a process that listens at `address`.
+fn advertised(config: &Config, address: &str) -> Result<Arc<str>, Failure> {
+    if !config.advertise.is_empty() {
+        return Ok(config.advertise.as_str().into());
+    }
+    let Some(listening) = address.parse::<SocketAddr>().ok().filter(|found| found.ip().is_unspecified())
+    else {
+        return Ok(address.into());
+    };
+    let sources = config.etcd.iter().filter_map(|member| source(member).ok());
+    let source = sources.into_iter().next().ok_or_else(|| {
+        Failure::refused(format!(
+            "cluster.advertise: {listening} is no address that others can dial, and no member of cluster.etcd was found to tell \
+             which of this machine's addresses they can; give host:port"
+        ))
+    })?;
+    Ok(SocketAddr::new(source, listening.port()).to_string().into())
+}
+
+/// The address of this machine from which packets to a member of etcd leave. Nothing is sent.
+fn source(member: &str) -> io::Result<IpAddr> {
+    let authority = member.parse::<Uri>().ok().and_then(|uri| uri.into_parts().authority);
+    let target = authority.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let port = target.port_u16().unwrap_or(2379);
+    let host = target.host().trim_start_matches('[').trim_end_matches(']');
+    let found = (host, port).to_socket_addrs()?.next();
+    let found = found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    let any: IpAddr =
+        if found.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(found)?;
+    Ok(socket.local_addr()?.ip())
+}
+
 fn etcd(config: &Config) -> Result<EtcdConfig, Failure> {
     let password = match config.password_file.as_os_str().is_empty() {
         true => String::new(),
@@ -212,4 +250,26 @@ fn etcd(config: &Config) -> Result<EtcdConfig, Failure> {
 
 fn read(key: &str, path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| Failure::refused(format!("{key}: {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(etcd: &[&str], advertise: &str) -> Config {
+        let etcd = etcd.iter().map(ToString::to_string).collect();
+        Config { etcd, advertise: advertise.into(), ..Config::default() }
+    }
+
+    #[test]
+    fn others_are_told_an_address_they_can_dial() {
+        let told = |etcd: &[&str], advertise, listening| advertised(&config(etcd, advertise), listening);
+        let here = ["http://127.0.0.1:2379"];
+        assert_eq!(&*told(&here, "", "10.0.0.7:7101").unwrap(), "10.0.0.7:7101");
+        assert_eq!(&*told(&here, "pod-7:7101", "0.0.0.0:7101").unwrap(), "pod-7:7101");
+        assert_eq!(&*told(&here, "", "0.0.0.0:7101").unwrap(), "127.0.0.1:7101");
+        let refused =
+            told(&["http://no.such.name.invalid:2379"], "", "0.0.0.0:7101").unwrap_err().to_string();
+        assert!(refused.starts_with("cluster.advertise: 0.0.0.0:7101"), "{refused}");
+    }
 }

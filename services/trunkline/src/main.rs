@@ -11,7 +11,9 @@ mod cluster;
 mod config;
 mod data;
 mod example;
+mod health;
 mod key;
+mod named;
 mod process;
 mod reload;
 mod role;
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::PromptRegistry(flags) => role::run(Role::Prompts, &flags),
         Command::Certificates(arguments) => certificates::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Call(call) => return client::run(&client::Command::Call(call)),
         Command::List(list) => return client::run(&client::Command::List(list)),
         Command::Read(read) => return client::run(&client::Command::Read(read)),

@@ -21,7 +21,7 @@ use crate::cli::Settings;
 use crate::config::Config;
 use crate::reload::{Hands, Hangup, Reload};
 use crate::role::Role;
-use crate::{example, seeds};
+use crate::{example, named, seeds};
 
 /// Why the process does not run, or ran and failed.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +85,9 @@ fn environment() -> BTreeMap<String, String> {
 /// The configuration for the role of `section`, from everywhere.
 pub(crate) fn load(flags: &Flags, section: &str) -> Result<Loaded<Config>, ConfigError> {
     let environment = environment();
-    flags.load_over::<Config>(section, &environment, seeds::overrides(&environment))
+    let mut loaded = flags.load_over::<Config>(section, &environment, seeds::overrides(&environment))?;
+    named::by_machine(&mut loaded.config, named::machine);
+    Ok(loaded)
 }
 
 /// The configuration of `section`, from everywhere. `None` if it was only to be printed, which is done.

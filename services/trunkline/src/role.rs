@@ -77,8 +77,11 @@ pub(crate) fn run(role: Role, flags: &Flags) -> Result<(), Failure> {
         if let Ok(address) = role.address(&loaded.config).parse() {
             check_listen(role, &mesh, address)?;
         }
-        let address = role.address(&loaded.config);
-        let member = Member::new(&loaded.config.cluster, address)?;
+        let address = role.address(&loaded.config).to_owned();
+        if loaded.config.cluster.advertise.is_empty() {
+            loaded.config.cluster.advertise.clone_from(&address);
+        }
+        let member = Member::new(&loaded.config.cluster, &address)?;
         let plan = Plan { config: &loaded.config, keys, mesh: &mesh, member: member.as_ref() };
         process::runtime()?.block_on(build(role, plan, &Process::default()))?;
         return process::accepted();
