@@ -3,7 +3,6 @@
 import http.client
 import json
 import secrets
-import signal
 import urllib.request
 from time import monotonic, sleep
 
@@ -20,7 +19,7 @@ class Client:
     """A client of one session, over the balancer; it knows nothing of nodes."""
 
     def __init__(self, mesh):
-        self.host, self.port = "127.0.0.1", mesh.ports["proxy"]
+        self.host, self.port = "127.0.0.1", mesh.port()
         self.session = ""
 
     def post(self, message: dict, **headers: str) -> http.client.HTTPResponse:
@@ -59,7 +58,7 @@ def kill_owner(mesh) -> None:
     print(f"session      {client.session[:24]}.. is in slot {slot}, which {owner} owns")
     trace = secrets.token_hex(16)
     arguments = {"op": f"dev-{trace[:8]}", "session": "dev", "steps": STEPS, "pause_ms": PAUSE_MS}
-    params = {"name": "slow", "arguments": arguments, "_meta": {"progressToken": "dev"}}
+    params = {"name": mesh.slow, "arguments": arguments, "_meta": {"progressToken": "dev"}}
     begun = monotonic()
     message = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}
     answer = client.post(message, traceparent=f"00-{trace}-{trace[:16]}-01")
@@ -72,9 +71,9 @@ def kill_owner(mesh) -> None:
         if "method" in said:
             print(f"{now - begun:6.2f} s     event {name.rsplit('.', 1)[0]:10} progress {said['params']['progress']} of {STEPS}")
             if said["params"]["progress"] == 3:
-                mesh.daemons[owner].send(signal.SIGKILL)
+                how = mesh.kill(owner)
                 killed = monotonic()
-                print(f"{killed - begun:6.2f} s     kill -9 {owner} (pid {mesh.daemons[owner].pid})")
+                print(f"{killed - begun:6.2f} s     {how}")
         else:
             ended = said
             break

@@ -1,4 +1,4 @@
-"""A whole mesh of processes on this machine: `dev.py up --processes | call | kill-owner | status | down | check`.
+"""A whole mesh of processes on this machine: `dev.py up --processes | call | kill-owner | roll | logs | trace | status | down | check`.
 
 Owns: which processes there are, on which ports, and their ends. What they do is the mesh's business. `demo.py` shows a call that
 outlives its owner.
@@ -10,10 +10,12 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "harness"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -25,6 +27,7 @@ from mesh import SAMPLES, toml
 ROOT = Path(__file__).resolve().parents[3]
 HOME = ROOT / ".trunkline" / "dev"
 STATE = HOME / "state.json"
+LAST = HOME / "last-trace"
 BINARIES = ROOT / "target" / "debug"
 PREFIX = "/trunkline"
 
@@ -57,6 +60,8 @@ PEERS = {"etcd-1": 2380, "etcd-2": 2382, "etcd-3": 2384}
 class Mesh:
     """The processes of one mesh and where they are."""
 
+    slow = "slow"
+
     def __init__(self, state: dict):
         self.ports: dict[str, int] = state.get("ports", {})
         self.peers: dict[str, int] = state.get("peers", {})
@@ -74,8 +79,15 @@ class Mesh:
         state = {"ports": self.ports, "peers": self.peers, "otlp": self.otlp, "daemons": daemons}
         STATE.write_text(json.dumps(state, indent=1), encoding="utf-8")
 
+    def port(self) -> int:
+        return self.ports["proxy"]
+
+    def kill(self, name: str) -> str:
+        self.daemons[name].send(signal.SIGKILL)
+        return f"kill -9 {name} (pid {self.daemons[name].pid})"
+
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports['proxy']}/mcp"
+        return f"http://127.0.0.1:{self.port()}/mcp"
 
     def page(self) -> str:
         return f"http://127.0.0.1:{self.ports['trace-page']}"
@@ -267,6 +279,7 @@ def settings(mesh: Mesh) -> None:
 def call(args: argparse.Namespace) -> None:
     mesh = Mesh.load()
     trace = secrets.token_hex(16)
+    LAST.write_text(trace, encoding="utf-8")
     tool = args.rest or ["calculator", "--arg", "operation=add", "--arg", "a=2", "--arg", "b=40"]
     command = [str(BINARIES / "trunkline"), "call", "--header", f"traceparent: 00-{trace}-{trace[:16]}-01", mesh.url()]
     done = subprocess.run([*command, *tool], check=False)
@@ -278,10 +291,41 @@ def kill_owner(_args: argparse.Namespace) -> None:
     demo.kill_owner(Mesh.load())
 
 
+def roll(_args: argparse.Namespace) -> None:
+    """Restarts every process of ours, one after the other, each once the one before serves."""
+    mesh = Mesh.load()
+    begun = monotonic()
+    for role in ("tool-registry", "resource-registry", "prompt-registry", "session", "gateway"):
+        for name in [name for name in mesh.ports if name.startswith(f"{role}-")]:
+            since = monotonic()
+            mesh.daemons[name].ask_to_end()
+            mesh.daemons[name].ended()
+            mesh.start_role(name)
+            print(f"{name} has drained and serves again after {monotonic() - since:.1f} s", flush=True)
+    print(f"every process of the mesh was restarted in {monotonic() - begun:.0f} s; try: scripts/dev call")
+
+
+def logs(args: argparse.Namespace) -> None:
+    """The ends of the logs of some processes, or of all of them."""
+    mesh = Mesh.load()
+    chosen = [name for name in mesh.daemons if not args.rest or any(name.startswith(asked) for asked in args.rest)]
+    for name in chosen:
+        lines = Path(mesh.daemons[name].log).read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
+        print(*[f"{name:20} {line}" for line in lines], sep="\n")
+    print(f"all of it: {(HOME / 'logs').relative_to(ROOT)}")
+
+
+def trace(args: argparse.Namespace) -> None:
+    asked = args.rest or ([LAST.read_text(encoding="utf-8")] if LAST.is_file() else [])
+    if not asked:
+        raise Trouble("no call was made yet: scripts/dev call")
+    demo.show_trace(Mesh.load(), asked[0])
+
+
 def check(_args: argparse.Namespace) -> None:
     """Does all of it once, on free ports; says in the end how much of it worked."""
     own = [sys.executable, str(Path(__file__).resolve())]
-    steps = [["up", "--processes", "--free-ports"], ["call"], ["call", "count", "--arg", "op=check"], ["kill-owner"], ["status"], ["down"]]
+    steps = [["up", "--processes", "--free-ports"], ["call"], ["call", "count", "--arg", "op=check"], ["trace"], ["kill-owner"], ["roll"], ["call"], ["status"], ["down"]]
     failed = []
     for step in steps:
         if subprocess.run([*own, *step], check=False).returncode:
@@ -332,7 +376,11 @@ def main() -> int:
     calling = commands.add_parser("call", help="calls a tool: call [TOOL [--arg NAME=VALUE ..]]")
     calling.add_argument("rest", nargs=argparse.REMAINDER)
     calling.set_defaults(run=call)
-    for name, run in (("kill-owner", kill_owner), ("status", status), ("down", down), ("check", check)):
+    for name, run in (("logs", logs), ("trace", trace)):
+        added = commands.add_parser(name)
+        added.add_argument("rest", nargs="*")
+        added.set_defaults(run=run)
+    for name, run in (("roll", roll), ("kill-owner", kill_owner), ("status", status), ("down", down), ("check", check)):
         commands.add_parser(name).set_defaults(run=run)
     args = parser.parse_args()
     try:
