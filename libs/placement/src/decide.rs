@@ -350,9 +350,11 @@ impl Desk {
 
     /// Plans anew when other nodes take part than before.
     fn plan_for(&mut self, view: View<'_>) {
-        let members = self.members(view);
-        if self.plan.members() != members {
-            self.plan = Plan::of(members);
+        let mut members = self.members(view);
+        members.sort();
+        if !self.plan.is_of(&members, view.table.pins()) {
+            let pins = view.table.pins().map(|(slot, node)| (slot, Arc::clone(node)));
+            self.plan = Plan::of(members).with_pins(pins);
             self.planned_ms = view.now_ms;
         }
     }

@@ -51,7 +51,6 @@ struct View {
     owners: Vec<Option<Owner>>,
     ready: Vec<Peer>,
     registries: Vec<RegistryRecord>,
-    pins: BTreeMap<String, Peer>,
     /// Who is behind an address, for reports.
     nodes: BTreeMap<Arc<str>, Run>,
     /// Who was reported, and by whom.
@@ -67,7 +66,6 @@ impl View {
             owners: SlotRange::ALL.slots().map(|slot| table.owner(slot)).collect(),
             ready: table.ready(),
             registries: table.registries().cloned().collect(),
-            pins: table.pins().map(|(session, peer)| (session.clone(), peer)).collect(),
             nodes: table
                 .nodes()
                 .map(|(node, record)| (Arc::clone(&record.address), (Arc::clone(node), record.incarnation)))
@@ -123,10 +121,6 @@ impl Locator for Directory {
 
     fn holder(&self, slot: Slot) -> Option<Owner> {
         self.view().owners.get(usize::from(slot.number()))?.clone()
-    }
-
-    fn pinned(&self, session: &str) -> Option<Peer> {
-        self.view().pins.get(session).cloned()
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

@@ -53,11 +53,6 @@ pub trait Locator: Send + Sync + 'static {
         None
     }
 
-    /// The node that a session was moved to by hand, whatever the owner of its slot.
-    fn pinned(&self, _session: &str) -> Option<Peer> {
-        None
-    }
-
     /// Counts the changes of the table, so that waiting requests look again. Closed from the start where nothing changes.
     fn changed(&self) -> watch::Receiver<u64> {
         watch::channel(0).1

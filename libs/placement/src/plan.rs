@@ -3,6 +3,7 @@
 //! Owns: weighted rendezvous hashing with a bound on every node's load. Must not know: who owns what now. Everybody who sees
 //! the same nodes computes the same plan, on any machine: only whole numbers are used.
 
+use std::collections::BTreeMap;
 use std::hash::Hasher as _;
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ pub struct Member {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     members: Vec<Member>,
+    /// Slots that go to a member of the operator's choice, whatever its load.
+    pins: BTreeMap<Slot, Arc<str>>,
     owners: Vec<u16>,
     counts: Vec<usize>,
 }
@@ -45,7 +48,8 @@ impl Plan {
         // As many as there are slots: more could own nothing.
         members.truncate(usize::from(Slot::COUNT));
         let seeds: Vec<u64> = members.iter().map(|member| hash(&member.node)).collect();
-        let mut plan = Self { counts: vec![0; members.len()], owners: Vec::new(), members };
+        let pins = BTreeMap::new();
+        let mut plan = Self { counts: vec![0; members.len()], owners: Vec::new(), members, pins };
         let bounds: Vec<usize> = (0..plan.members.len()).map(|index| plan.bound(index)).collect();
         for slot in 0..Slot::COUNT {
             let open = (0..plan.members.len()).filter(|index| plan.counts[*index] < bounds[*index]);
@@ -64,9 +68,33 @@ impl Plan {
         plan
     }
 
+    /// The same, but for the slots that were moved by hand. A node that takes no part gets none.
+    #[must_use]
+    pub fn with_pins(mut self, pins: impl IntoIterator<Item = (Slot, Arc<str>)>) -> Self {
+        self.pins = pins.into_iter().filter(|(_, node)| self.index(node).is_some()).collect();
+        self
+    }
+
+    /// Whether it is for these nodes and pins.
+    #[must_use]
+    pub fn is_of<'a>(&'a self, members: &[Member], pins: impl Iterator<Item = (Slot, &'a Arc<str>)>) -> bool {
+        let known = |(_, node): &(Slot, &Arc<str>)| self.index(node).is_some();
+        let mine = self.pins.iter().map(|(slot, node)| (*slot, node));
+        self.members == members && mine.eq(pins.filter(known))
+    }
+
+    /// Whether an operator has chosen who owns it.
+    #[must_use]
+    pub fn is_pinned(&self, slot: Slot) -> bool {
+        self.pins.contains_key(&slot)
+    }
+
     /// Who should own a slot; `None` only where there is no node.
     #[must_use]
     pub fn owner(&self, slot: Slot) -> Option<&Arc<str>> {
+        if let Some(pinned) = self.pins.get(&slot) {
+            return Some(pinned);
+        }
         let index = self.owners.get(usize::from(slot.number()))?;
         self.members.get(usize::from(*index)).map(|member| &member.node)
     }
@@ -138,8 +166,6 @@ fn log2(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -178,6 +204,22 @@ mod tests {
         let owners: String =
             slots().take(24).map(|slot| plan.owner(slot).unwrap().chars().last().unwrap()).collect();
         assert_eq!(owners, "412202442033344231404132");
+    }
+
+    #[test]
+    fn a_pinned_slot_goes_where_it_is_told_while_that_node_takes_part() {
+        let members: Vec<Member> = (0..5).map(|n| member(n, 100)).collect();
+        let (first, second) = (Slot::new(0).unwrap(), Slot::new(1).unwrap());
+        let pins = [(first, "session-3".into()), (second, "session-9".into())];
+        let free = Plan::of(members.clone());
+        let plan = free.clone().with_pins(pins.clone());
+        let pins = || pins.iter().map(|(slot, node)| (*slot, node));
+        assert_eq!(plan.owner(first).map(|node| &**node), Some("session-3"));
+        assert_ne!(free.owner(first), plan.owner(first));
+        assert_eq!((free.owner(second), plan.is_pinned(second)), (plan.owner(second), false));
+        assert!(plan.is_of(&members, pins()) && !free.is_of(&members, pins()));
+        assert!(!plan.is_of(&members[1..], pins()) && !plan.is_of(&members, std::iter::empty()));
+        assert_eq!(Plan::of([]).with_pins([(first, "session-3".into())]).owner(first), None);
     }
 
     #[test]

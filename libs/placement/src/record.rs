@@ -28,8 +28,8 @@ pub enum Key {
     Slot(Slot),
     /// `epochs/<slot>`
     Epoch(Slot),
-    /// `pins/<session>`
-    Pin(String),
+    /// `pins/<slot>`
+    Pin(Slot),
     /// `registries/<instance>`
     Registry(String),
     /// `gateways/<node>`
@@ -66,7 +66,7 @@ impl Keys {
             Key::Node(node) => format!("{root}nodes/{node}"),
             Key::Slot(slot) => format!("{root}slots/{slot}"),
             Key::Epoch(slot) => format!("{root}epochs/{slot}"),
-            Key::Pin(session) => format!("{root}pins/{session}"),
+            Key::Pin(slot) => format!("{root}pins/{slot}"),
             Key::Registry(instance) => format!("{root}registries/{instance}"),
             Key::Gateway(node) => format!("{root}gateways/{node}"),
             Key::Suspect { node, incarnation, reporter } => {
@@ -85,7 +85,7 @@ impl Keys {
             "nodes" => owned().map(Key::Node),
             "slots" => slot().map(Key::Slot),
             "epochs" => slot().map(Key::Epoch),
-            "pins" => owned().map(Key::Pin),
+            "pins" => slot().map(Key::Pin),
             "registries" => owned().map(Key::Registry),
             "gateways" => owned().map(Key::Gateway),
             "suspects" => {
@@ -160,11 +160,12 @@ pub struct EpochRecord {
     pub epoch: Epoch,
 }
 
-/// A session that was moved by hand: `pins/<session>`.
+/// A slot that was moved by hand: `pins/<slot>`, on a lease that nobody renews. What is pinned is claimed, fenced and handed over
+/// as every other slot is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinRecord {
     v: Version,
-    /// The node that serves it.
+    /// The node that owns it while it takes part.
     pub node: Arc<str>,
 }
 
@@ -389,7 +390,7 @@ mod tests {
             (Key::Node("session-1".into()), "/trunkline/nodes/session-1"),
             (Key::Slot(Slot::new(7).unwrap()), "/trunkline/slots/7"),
             (Key::Epoch(Slot::new(4095).unwrap()), "/trunkline/epochs/4095"),
-            (Key::Pin("v1.k".into()), "/trunkline/pins/v1.k"),
+            (Key::Pin(Slot::new(8).unwrap()), "/trunkline/pins/8"),
             (Key::Registry("tools-1".into()), "/trunkline/registries/tools-1"),
             (Key::Gateway("gateway-1".into()), "/trunkline/gateways/gateway-1"),
             (suspect, "/trunkline/suspects/a.b.0000000000000007/gw/1"),
@@ -399,6 +400,7 @@ mod tests {
         }
         for text in [
             "/trunkline/slots/4096",
+            "/trunkline/pins/v1.k1.007.x",
             "/trunkline/nodes/",
             "/other/nodes/a",
             "/trunkline/x/y",

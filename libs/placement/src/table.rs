@@ -41,7 +41,7 @@ pub struct Table {
     nodes: BTreeMap<Arc<str>, Held<NodeRecord>>,
     slots: Vec<Option<Held<SlotRecord>>>,
     epochs: Vec<Option<Held<EpochRecord>>>,
-    pins: BTreeMap<String, PinRecord>,
+    pins: BTreeMap<Slot, PinRecord>,
     registries: BTreeMap<Arc<str>, RegistryRecord>,
     gateways: BTreeMap<Arc<str>, GatewayRecord>,
     suspects: BTreeMap<(Arc<str>, Incarnation), BTreeSet<String>>,
@@ -158,7 +158,7 @@ impl Table {
             Some(Key::Node(node)) => replace(&mut self.nodes, node.into(), entry.map(held)),
             Some(Key::Slot(slot)) => self.slots[usize::from(slot.number())] = entry.map(held),
             Some(Key::Epoch(slot)) => self.epochs[usize::from(slot.number())] = entry.map(held),
-            Some(Key::Pin(session)) => replace(&mut self.pins, session, read(entry)),
+            Some(Key::Pin(slot)) => replace(&mut self.pins, slot, read(entry)),
             Some(Key::Registry(instance)) => replace(&mut self.registries, instance.into(), read(entry)),
             Some(Key::Gateway(node)) => replace(&mut self.gateways, node.into(), read(entry)),
             Some(Key::Suspect { node, incarnation, reporter }) => {
@@ -234,12 +234,9 @@ impl Table {
         self.suspects.get(&(Arc::clone(node), incarnation))
     }
 
-    /// Sessions that were moved by hand, with the node that serves them, if it shows itself.
-    pub fn pins(&self) -> impl Iterator<Item = (&String, Peer)> {
-        self.pins.iter().filter_map(|(session, pin)| {
-            let node = self.nodes.get(&pin.node)?.record.as_ref()?;
-            Some((session, Peer { address: Arc::clone(&node.address) }))
-        })
+    /// Slots that were moved by hand, and to whom.
+    pub fn pins(&self) -> impl Iterator<Item = (Slot, &Arc<str>)> {
+        self.pins.iter().map(|(slot, pin)| (*slot, &pin.node))
     }
 
     /// The nodes that take new work.

@@ -14,6 +14,7 @@ use self::requests::{Call, Get, List, Read};
 use crate::certificates::{self, Certificates};
 use crate::health::{self, Health};
 use crate::key::{self, Key};
+use crate::move_slot::{self, Move};
 use crate::trace_ui;
 
 const ABOUT: &str = "\
@@ -142,6 +143,9 @@ pub(crate) enum Command {
     /// Makes API keys that callers of the gateway show.
     #[command(after_help = key::EXAMPLES)]
     Key(Key),
+    /// Gives a slot, with the sessions in it, to a node of your choice; where slots are shared through etcd.
+    #[command(after_help = move_slot::EXAMPLES)]
+    Move(Move),
     /// Asks a running process whether it is ready; for health checks of containers.
     #[command(after_help = health::EXAMPLES)]
     Health(Health),

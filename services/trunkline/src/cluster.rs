@@ -72,6 +72,20 @@ impl Default for Config {
     }
 }
 
+/// The cluster as an operator's command sees it.
+pub(crate) fn operators(config: &Config) -> Result<Cluster, Failure> {
+    if config.etcd.is_empty() {
+        return Err(Failure::refused(
+            "cluster.etcd: not set; give the members of the mesh's etcd, for example --set 'cluster.etcd=[\"http://127.0.0.1:2379\"]', \
+             or its file with --config",
+        ));
+    }
+    let seed = u64::from_le_bytes(clock::random().map_err(Failure::failed)?);
+    let refused = |why| Failure::refused(format!("cluster.etcd: {why}"));
+    let store: Arc<dyn LeaseStore> = Arc::new(Etcd::new(&etcd(config)?, seed).map_err(refused)?);
+    Ok(Cluster { store, keys: Keys::new(&config.prefix), now: Arc::new(clock::boot_millis), seed })
+}
+
 /// This process in its cluster.
 pub(crate) struct Member {
     cluster: Cluster,

@@ -13,6 +13,7 @@ mod data;
 mod example;
 mod health;
 mod key;
+mod move_slot;
 mod named;
 mod process;
 mod reload;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::PromptRegistry(flags) => role::run(Role::Prompts, &flags),
         Command::Certificates(arguments) => certificates::run(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Move(asked) => move_slot::run(&asked),
         Command::Health(arguments) => health::run(&arguments),
         Command::Call(call) => return client::run(&client::Command::Call(call)),
         Command::List(list) => return client::run(&client::Command::List(list)),

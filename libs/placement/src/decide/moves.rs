@@ -15,8 +15,13 @@ impl Desk {
             return;
         }
         let leaving = !self.takes_part();
-        let room = if leaving { HANDED_AT_ONCE } else { self.surplus(view) };
-        let Some(hand_over) = self.hand_over(view, leaving, room.min(HANDED_AT_ONCE)) else { return };
+        let room = if leaving { HANDED_AT_ONCE } else { self.surplus(view).min(HANDED_AT_ONCE) };
+        let pinned = || self.hand_over(view, false, HANDED_AT_ONCE, &|slot| self.plan.is_pinned(slot));
+        let is_settled = view.now_ms.saturating_sub(self.planned_ms) >= SETTLED_MS;
+        let chosen = if is_settled && !leaving { pinned() } else { None };
+        let Some(hand_over) = chosen.or_else(|| self.hand_over(view, leaving, room, &|_| true)) else {
+            return;
+        };
         self.handing = true;
         self.window.1 += hand_over.moves.len();
         for moved in &hand_over.moves {
@@ -39,7 +44,13 @@ impl Desk {
     }
 
     /// Slots that go to one and the same node.
-    fn hand_over(&self, view: View<'_>, leaving: bool, room: usize) -> Option<HandOver> {
+    fn hand_over(
+        &self,
+        view: View<'_>,
+        leaving: bool,
+        room: usize,
+        wanted: &dyn Fn(Slot) -> bool,
+    ) -> Option<HandOver> {
         if room == 0 {
             return None;
         }
@@ -50,13 +61,15 @@ impl Desk {
             let Some(target) = self.plan.owner(slot).filter(|target| **target != self.me.node) else {
                 continue;
             };
-            if to.is_some_and(|(chosen, _)| chosen != target) {
+            if to.is_some_and(|(chosen, _)| chosen != target) || !wanted(slot) {
                 continue;
             }
             let Some(moved) = self.movable(view, slot, leaving) else { continue };
             let free = *free.entry(target).or_insert_with(|| {
-                let limit = if leaving { room } else { self.plan.limit(target) };
-                let load = if leaving { 0 } else { view.table.load(target) };
+                // What an operator has moved goes whatever the load.
+                let bounded = !leaving && !self.plan.is_pinned(slot);
+                let limit = if bounded { self.plan.limit(target) } else { room };
+                let load = if bounded { view.table.load(target) } else { 0 };
                 limit.saturating_sub(load).min(room)
             });
             if free == 0 {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use api::Slot;
 use placement::embedded::Embedded;
 use placement::faulty::{Faults, Faulty};
 use placement::port::Op;
@@ -271,12 +272,28 @@ async fn registries_show_themselves_while_they_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pins_are_looked_up() {
+async fn a_pinned_slot_moves_to_its_node_and_back() {
     let mut world = World::new();
     let (a, _) = world.start(1, "a");
-    let key = Keys::new("/trunkline").write(&Key::Pin("v1.k1.abc".into()));
-    world.store.txn(Vec::new(), vec![Op::Put(key, encode(&PinRecord::new("a")), None)]).await.unwrap();
-    let pinned = || a.directory.pinned("v1.k1.abc").map(|peer| peer.address.to_string());
-    world.until("pinned", || pinned() == Some("127.0.0.1:1".into())).await;
-    assert_eq!(a.directory.pinned("v1.k1.other"), None);
+    let (b, _) = world.start(2, "b");
+    world.until("shared", || [&a, &b].iter().all(|node| (1_700..2_400).contains(&node.count()))).await;
+    let owner = |slot| a.directory.holder(slot);
+    let of_a = |slot: &Slot| owner(*slot).is_some_and(|owner| &*owner.node == "a");
+    let slot = (0..Slot::COUNT).filter_map(Slot::new).find(of_a).unwrap();
+    let before = owner(slot).unwrap();
+    let key = Keys::new("/trunkline").write(&Key::Pin(slot));
+    let pin = Op::Put(key.clone(), encode(&PinRecord::new("b")), None);
+    world.store.txn(Vec::new(), vec![pin]).await.unwrap();
+    world.until("moved", || owner(slot).is_some_and(|owner| &*owner.node == "b")).await;
+    assert!(owner(slot).unwrap().epoch > before.epoch);
+    world.store.txn(Vec::new(), vec![Op::Delete(key.clone())]).await.unwrap();
+    advance(Duration::from_secs(60)).await;
+    world.mesh.whole(&[&a, &b]).await;
+    // A node that is not there gets nothing, and nothing waits for it.
+    let pin = Op::Put(key, encode(&PinRecord::new("nobody")), None);
+    world.store.txn(Vec::new(), vec![pin]).await.unwrap();
+    advance(Duration::from_secs(5)).await;
+    world.mesh.whole(&[&a, &b]).await;
+    b.kill();
+    world.mesh.whole(&[&a]).await;
 }

@@ -86,7 +86,7 @@ impl Forward {
         let mut held = None;
         let mut pause = FIRST_PAUSE;
         loop {
-            search.owner = search.look_up(call);
+            search.owner = search.look_up();
             let error = match search.attempt(call, hint.take()).await {
                 Ok(found) if !is_no_answer(call, &found.taken) => return Ok(found),
                 Ok(_) => uncertain("the owner cannot say what became of the request"),
@@ -103,7 +103,7 @@ impl Forward {
             if held.is_none() {
                 held = Some(self.hold(was_accepted).map_err(|full| given_up(call, full))?);
             }
-            if !search.wait(call, pause, limit).await {
+            if !search.wait(pause, limit).await {
                 return Err(given_up(call, error));
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -121,10 +121,8 @@ impl Forward {
 }
 
 impl Search<'_> {
-    fn look_up(&self, call: &Call) -> Option<Peer> {
-        let locator = &self.forward.locator;
-        let pinned = call.session().and_then(|session| locator.pinned(session));
-        pinned.or_else(|| locator.owner(self.slot))
+    fn look_up(&self) -> Option<Peer> {
+        self.forward.locator.owner(self.slot)
     }
 
     fn changes(&mut self) -> &mut Changes {
@@ -146,9 +144,9 @@ impl Search<'_> {
     }
 
     /// Waits until the table has another owner, or for a pause; false if patience ended meanwhile.
-    async fn wait(&mut self, call: &Call, pause: Duration, limit: Instant) -> bool {
+    async fn wait(&mut self, pause: Duration, limit: Instant) -> bool {
         let until = limit.min(Instant::now() + pause);
-        while self.look_up(call) == self.owner {
+        while self.look_up() == self.owner {
             tokio::select! {
                 () = self.changes().next() => {}
                 () = sleep_until(until) => return until < limit,
@@ -273,7 +271,7 @@ impl Search<'_> {
                     }
                 }
                 () = self.changes().next() => {
-                    let owner = self.look_up(call);
+                    let owner = self.look_up();
                     if owner != self.owner && owner.as_ref() != Some(node) {
                         return Err(uncertain(format!("{} is no longer the owner", node.address)));
                     }

@@ -10,6 +10,7 @@ mod canaries;
 mod configuration;
 mod defaults;
 mod lifecycle;
+mod moved;
 mod mtls;
 mod reload;
 mod settings;
