@@ -95,6 +95,7 @@ impl App {
             residents: Residents::default(),
             ready: watch::channel(false).0,
             draining: AtomicBool::new(false),
+            reaches_store: AtomicBool::new(true),
             drain: CancellationToken::new(),
         });
         shared.watch();

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) draining: AtomicBool,
+    /// Whether the store answers this node, as far as was seen.
+    pub(crate) reaches_store: AtomicBool,
     /// Ends listen streams when the node drains.
     pub(crate) drain: tokio_util::sync::CancellationToken,
 }
@@ -147,8 +149,8 @@ impl Shared {
         // Never closed.
         let _place = self.loads.acquire().await.ok();
         let Some(stored) = self.store.load(id).await? else { return Ok(()) };
-        if stored.transport == Transport::HttpSse {
-            // It has ended with its reader, and that with the actor.
+        if stored.transport == Transport::HttpSse || stored.snapshot.ended {
+            // It has ended with its reader, and that with the actor; or its owner never heard that its end was stored.
             return self.store.remove(id, epoch).await;
         }
         let settings = self.facts.settings(&self.registries.catalogue());

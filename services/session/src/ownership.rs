@@ -252,7 +252,10 @@ impl Tenant for Occupant {
         shared.let_go(slots);
         let slots: HashSet<Slot> = slots.iter().copied().collect();
         let until = Instant::now() + QUIET;
-        while shared.residents.any_active_in(&|slot| slots.contains(&slot)) && Instant::now() < until {
+        let busy = || shared.residents.any_active_in(&|slot| slots.contains(&slot));
+        // Where the store does not answer, what is running finishes nothing: the next owner, who may reach it, is not kept waiting.
+        let waits = || shared.reaches_store.load(Ordering::Relaxed) && Instant::now() < until;
+        while waits() && busy() {
             tokio::time::sleep(LOOK).await;
         }
     }

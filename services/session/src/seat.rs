@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::Slot;
@@ -149,6 +150,8 @@ async fn watch_store(shared: Arc<Shared>, claims: Claims) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        claims.store_is(shared.store.is_up().await);
+        let is_up = shared.store.is_up().await;
+        shared.reaches_store.store(is_up, Ordering::Relaxed);
+        claims.store_is(is_up);
     }
 }
