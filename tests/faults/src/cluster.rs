@@ -349,17 +349,25 @@ impl Cluster {
         Ok(owners)
     }
 
-    /// Waits until every slot has an owner.
+    /// Waits until every slot has an owner, and every node about its share: nothing moves any more that no fault moves.
     ///
     /// # Errors
     /// When that takes too long.
     pub async fn settled(&mut self, within: Duration) -> Result<()> {
         let until = Instant::now() + within;
+        let nodes = self.of(Role::Session).count().max(1);
+        let mut before = BTreeMap::new();
         loop {
-            let owned = self.owners().await.map_or(0, |owners| owners.len());
-            if owned == usize::from(SLOTS) {
+            let owners = self.owners().await.unwrap_or_default();
+            let owned = owners.len();
+            let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
+            owners.values().for_each(|node| *shares.entry(node).or_default() += 1);
+            let most = usize::from(SLOTS) / nodes * 11 / 10 + 2;
+            let is_shared = shares.len() == nodes && shares.values().all(|share| *share <= most);
+            if owned == usize::from(SLOTS) && is_shared && owners == before {
                 return Ok(());
             }
+            before = owners;
             let died = self.died();
             anyhow::ensure!(died.is_empty(), "ended by itself: {}", died.join("\n"));
             anyhow::ensure!(
@@ -367,7 +375,7 @@ impl Cluster {
                 "{owned} of {SLOTS} slots have an owner after {} s",
                 within.as_secs()
             );
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(700)).await;
         }
     }
 

@@ -108,6 +108,10 @@ impl Logs {
                 if let Some(removed) = self.removed.remove(*session) {
                     self.missing.entry((*session).to_owned()).or_default().extend(removed);
                 }
+                // The end of a session is written as the whole of it, without its events.
+                if arguments.iter().any(|field| field.contains(r#""ended":true"#)) {
+                    self.missing.remove(*session);
+                }
             }
             ("xadd", ["log", session, stream]) => {
                 let Some(place) = arguments.first().and_then(|id| place(stream, id)) else { return };
@@ -282,6 +286,7 @@ mod tests {
         say(r#""XADD" "{s:7}:log:a:3" "1-3" "m" "x""#);
         say(r#""XADD" "{s:7}:log:b:1" "1-1" "m" "x""#);
         say(r#""UNLINK" "{s:7}:sess:b""#);
+        say(r#""HSET" "{s:7}:sess:b" "ver" "4" "by" "3.ab.9" "head" "{\"level\":null,\"ended\":true}""#);
         let withdrawn: Vec<_> = logs.withdrawn().collect();
         assert_eq!(withdrawn, [("a".to_owned(), Place { stream: "3".into(), epoch: 1, seq: 4 })]);
     }
