@@ -45,11 +45,13 @@ pub struct Shape {
     pub sample: f64,
     /// Settings beyond, `section.key=value`, for all processes.
     pub more: Vec<String>,
+    /// What is run instead of this version's binary, until [`Cluster::upgrade`].
+    pub former: Option<PathBuf>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { sessions: 3, gateways: 2, replicas: 2, wait_replicas: 0, sample: 1.0, more: Vec::new() }
+        Self { sessions: 3, gateways: 2, replicas: 2, wait_replicas: 0, sample: 1.0, more: Vec::new(), former: None }
     }
 }
 
@@ -96,6 +98,8 @@ pub struct Unit {
     /// Where its metrics are.
     pub admin: Option<String>,
     config: PathBuf,
+    /// What is run the next time it is started.
+    program: PathBuf,
 }
 
 /// A running mesh. Everything ends with it.
@@ -166,7 +170,12 @@ impl Cluster {
                 let [port] = free_ports()?;
                 let proxy = Proxy::start(local(port), self.pids.clone(), draw.of(&name)).await?;
                 let config = self.place.data.join(format!("{name}.toml"));
-                self.units.push(Unit { name, role, port, process: None, proxy, admin: None, config });
+                let program = match (role, &shape.former) {
+                    (Role::Ledger, _) => binary("ledger-registry")?,
+                    (_, Some(former)) => former.clone(),
+                    (_, None) => binary("trunkline")?,
+                };
+                self.units.push(Unit { name, role, port, process: None, proxy, admin: None, config, program });
             }
         }
         Ok(())
@@ -293,6 +302,17 @@ impl Cluster {
         self.unit_mut(name)?.start(&place, &ledger, sink).await
     }
 
+    /// Whatever is started from now on is of this version.
+    ///
+    /// # Errors
+    /// When its binary is missing.
+    pub fn upgrade(&mut self) -> Result<()> {
+        let program = binary("trunkline")?;
+        let units = self.units.iter_mut().filter(|unit| unit.role != Role::Ledger);
+        units.for_each(|unit| unit.program.clone_from(&program));
+        Ok(())
+    }
+
     /// Stops one where it stands.
     ///
     /// # Errors
@@ -402,10 +422,7 @@ impl Cluster {
 
 impl Unit {
     async fn start(&mut self, place: &Place, ledger: &Path, sink: SocketAddr) -> Result<()> {
-        let mut command = Command::new(binary(match self.role {
-            Role::Ledger => "ledger-registry",
-            _ => "trunkline",
-        })?);
+        let mut command = Command::new(&self.program);
         if self.role == Role::Ledger {
             command.arg("--ledger").arg(ledger).args(["--name", &self.name]);
             command.args(["--listen", &local(self.port).to_string()]);

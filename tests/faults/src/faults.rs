@@ -73,6 +73,7 @@ pub const ALL: &[Fault] = &[
     ),
     fault("F7", "kill a gateway and the owner together", (2, 1), &[Limit::RecoveryP99(4_000)]),
     fault("F8", "restart all session nodes, gateways and registries in turn", (13, 13), &[]),
+    fault("F9", "upgrade everything from an earlier version, both at work meanwhile", (13, 13), &[Limit::NoErrors]),
     fault("F10", "kill the leader of etcd again and again", (6, 2), &[Limit::Moves(0), Limit::NoErrors]),
     fault("F11", "etcd is down", (1, 1), &[Limit::FailPerMille(1)]),
     fault("F12", "etcd is slow: 2 s", (1, 1), &[Limit::Moves(1)]),
@@ -144,6 +145,12 @@ impl Fault {
         if self.loses_tail() { 24 } else { 0 }
     }
 
+    /// Whether it begins with an earlier version.
+    #[must_use]
+    pub fn needs_former(&self) -> bool {
+        self.name == "F9"
+    }
+
     /// Whether failures must be found in traces.
     #[must_use]
     pub fn is_traced(&self) -> bool {
@@ -194,6 +201,7 @@ pub async fn inject(fault: &Fault, run: &mut Run) -> Result<()> {
         "F6" => processes::killed_gateway(run).await,
         "F7" => processes::killed_gateway_and_owner(run, times).await,
         "F8" => processes::rolled(run).await,
+        "F9" => processes::upgraded(run).await,
         "F10" => stores::etcd_leader(run, times).await,
         "F11" => stores::etcd_down(run).await,
         "F12" => links::etcd_slow(run).await,

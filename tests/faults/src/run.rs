@@ -40,6 +40,8 @@ pub struct Options {
     pub commit: String,
     /// Replicas of each registry.
     pub replicas: usize,
+    /// The binary of an earlier version.
+    pub former: Option<PathBuf>,
 }
 
 /// A run that is under way.
@@ -93,7 +95,8 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let draw = Draw::new(options.seed).of(fault.name);
     let recorder = Recorder::default();
     let _tidy = Tidy(dir.join("data"));
-    let shape = Shape { replicas: options.replicas, ..fault.shape() };
+    let former = options.former.clone().filter(|_| fault.needs_former());
+    let shape = Shape { replicas: options.replicas, former, ..fault.shape() };
     let mut cluster = Cluster::start(&dir, &shape, &draw).await?;
     cluster.settled(PATIENCE).await?;
     let monitors = Monitors::start(&cluster.redis.ports());

@@ -33,6 +33,9 @@ struct Args {
     /// Replicas of each registry.
     #[arg(long, default_value_t = 2)]
     replicas: usize,
+    /// The binary of an earlier version, which F9 begins with and replaces under load: scripts/upgrade builds one.
+    #[arg(long, value_name = "PROGRAM")]
+    former: Option<PathBuf>,
     /// Prints what there is and ends.
     #[arg(long)]
     list: bool,
@@ -51,8 +54,16 @@ fn main() -> Result<ExitCode> {
         chosen.push(Fault::of(name).with_context(|| format!("there is no fault {name}; --list shows all"))?);
     }
     if chosen.is_empty() {
-        chosen.extend(ALL.iter().filter(|fault| !args.quick || QUICK.contains(&fault.name)));
+        let usual = |fault: &&Fault| {
+            let is_possible = !fault.needs_former() || args.former.is_some();
+            is_possible && (!args.quick || QUICK.contains(&fault.name))
+        };
+        chosen.extend(ALL.iter().filter(usual));
     }
+    anyhow::ensure!(
+        args.former.is_some() || !chosen.iter().any(|fault| fault.needs_former()),
+        "F9 needs the binary of an earlier version: --former PROGRAM; scripts/upgrade builds one and runs it"
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let code = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -78,6 +89,7 @@ async fn all(args: &Args, chosen: &[&'static Fault]) -> Result<ExitCode> {
                 out: args.out.clone(),
                 commit: args.commit.clone(),
                 replicas: args.replicas,
+                former: args.former.clone(),
             };
             let well = match run(fault, &options).await {
                 Ok(outcome) => {

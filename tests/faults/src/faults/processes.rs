@@ -97,6 +97,30 @@ pub(super) async fn killed_gateway_and_owner(run: &mut Run, times: usize) -> Res
     Ok(())
 }
 
+/// One process of each role is replaced by one of this version, they work side by side, and then the rest is.
+pub(super) async fn upgraded(run: &mut Run) -> Result<()> {
+    let window = run.begin(Span::Planned, None);
+    run.cluster.upgrade()?;
+    let order = [Role::Session, Role::Gateway, Role::Ledger, Role::Tools, Role::Resources, Role::Prompts];
+    for is_first in [true, false] {
+        for role in order {
+            let names = run.names(role);
+            let (first, rest) = names.split_at(1);
+            for name in if is_first { first } else { rest } {
+                run.injected(format!("replace {name}"));
+                run.cluster.stop(name).await?;
+                run.cluster.restart(name).await?;
+                run.wait(2.0).await;
+            }
+        }
+        if is_first {
+            run.wait(if run.quick { 20.0 } else { 240.0 }).await;
+        }
+    }
+    run.over(&window);
+    Ok(())
+}
+
 /// Every process of the mesh, one after the other, as an upgrade would.
 pub(super) async fn rolled(run: &mut Run) -> Result<()> {
     let window = run.begin(Span::Planned, None);
