@@ -57,6 +57,7 @@ LABEL org.opencontainers.image.title="Trunkline" \
 COPY --from=binary /rootfs /
 # What processes write to, if anything: keys and samples of `up`, and certificates. All else may be read-only.
 COPY --from=binary --chown=65532:65532 /owned /
+# The health check asks the admin listener here; what a file says about it would be overruled, so change it by environment, too.
 ENV PATH=/usr/local/bin \
     TRUNKLINE_DATA=/data \
     TRUNKLINE_ADMIN__LISTEN=127.0.0.1:9090

@@ -61,7 +61,7 @@ class Stack:
 
     def compose(self, *args: str, show: bool = False, check: bool = True, timeout: float = 600) -> str:
         """Runs `docker compose ..` with the settings of this project."""
-        argv = ["docker", "compose", "--file", str(FILE), *(["--progress", "plain"] if show else []), *args]
+        argv = ["docker", "compose", "--file", str(FILE), "--ansi", "auto" if show else "never", *args]
         env = {**os.environ, **self.settings}
         out = None if show else subprocess.PIPE
         try:

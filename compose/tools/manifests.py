@@ -1,0 +1,153 @@
+"""Checks what is shipped for Kubernetes and Prometheus against schemas, against itself and against the binary: `scripts/manifests`.
+
+A check that finds nothing proves nothing, so each is shown mistakes that were planted, and has to find them.
+"""
+
+import copy
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import debian
+import series
+from docker import CACHE, ROOT
+from images import built
+from rendered import Binary, Rendered, render
+
+KUBERNETES = ROOT / "compose" / "kubernetes"
+OVERLAYS = ("development", "production")
+
+
+def container(found: Rendered, role: str) -> dict:
+    return found.role(role)["spec"]["template"]["spec"]["containers"][0]
+
+
+def text_of(found: Rendered, kind: str, name: str) -> dict:
+    """The values of a map whose name ends in a hash of them."""
+    return next(document["data"] for document in found.of(kind) if document["metadata"]["name"].startswith(name))
+
+
+def edit(found: Rendered, kind: str, name: str, key: str, before: str, after: str) -> None:
+    values = text_of(found, kind, name)
+    assert before in values[key], (key, before)
+    values[key] = values[key].replace(before, after)
+
+
+# Each changes the production overlay; the word has to be in what is found.
+PLANTED: list[tuple[str, str, Callable[[Rendered], object]]] = [
+    ("a path that probes ask for", "/ready,", lambda r: container(r, "session")["readinessProbe"]["httpGet"].update(path="/ready")),
+    ("a port that probes ask", "asks port 9091", lambda r: container(r, "gateway")["livenessProbe"]["httpGet"].update(port=9091)),
+    ("the port of a container", "listens on 7101", lambda r: container(r, "session")["ports"][0].update(containerPort=7110)),
+    ("the port of a service", "no container has the port", lambda r: r.named("Service", "gateway")["spec"]["ports"][0].update(targetPort="htpp")),
+    ("a key of the configuration", "drain_grace", lambda r: edit(r, "ConfigMap", "trunkline-config", "trunkline.toml", "drain_grace_s", "drain_grace")),
+    ("a variable of the environment", "TRUNKLINE_STORE__REDDIS", lambda r: text_of(r, "ConfigMap", "trunkline-environment").update(TRUNKLINE_STORE__REDDIS="[]")),
+    ("a flag", "--configuration", lambda r: container(r, "session").update(args=["session", "--configuration", "x"])),
+    ("a subcommand", "tools-registry", lambda r: container(r, "tool-registry")["args"].__setitem__(0, "tools-registry")),
+    ("a grace shorter than the drain", "is killed after 15 s", lambda r: r.role("gateway")["spec"]["template"]["spec"].update(terminationGracePeriodSeconds=15)),
+    ("a series to scale by", "trunkline_session_count", lambda r: r.named("HorizontalPodAutoscaler", "session")["spec"]["metrics"][0]["pods"]["metric"].update(name="trunkline_session_count")),
+    ("the target of an autoscaler", "no Deployment sessions", lambda r: r.named("HorizontalPodAutoscaler", "session")["spec"]["scaleTargetRef"].update(name="sessions")),
+    ("the selector of a budget", "PodDisruptionBudget session: its selector", lambda r: r.named("PodDisruptionBudget", "session")["spec"]["selector"]["matchLabels"].update({"app.kubernetes.io/component": "sessions"})),
+    ("a port in a network policy", "nobody listens on 7102", lambda r: r.named("NetworkPolicy", "trunkline-session")["spec"]["ingress"][0]["ports"][0].update(port=7102)),
+    ("a token that is mounted", "token is mounted", lambda r: r.named("ServiceAccount", "trunkline-session").update(automountServiceAccountToken=True)),
+    ("a number written as text", "replicas", lambda r: r.role("gateway")["spec"].update(replicas="2")),
+    ("a member that does not exist", "terminationGracePeriod", lambda r: r.role("gateway")["spec"]["template"]["spec"].update(terminationGracePeriod=30)),
+    ("a secret that does not exist", "there is no Secret", lambda r: container(r, "gateway")["envFrom"][1]["secretRef"].update(name="trunkline-key")),
+    ("a file that is not mounted", "the program refuses", lambda r: container(r, "gateway")["volumeMounts"].pop()),
+    ("a root file system to write to", "may write", lambda r: container(r, "gateway")["securityContext"].pop("readOnlyRootFilesystem")),
+    ("the host of the ingress", "does not allow the host", lambda r: r.named("Ingress", "gateway")["spec"]["rules"][0].update(host="other.example.com")),
+    ("a certificate of another role", "the program refuses", lambda r: r.role("session")["spec"]["template"]["spec"]["volumes"][1]["secret"].update(secretName="trunkline-mtls-gateway")),
+]
+MISNAMED = [
+    ("sum(trunkline_slots_ownd)", "trunkline_slots_ownd"),
+    ("sum by (node) (trunkline_sessions)", "label node"),
+    ('rate(trunkline_refusals_total{why="rate"}[1m])', "no label why"),
+    ('rate(trunkline_refusals_total{reason="hunger"}[1m])', "never hunger"),
+    ('histogram_quantile(0.9, sum by (le) (rate(mcp_server_operation_seconds_bucket[5m])))', "mcp_server_operation_seconds_bucket"),
+]
+
+
+class Count:
+    """What was checked."""
+
+    passed = failed = 0
+
+    def check(self, what: str, problems: list[str]) -> None:
+        if problems:
+            self.failed += 1
+            print(f"FAILED  {what}", *problems[:10], sep="\n        ", flush=True)
+        else:
+            self.passed += 1
+            print(f"ok      {what}", flush=True)
+
+
+def kubectl() -> str:
+    """One that can kustomize: this machine's, or that of a newer Debian."""
+    own = shutil.which("kubectl")
+    if own and subprocess.run([own, "kustomize", "--help"], capture_output=True, check=False).returncode == 0:
+        return own
+    return str(debian.unpacked("trixie", ["kubernetes-client"], CACHE / "debian") / "usr/bin/kubectl")
+
+
+def prometheus(count: Count) -> None:
+    """The rules are understood, and fire when they should."""
+    promtool = shutil.which("promtool") or str(debian.unpacked(debian.codename(), ["prometheus"], CACHE / "debian") / "usr/bin/promtool")
+    commands = (["check", "config", "--syntax-only", "prometheus.yml"], ["check", "rules", "rules.yml"], ["test", "rules", "rules.test.yml"])
+    for command in commands:
+        done = subprocess.run([promtool, *command], cwd=ROOT / "compose/prometheus", capture_output=True, text=True, check=False)
+        count.check(f"promtool {' '.join(command)}", [done.stdout + done.stderr] if done.returncode else [])
+
+
+def named(count: Count, known: series.Known) -> None:
+    asked = list(series.expressions())
+    found = [problem for where, expression in asked for problem in series.problems(where, expression, known)]
+    count.check(f"{len(asked)} expressions of rules and dashboard use what {len(known)} series have", found)
+    for expression, word in MISNAMED:
+        told = list(series.problems("planted", expression, known))
+        count.check(f"convicts {expression}", [] if any(word in problem for problem in told) else [f"it says: {told}"])
+
+
+def manifests(count: Count, binary: Binary) -> None:
+    tool = kubectl()
+    documents: dict[str, list[dict]] = {}
+    for overlay in OVERLAYS:
+        documents[overlay] = render(KUBERNETES / "overlays" / overlay, tool)
+        found = Rendered(documents[overlay], binary).problems()
+        count.check(f"{overlay}: {len(documents[overlay])} documents", found)
+    for what, word, plant in PLANTED:
+        planted = Rendered(copy.deepcopy(documents["production"]), binary)
+        plant(planted)
+        told = planted.problems()
+        count.check(f"convicts {what}", [] if any(word in problem for problem in told) else [f"it says: {told}"])
+
+
+def placeholders(count: Count, binary: Binary) -> None:
+    """Nobody starts in production with what stands in version control."""
+    environment = {"TRUNKLINE_KEYS__CURRENT": "k1", "TRUNKLINE_KEYS__RING": '{ k1 = "REPLACE" }'}
+    code, said = binary.ask(["session", "--check"], environment)
+    count.check("a placeholder is no key", [] if code == 2 else [f"exit code {code}: {said}"])
+
+
+def main() -> int:
+    count = Count()
+    program = built("trunkline")
+    with tempfile.TemporaryDirectory(prefix="trunkline-manifests-") as work:
+        folder = Path(work)
+        known, paths = series.look(program.parent, folder)
+        made = subprocess.run([str(program), "certificates", "--dir", str(folder / "certificates")], capture_output=True, check=False)
+        count.check("certificates for the check", [] if made.returncode == 0 else [made.stderr.decode()])
+        binary = Binary(str(program), paths, set(known), folder)
+        named(count, known)
+        prometheus(count)
+        manifests(count, binary)
+        placeholders(count, binary)
+    print(f"{count.passed} passed, {count.failed} failed")
+    return 1 if count.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
