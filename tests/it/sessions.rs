@@ -140,8 +140,25 @@ async fn what_waits_behind_the_end_of_a_session_is_told_that_it_is_gone() {
     let principal = api::Principal::default();
     let close = Close { session: session.clone(), revision: None, principal, when_idle: false };
     let _closed = host.close(close).await.unwrap();
-    let mut late = host.deliver(delivery(Some(session), PING)).await.unwrap();
+    let mut late = host.deliver(delivery(Some(session.clone()), PING)).await.unwrap();
     assert!(matches!(late.next().await, Some(Ok(Frame::Accepted { .. }))));
     let Some(Ok(Frame::Answer(answer))) = late.next().await else { panic!("no answer") };
     assert_eq!(answer.status, 404);
+
+    // What an earlier attempt may have begun was not "not found": nobody can tell what came of it.
+    let call = r#"{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"echo"}}"#;
+    for (message, is_again, is_unknown) in
+        [(call, true, true), (call, false, false), (PING, true, false)]
+    {
+        let again = is_again.then(api::session::Again::default);
+        let asked = host.deliver(Delivery { again, ..delivery(Some(session.clone()), message) }).await;
+        match asked {
+            Err(error) => assert!(is_unknown && error.code == api::Code::OutcomeUnknown, "{error:?}"),
+            Ok(mut frames) => {
+                let first = frames.next().await;
+                assert!(!is_unknown, "{first:?}");
+                assert!(matches!(first, Some(Ok(Frame::Refused(answer))) if answer.status == 404));
+            }
+        }
+    }
 }
