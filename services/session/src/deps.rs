@@ -105,6 +105,16 @@ impl Deps {
         Ok(RegistryPeer { address: address.to_owned(), namespace, port })
     }
 
+    /// Keeps sessions there. An owner of fixed slots begins above every epoch that the store was told of: clocks may go back.
+    #[must_use]
+    pub fn keeping_in(mut self, store: Arc<dyn SessionStore>) -> Self {
+        if let Seat::Fixed { epoch } = &mut self.seat {
+            *epoch = (*epoch).max(Epoch(store.past().0.saturating_add(1)));
+        }
+        self.store = store;
+        self
+    }
+
     /// Without etcd the clock stands in for the count of owners: it rises with every start.
     #[must_use]
     pub fn epoch_of_this_start() -> Epoch {

@@ -1,16 +1,21 @@
 //! Where sessions outlive their actors.
 //!
-//! [`SessionStore`] is the port. `memory` keeps sessions in this process, `redis` in Redis; `contract` is the suite that both
-//! pass. Must not decide anything about a conversation, nor know who owns which slot: what is written carries the epoch of
+//! [`SessionStore`] is the port. `memory` keeps sessions in this process, `embedded` in a file of this process, `redis` in Redis;
+//! `contract` is the suite that all of them pass. Must not decide anything about a conversation, nor know who owns which slot: what is written carries the epoch of
 //! its writer, and the store refuses all but the highest it has been told of.
 
 pub mod config;
 mod connect;
 pub mod contract;
+mod embedded;
 #[cfg(debug_assertions)]
 pub mod faulty;
+mod fields;
 mod memory;
+mod names;
 mod redis;
+mod refusals;
+mod restore;
 
 use api::session::Transport;
 use api::{Epoch, Principal, SessionId, Slot};
@@ -21,6 +26,7 @@ use mcp::Json;
 
 pub use self::config::Config;
 pub use self::connect::{ConnectError, Store};
+pub use self::embedded::Refused;
 pub use self::memory::Memory;
 
 /// A stored session.
@@ -144,4 +150,10 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Whether it answers.
     async fn is_up(&self) -> bool;
+
+    /// The highest epoch that it was told of before this process used it, where only one process at a time can: this one has to
+    /// begin above it. 0 where others count the owners.
+    fn past(&self) -> Epoch {
+        Epoch(0)
+    }
 }

@@ -39,7 +39,7 @@ Examples:
       Serves MCP on http://127.0.0.1:8080/mcp, with sample content in ./.trunkline. Clients that only know HTTP+SSE
       (2024-11-05) use http://127.0.0.1:8080/sse
   trunkline up --listen 127.0.0.1:9000 --data /var/lib/trunkline
-      Elsewhere, with its own data
+      Elsewhere, with its own data. Sessions are kept in it: clients go on where they were after a restart
   trunkline up --registry 127.0.0.1:7301 --registry 127.0.0.1:7302=billing
       Also offers what two registry processes hold, the second one's names as billing__NAME
   trunkline up --set 'resource-registry.directories=[{path=\"./docs\", uri=\"file:///docs/\"}]'
@@ -177,9 +177,11 @@ pub(crate) enum Command {
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) flags: Flags,
-    /// Directory of keys, and of resources and prompts unless they are configured; made on the first start.
-    #[arg(long, value_name = "DIR", default_value = ".trunkline", env = "TRUNKLINE_DATA")]
-    pub(crate) data: PathBuf,
+    /// Keeps sessions in DIR: they outlive the process, however it ends. Keys are there too, and resources and prompts unless they
+    /// are configured; all of it is made on the first start. Without --data, keys and samples are in ./.trunkline, and sessions
+    /// live in memory.
+    #[arg(long, value_name = "DIR", env = "TRUNKLINE_DATA")]
+    pub(crate) data: Option<PathBuf>,
     /// Also offers what the registry process at this address holds; may be repeated. It may start and stop at any time.
     #[arg(long, value_name = "HOST:PORT[=NAMESPACE]")]
     pub(crate) registry: Vec<String>,

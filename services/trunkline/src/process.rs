@@ -90,9 +90,15 @@ pub(crate) fn load(flags: &Flags, section: &str) -> Result<Loaded<Config>, Confi
     Ok(loaded)
 }
 
-/// The configuration of `section`, from everywhere. `None` if it was only to be printed, which is done.
-pub(crate) fn configuration(flags: &Flags, section: &str) -> Result<Option<Loaded<Config>>, Failure> {
-    let loaded = load(flags, section)?;
+/// The configuration of `section`, from everywhere, and amended by what else the command line says. `None` if it was only to be
+/// printed, which is done.
+pub(crate) fn configuration(
+    flags: &Flags,
+    section: &str,
+    amend: impl FnOnce(&mut Config),
+) -> Result<Option<Loaded<Config>>, Failure> {
+    let mut loaded = load(flags, section)?;
+    amend(&mut loaded.config);
     telemetry::check(&loaded.config.telemetry).map_err(Failure::refused)?;
     admin::check(&loaded.config.admin).map_err(Failure::refused)?;
     if flags.dump_config {

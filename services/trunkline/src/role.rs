@@ -68,12 +68,12 @@ enum Built {
 
 /// Runs one role.
 pub(crate) fn run(role: Role, flags: &Flags) -> Result<(), Failure> {
-    let Some(mut loaded) = process::configuration(flags, role.name())? else { return Ok(()) };
+    let Some(mut loaded) = process::configuration(flags, role.name(), |_| ())? else { return Ok(()) };
     let keys = keys(role, &loaded)?;
     let mesh = mesh(role, &loaded.config)?;
     if flags.check {
         // Whether somebody answers there is no matter of the configuration.
-        loaded.config.store = Default::default();
+        check_store(&mut loaded.config)?;
         if let Ok(address) = role.address(&loaded.config).parse() {
             check_listen(role, &mesh, address)?;
         }
@@ -172,7 +172,7 @@ async fn build(role: Role, plan: Plan<'_>, process: &Process) -> Result<Built, F
                 deps.seat = member.seat(&config.session.node, dialler)?;
             }
             deps.process = process.clone();
-            deps.store = store(config, process).await?;
+            let deps = deps.keeping_in(store(config, process).await?);
             let neighbours = mesh.dialler(&[tls::Role::Session]).map_err(Failure::refused)?;
             let app = session::App::build(config.session.clone(), deps).map_err(Failure::refused)?;
             Ok(Built::Session(app.passing_on(neighbours)))
@@ -183,8 +183,26 @@ async fn build(role: Role, plan: Plan<'_>, process: &Process) -> Result<Built, F
     }
 }
 
+/// Says what is wrong with where sessions are kept, as far as that shows without asking anybody, and leaves it out.
+pub(crate) fn check_store(config: &mut Config) -> Result<(), Failure> {
+    fits_the_cluster(config)?;
+    Store::check(&config.store).map_err(Failure::refused)?;
+    config.store = Default::default();
+    Ok(())
+}
+
+fn fits_the_cluster(config: &Config) -> Result<(), Failure> {
+    if config.store.file().is_none() || config.cluster.etcd.is_empty() {
+        return Ok(());
+    }
+    let why = "store.file: the nodes of a cluster take sessions over from each other, and cannot from a file of one of them; use \
+               store.redis there, or leave cluster.etcd out";
+    Err(Failure::refused(why))
+}
+
 /// Where sessions are kept.
 pub(crate) async fn store(config: &Config, process: &Process) -> Result<Arc<dyn SessionStore>, Failure> {
+    fits_the_cluster(config)?;
     // A session that nobody touches ends by itself long before the store forgets it.
     let idle = Duration::from_secs(config.session.idle_timeout_s);
     Store::connect(&config.store, idle, &process.metrics).await.map_err(Failure::refused)

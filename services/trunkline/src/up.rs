@@ -21,6 +21,10 @@ use crate::reload::Hands;
 use crate::role::{self, Role};
 use crate::trace_ui::{self, TraceUi};
 
+/// Where keys and samples are, if nothing else is said.
+pub(crate) const DATA: &str = ".trunkline";
+/// The file of sessions in a data directory.
+const SESSIONS: &str = "sessions.redb";
 /// What the URIs of the data directory's resources begin with.
 const DOCS: &str = "file:///docs/";
 
@@ -36,7 +40,9 @@ struct Mesh {
 
 /// Runs everything.
 pub(crate) fn run(up: &Up) -> Result<(), Failure> {
-    let Some(loaded) = process::configuration(&up.flags, Role::Gateway.name())? else { return Ok(()) };
+    let data = up.data.clone();
+    let keep = |config: &mut Config| keep_sessions(config, data.as_deref());
+    let Some(loaded) = process::configuration(&up.flags, Role::Gateway.name(), keep)? else { return Ok(()) };
     if up.flags.check {
         process::runtime()?.block_on(check(up, loaded.config))?;
         return process::accepted();
@@ -54,9 +60,17 @@ pub(crate) fn run(up: &Up) -> Result<(), Failure> {
     })
 }
 
+/// Sessions live in a data directory that was named: whoever names one has something to keep. The default one holds what a
+/// first try needs, and a first try leaves nothing behind that grows.
+fn keep_sessions(config: &mut Config, data: Option<&Path>) {
+    if let Some(data) = data.filter(|_| config.store.file.is_empty() && config.store.redis.is_empty()) {
+        config.store.file = data.join(SESSIONS).to_string_lossy().into_owned();
+    }
+}
+
 /// Builds everything as a start would, without making anything in the data directory.
 async fn check(up: &Up, mut config: Config) -> Result<(), Failure> {
-    config.store = Default::default();
+    role::check_store(&mut config)?;
     up.trace_ui.as_deref().map(trace_ui::check).transpose()?;
     let keys = match config.keys.is_empty() {
         true => KeyRing::single("check", clock::random().map_err(Failure::failed)?),
@@ -71,8 +85,9 @@ async fn start(
     traces: Option<&TraceUi>,
     process: &Process,
 ) -> Result<(Group, Hands), Failure> {
-    let data = config.keys.is_empty().then(|| up.data.clone());
-    let keys = equip(&mut config, &up.data)?;
+    let folder = up.data.as_deref().unwrap_or(Path::new(DATA));
+    let data = config.keys.is_empty().then(|| folder.to_owned());
+    let keys = equip(&mut config, folder)?;
     let listener = role::bind(Role::Gateway, &config).await?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     let built = build(&config, keys.clone(), more(up, &config)?, process).await?;
@@ -136,7 +151,7 @@ async fn build(
     deps.registries.extend(neighbours.map(|(role, port)| neighbour(role, port)));
     deps.registries.extend(more);
     deps.process = process.clone();
-    deps.store = role::store(config, process).await?;
+    let deps = deps.keeping_in(role::store(config, process).await?);
     let session = session::App::build(config.session.clone(), deps).map_err(Failure::refused)?;
     let gate = role::gate(config)?;
     let deps = gateway::Deps {

@@ -3,6 +3,8 @@
 //! A user of Redis for a node needs no more than `~<key_prefix>* -@all +@read +@write +@scripting +role +ping +info +time +wait`,
 //! and `+cluster` in a cluster.
 
+use std::path::Path;
+
 use chassis::config::Secret;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Redis servers, for example ["redis://127.0.0.1:6379"]; the one that says it is the master is used. Empty = sessions live in memory and end with the process.
+    /// Redis servers, for example ["redis://127.0.0.1:6379"]; the one that says it is the master is used. Empty = sessions live in `file`, or in memory and end with the process.
     pub redis: Vec<String>,
     /// Whether these are nodes of a Redis Cluster, which then tells where the others are.
     pub cluster: bool,
@@ -29,6 +31,21 @@ pub struct Config {
     pub allow_eviction: bool,
     /// In front of every key, for servers that are shared. No braces and no spaces.
     pub key_prefix: String,
+    /// File that sessions live in instead, on a disk of this machine; no other process may use it. `up --data DIR` takes DIR/sessions.redb where this is empty and there is no Redis; "none" = it does not.
+    pub file: String,
+    /// Most commits that share one write of the file to the disk.
+    pub file_group: usize,
+}
+
+impl Config {
+    /// The file that sessions live in, if they do.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        Some(Path::new(&self.file)).filter(|_| !self.file.is_empty() && self.file != Self::NO_FILE)
+    }
+
+    /// Stands for no file where one would be taken otherwise.
+    const NO_FILE: &str = "none";
 }
 
 fn is_empty(secret: &Secret) -> bool {
@@ -47,6 +64,8 @@ impl Default for Config {
             wait_ms: 50,
             allow_eviction: false,
             key_prefix: String::new(),
+            file: String::new(),
+            file_group: 256,
         }
     }
 }

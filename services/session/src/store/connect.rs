@@ -11,6 +11,7 @@ use ::redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, T
 use chassis::metrics::Metrics;
 
 use super::config::Config;
+use super::embedded::{self, Embedded, Refused};
 use super::redis::{Redis, Seen, Servers, Settings};
 use super::{Memory, SessionStore};
 
@@ -73,6 +74,9 @@ pub enum ConnectError {
         /// What it does.
         policy: String,
     },
+    /// A file that cannot be used.
+    #[error(transparent)]
+    Embedded(#[from] Refused),
 }
 
 /// See the module.
@@ -89,11 +93,34 @@ impl Store {
         idle: Duration,
         metrics: &Metrics,
     ) -> Result<Arc<dyn SessionStore>, ConnectError> {
-        if config.redis.is_empty() {
-            return Ok(Arc::new(Memory::default()));
+        match (config.file(), config.redis.is_empty()) {
+            (Some(_), false) => Err(both()),
+            (None, false) => Ok(Arc::new(redis(config, idle, metrics, PATIENCE).await?)),
+            (None, true) => Ok(Arc::new(Memory::default())),
+            (Some(path), true) => {
+                let settings = embedded::Settings { life: idle + MARGIN, group: config.file_group };
+                Ok(Arc::new(Embedded::open(path, settings, metrics)?))
+            }
         }
-        Ok(Arc::new(redis(config, idle, metrics, PATIENCE).await?))
     }
+
+    /// Says what is wrong with the settings, and with the file if there is one, without touching it. Nobody is asked whether he is
+    /// there.
+    ///
+    /// # Errors
+    /// [`ConnectError`], which names the setting.
+    pub fn check(config: &Config) -> Result<(), ConnectError> {
+        match config.file() {
+            Some(_) if !config.redis.is_empty() => Err(both()),
+            Some(path) => Ok(embedded::examine(path)?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn both() -> ConnectError {
+    let why = "sessions cannot live in Redis and in a file".to_owned();
+    ConnectError::Setting { key: "store.redis and store.file", why }
 }
 
 /// The same, for a store in Redis.

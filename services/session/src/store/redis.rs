@@ -7,10 +7,8 @@ mod call;
 mod dial;
 mod doubt;
 mod examine;
-mod fields;
 mod keys;
 mod line;
-mod restore;
 mod script;
 mod wait;
 
@@ -32,11 +30,12 @@ use self::dial::Dialler;
 pub(super) use self::dial::Servers;
 use self::doubt::Doubts;
 pub(super) use self::examine::Seen;
-use self::fields::Parts;
 use self::keys::Keys;
 use self::line::{Failure, Line, Link};
 use self::script::SCRIPTS;
-use super::{Answered, Commit, Fenced, SessionStore, Stored};
+use super::fields::{self, Parts};
+use super::refusals::Refusals;
+use super::{Answered, Commit, Fenced, SessionStore, Stored, names, restore};
 use crate::host::ROLE;
 
 /// Slots that are fenced at the same time.
@@ -69,10 +68,7 @@ pub(super) struct Redis {
 }
 
 struct Counts {
-    stale: Counter,
-    regress: Counter,
-    conflict: Counter,
-    down: Counter,
+    refusals: Refusals,
     refused_short: Counter,
     went_short: Counter,
 }
@@ -289,7 +285,7 @@ impl Redis {
                 return Ok(Some(outline.stored));
             }
             let mut pipeline = Pipeline::new();
-            pipeline.cmd("HMGET").arg(&session).arg(keys::VERSION).arg(keys::BY);
+            pipeline.cmd("HMGET").arg(&session).arg(names::VERSION).arg(names::BY);
             for (stream, _) in &outline.logs {
                 pipeline.cmd("XRANGE").arg(self.keys.log(id, *stream)).arg("-").arg("+");
             }
@@ -313,7 +309,7 @@ impl Redis {
     }
 
     fn refused<T>(&self, outcome: Result<T, CommitRefusal>) -> Result<T, CommitRefusal> {
-        outcome.inspect_err(|refusal| _ = self.counts.of(*refusal).inc())
+        self.counts.refusals.count(outcome)
     }
 }
 
@@ -412,7 +408,7 @@ impl SessionStore for Redis {
         let values = line.read(&pipeline).await.map_err(|failure| self.failed(&failure))?;
         let fields = values.into_iter().nth(1).map(Vec::<String>::from_redis_value);
         let fields = fields.and_then(Result::ok).unwrap_or_default();
-        let stream = |field: &String| Some(StreamId(field.strip_prefix(keys::STREAM)?.parse().ok()?));
+        let stream = |field: &String| Some(StreamId(field.strip_prefix(names::STREAM)?.parse().ok()?));
         self.renew(id, fields.iter().filter_map(stream)).await;
         Ok(())
     }
@@ -440,26 +436,13 @@ impl SessionStore for Redis {
 
 impl Counts {
     fn new(metrics: &Metrics) -> Self {
-        let (refusals, shorts) = ("trunkline_store_refusals", "trunkline_store_replicas_late");
-        let refusal = |why| metrics.counter(refusals, "What the session store refused", &[("reason", why)]);
+        let shorts = "trunkline_store_replicas_late";
         let short =
             |then| metrics.counter(shorts, "Commits that replicas did not have in time", &[("then", then)]);
         Self {
-            stale: refusal("stale"),
-            regress: refusal("regress"),
-            conflict: refusal("conflict"),
-            down: refusal("down"),
+            refusals: Refusals::new(metrics),
             refused_short: short("refused"),
             went_short: short("delivered"),
-        }
-    }
-
-    const fn of(&self, refusal: CommitRefusal) -> &Counter {
-        match refusal {
-            CommitRefusal::Stale => &self.stale,
-            CommitRefusal::Regress => &self.regress,
-            CommitRefusal::Conflict => &self.conflict,
-            CommitRefusal::Down => &self.down,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Sessions in Redis, with servers that the tests start: `redis-server` 7 has to be a command. One server, a primary with its
-//! replica, a cluster; each with what goes wrong there.
+//! replica, a cluster; each with what goes wrong there. And in a file, as far as the walks go.
 
 #![allow(
     clippy::unwrap_used,

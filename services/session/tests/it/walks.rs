@@ -1,12 +1,14 @@
 //! Whatever a real session commits comes back from the store as it was.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use api::Epoch;
 use machines::{Change, Effect};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use session::store::Commit;
+use session::store::{Commit, Config, SessionStore};
+use tokio::runtime::Runtime;
 
 use crate::alphabet::{self, Move, OLDER};
 use crate::server::{Server, config, connect};
@@ -53,21 +55,18 @@ async fn play(writer: &mut Writer, commits: &[Vec<Change>]) {
     assert_eq!(writer.store.remove(&writer.id, writer.epoch).await, Ok(()));
 }
 
-#[test]
-fn what_a_session_commits_is_what_is_loaded() {
-    let server = Server::start(&[]);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let store = runtime.block_on(connect(&config(&[&server])));
+/// Plays random walks against a store.
+fn play_walks(runtime: &Runtime, store: &Arc<dyn SessionStore>, cases: u32) {
     let slot = Cell::new(0);
     let walks = (0_usize..4, proptest::collection::vec(any::<u16>(), 1..120));
-    let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let most = Cell::new(0);
     let played = TestRunner::new(config).run(&walks, |(revision, steps)| {
         let commits = commits(revision, &steps);
         slot.set((slot.get() + 1) % 4096);
         runtime.block_on(async {
             // What is shrunk comes in other slots.
-            let mut writer = Writer::begin_in(&store, slot.get(), 1).await;
+            let mut writer = Writer::begin_in(store, slot.get(), 1).await;
             play(&mut writer, &commits).await;
         });
         most.set(most.get().max(commits.len()));
@@ -75,6 +74,27 @@ fn what_a_session_commits_is_what_is_loaded() {
     });
     played.unwrap();
     assert!(most.get() > 20, "walks that commit little prove little: {}", most.get());
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn what_a_session_commits_is_what_is_loaded() {
+    let server = Server::start(&[]);
+    let runtime = runtime();
+    let store = runtime.block_on(connect(&config(&[&server])));
+    play_walks(&runtime, &store, 400);
     let left: Vec<String> = runtime.block_on(server.ask(&["KEYS", "*:[sld]*:v1*"]));
     assert_eq!(left, [""; 0], "removed sessions leave nothing");
+}
+
+#[test]
+fn what_a_session_commits_is_what_is_loaded_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sessions.redb").to_str().unwrap().to_owned();
+    let runtime = runtime();
+    let store = runtime.block_on(connect(&Config { file, ..Config::default() }));
+    play_walks(&runtime, &store, 100);
 }

@@ -9,6 +9,7 @@ mod callers;
 mod canaries;
 mod configuration;
 mod defaults;
+mod kept;
 mod lifecycle;
 mod moved;
 mod mtls;

@@ -4,10 +4,9 @@ use api::SessionId;
 use machines::{CommitRefusal, StreamId};
 use redis::{Cmd, FromRedisValue as _, Value};
 
-use super::fields::Step;
 use super::keys::Keys;
-use super::restore;
-use crate::store::Answered;
+use crate::store::fields::Step;
+use crate::store::{Answered, restore};
 
 /// What a script answers.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! script can check the fence and write.
 
 use api::{SessionId, Slot};
-use machines::{CallId, StreamId};
+use machines::StreamId;
 
 /// See the module. Ids hold nothing but letters, digits, `.`, `-` and `_`; the prefix holds no brace.
 #[derive(Debug, Clone)]
@@ -39,37 +39,4 @@ impl Keys {
     pub(super) fn done(&self, id: &SessionId) -> String {
         format!("{}{{s:{}}}:done:{id}", self.prefix, id.slot())
     }
-}
-
-/// Form of the fields.
-pub(super) const SCHEMA: &str = "v";
-/// Number of commits.
-pub(super) const VERSION: &str = "ver";
-/// Who committed last.
-pub(super) const BY: &str = "by";
-/// The principal.
-pub(super) const WHO: &str = "who";
-/// The way it was begun in.
-pub(super) const TRANSPORT: &str = "transport";
-/// Handshake, level, end.
-pub(super) const HEAD: &str = "head";
-/// The numbers that only rise.
-pub(super) const NUMBERS: &str = "num";
-/// In front of a call.
-pub(super) const CALL: &str = "j:";
-/// In front of a stream.
-pub(super) const STREAM: &str = "t:";
-/// In front of a watched resource.
-pub(super) const WATCHED: &str = "sub:";
-
-pub(super) fn call(call: CallId) -> String {
-    format!("{CALL}{}", call.0)
-}
-
-pub(super) fn stream(stream: StreamId) -> String {
-    format!("{STREAM}{}", stream.0)
-}
-
-pub(super) fn watched(uri: &str) -> String {
-    format!("{WATCHED}{uri}")
 }

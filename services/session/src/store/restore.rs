@@ -10,8 +10,7 @@ use mcp::scan::Limits;
 use serde::de::DeserializeOwned;
 
 use super::fields::Head;
-use super::keys;
-use crate::store::Stored;
+use super::{Stored, names};
 
 /// Why what is stored cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +41,7 @@ pub(super) fn outline(fields: Vec<(String, Vec<u8>)>) -> Result<Option<Outline>,
     if fields.is_empty() {
         return Ok(None);
     }
-    let form = fields.iter().find(|(name, _)| name == keys::SCHEMA).map(|(_, value)| value.as_slice());
+    let form = fields.iter().find(|(name, _)| name == names::SCHEMA).map(|(_, value)| value.as_slice());
     if form != Some(Snapshot::VERSION.to_string().as_bytes()) {
         let form = form.map_or_else(|| "unknown".into(), |form| form.escape_ascii().to_string());
         return Err(Unreadable::Form(form));
@@ -57,13 +56,13 @@ pub(super) fn outline(fields: Vec<(String, Vec<u8>)>) -> Result<Option<Outline>,
     let mut owner = None;
     for (name, value) in fields {
         let damaged = || Unreadable::Damaged(name.clone());
-        if name == keys::WHO {
+        if name == names::WHO {
             owner = Some(principal(&value).ok_or_else(damaged)?);
         } else {
             outline.read(&name, &value).ok_or_else(damaged)?;
         }
     }
-    outline.stored.principal = owner.ok_or_else(|| Unreadable::Damaged(keys::WHO.into()))?;
+    outline.stored.principal = owner.ok_or_else(|| Unreadable::Damaged(names::WHO.into()))?;
     outline.logs.sort_unstable();
     Ok(Some(outline))
 }
@@ -74,21 +73,21 @@ impl Outline {
         let text = std::str::from_utf8(value).ok()?;
         let snapshot = &mut self.stored.snapshot;
         match name {
-            keys::SCHEMA => {}
-            keys::BY => text.clone_into(&mut self.by),
-            keys::VERSION => self.stored.version = text.parse().ok()?,
-            keys::TRANSPORT => {
+            names::SCHEMA => {}
+            names::BY => text.clone_into(&mut self.by),
+            names::VERSION => self.stored.version = text.parse().ok()?,
+            names::TRANSPORT => {
                 self.stored.transport = match text {
                     "streamable" => Transport::Streamable,
                     "http_sse" => Transport::HttpSse,
                     _ => return None,
                 }
             }
-            keys::HEAD => {
+            names::HEAD => {
                 let Head { handshake, level, ended } = read(value)?;
                 (snapshot.handshake, snapshot.level, snapshot.ended) = (handshake, level, ended);
             }
-            keys::NUMBERS => {
+            names::NUMBERS => {
                 let mut numbers = text.split(' ').map(|number| number.parse().ok());
                 let mut next = || numbers.next().flatten();
                 (snapshot.next_stream, snapshot.next_call, snapshot.next_ask) = (next()?, next()?, next()?);
@@ -100,11 +99,11 @@ impl Outline {
 
     fn read_entry(&mut self, name: &str, text: &str) -> Option<()> {
         let snapshot = &mut self.stored.snapshot;
-        if let Some(uri) = name.strip_prefix(keys::WATCHED) {
+        if let Some(uri) = name.strip_prefix(names::WATCHED) {
             snapshot.subscriptions.insert(uri.to_owned());
-        } else if let Some(call) = name.strip_prefix(keys::CALL) {
+        } else if let Some(call) = name.strip_prefix(names::CALL) {
             snapshot.journal.insert(CallId(call.parse().ok()?), read(text.as_bytes())?);
-        } else if let Some(stream) = name.strip_prefix(keys::STREAM) {
+        } else if let Some(stream) = name.strip_prefix(names::STREAM) {
             let stream = StreamId(stream.parse().ok()?);
             let (count, log) = text.split_once(' ')?;
             let count: usize = count.parse().ok()?;

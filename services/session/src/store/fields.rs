@@ -12,7 +12,7 @@ use mcp::Json;
 use mcp::log::Level;
 use serde::{Deserialize, Serialize};
 
-use super::keys;
+use super::names;
 
 /// What is to be done to the keys of a session.
 #[derive(Debug, Default)]
@@ -96,9 +96,9 @@ pub(super) fn identity(principal: &Principal, transport: Transport) -> [(String,
         Transport::HttpSse => "http_sse",
     };
     [
-        (keys::SCHEMA.to_owned(), Snapshot::VERSION.to_string()),
-        (keys::WHO.to_owned(), text(&(subject, issuer, tenant, client))),
-        (keys::TRANSPORT.to_owned(), transport.to_owned()),
+        (names::SCHEMA.to_owned(), Snapshot::VERSION.to_string()),
+        (names::WHO.to_owned(), text(&(subject, issuer, tenant, client))),
+        (names::TRANSPORT.to_owned(), transport.to_owned()),
     ]
 }
 
@@ -134,14 +134,14 @@ impl Touched<'_> {
         let mut parts = Parts::default();
         if self.head {
             let (handshake, level, ended) = (after.handshake.clone(), after.level, after.ended);
-            parts.set.push((keys::HEAD.to_owned(), text(&Head { handshake, level, ended })));
+            parts.set.push((names::HEAD.to_owned(), text(&Head { handshake, level, ended })));
         }
         if self.numbers {
             let numbers = format!("{} {} {}", after.next_stream, after.next_call, after.next_ask);
-            parts.set.push((keys::NUMBERS.to_owned(), numbers));
+            parts.set.push((names::NUMBERS.to_owned(), numbers));
         }
         for uri in self.watched {
-            let field = keys::watched(uri);
+            let field = names::watched(uri);
             match after.subscriptions.contains(uri) {
                 true => parts.set.push((field, String::new())),
                 false => parts.delete.push(field),
@@ -149,15 +149,15 @@ impl Touched<'_> {
         }
         for call in self.calls {
             match after.journal.get(&call) {
-                Some(entry) => parts.set.push((keys::call(call), text(entry))),
-                None => parts.delete.push(keys::call(call)),
+                Some(entry) => parts.set.push((names::call(call), text(entry))),
+                None => parts.delete.push(names::call(call)),
             }
         }
         for (stream, trace) in self.streams {
             match after.streams.get(&stream) {
                 Some(log) => parts.stream(stream, &trace, log),
                 None => {
-                    parts.delete.push(keys::stream(stream));
+                    parts.delete.push(names::stream(stream));
                     parts.logs.push((stream, Step::Drop));
                 }
             }
@@ -169,7 +169,7 @@ impl Touched<'_> {
 impl Parts {
     fn stream(&mut self, stream: StreamId, trace: &Trace, log: &StreamLog) {
         let bare = StreamLog { events: VecDeque::new(), bytes: 0, ..log.clone() };
-        self.set.push((keys::stream(stream), format!("{} {}", log.events.len(), text(&bare))));
+        self.set.push((names::stream(stream), format!("{} {}", log.events.len(), text(&bare))));
         if trace.is_new || (trace.is_trimmed && log.events.is_empty()) {
             self.logs.push((stream, Step::Drop));
         }
