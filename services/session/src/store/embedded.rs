@@ -38,7 +38,9 @@ use crate::host::ROLE;
 /// Orders that may wait for the thread. Whoever finds no place waits for one, and hears in the end that the store is down.
 const QUEUE: usize = 1024;
 /// How long anything may take, the wait for a place included.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long slots may take: without them there is nothing to be done.
+const FENCING: Duration = Duration::from_secs(30);
 /// How long the end of the process waits for the file to be closed.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -108,9 +110,13 @@ impl Embedded {
     /// Has something done, and hears what came of it. Whoever hears nothing in time takes it back if it was not begun; if it was,
     /// the keeper knows that nobody heard.
     async fn ask(&self, order: Order) -> Said {
+        self.ask_for(order, PATIENCE).await
+    }
+
+    async fn ask_for(&self, order: Order, patience: Duration) -> Said {
         let down = Said::Refused(CommitRefusal::Down);
         let Some(orders) = &self.orders else { return down };
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience;
         let Ok(Ok(place)) = timeout_at(until, orders.reserve()).await else { return down };
         let (heard, mut said) = oneshot::channel();
         place.send(Errand { order, heard });
@@ -172,7 +178,7 @@ fn stored(version: u64, mut rows: Rows) -> Result<Stored, restore::Unreadable> {
 #[async_trait]
 impl SessionStore for Embedded {
     async fn fence(&self, slots: &[(Slot, Epoch)]) -> Vec<Fenced> {
-        let said = self.ask(Order::Fence(slots.to_vec())).await;
+        let said = self.ask_for(Order::Fence(slots.to_vec()), FENCING).await;
         let Said::Fenced(fenced) = said else { return vec![Fenced::Down; slots.len()] };
         fenced
     }
