@@ -53,7 +53,8 @@ class Bench:
     def _role(self, role: str, settings: list[str]):
         flags = [arg for setting in [*UNBOUND, *settings, *self.settings] for arg in ("--set", setting)]
         said = "gateway" if role == "up" else role
-        more = ["--data", str(self.mesh.work / f"data-{self._number}")] if role == "up" else []
+        # Sessions in memory, as without --data; a later `--set store.file=..` measures the other.
+        more = ["--data", str(self.mesh.work / f"data-{self._number}"), "--set", "store.file=none"] if role == "up" else []
         return self._start(self.trunkline, role, "--listen", "127.0.0.1:0", *more, *flags, said=said)
 
     def effective(self) -> dict:

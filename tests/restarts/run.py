@@ -12,7 +12,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,11 +19,12 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
 
+import disk  # noqa: E402
 from mesh import Mesh, Process, exit_on_signals  # noqa: E402
 from wire import Answer, Session, request  # noqa: E402
 
@@ -268,10 +268,8 @@ class Server:
         """Starts it, and waits until it serves; the URL."""
         self._starts += 1
         data = str(self._mesh.work / "data")
-        self.process = self._mesh.start(
-            f"up-{self._starts}", "trunkline", "up", "--listen", "127.0.0.1:0", "--data", data,
-            "--registry", self._registry_at, "--set", "session.max_sessions_per_principal=0",
-        )
+        where = ["--listen", "127.0.0.1:0", "--data", data, "--registry", self._registry_at]
+        self.process = self._mesh.start(f"up-{self._starts}", "trunkline", "up", *where)
         return self.process.address("gateway")
 
 
@@ -328,6 +326,7 @@ def main() -> int:
         with Mesh(args.binaries, work) as mesh:
             ledger = work / "ledger.jsonl"
             restarts(Server(mesh, ledger), ledger, args.rounds, random.Random(args.seed), tally)
+            disk.checks(mesh, tally)
     finally:
         if args.keep:
             print(f"kept: {work}")

@@ -1,6 +1,6 @@
-//! How many commits a store takes: `cargo run --release -p session --example store_speed -- redis://127.0.0.1:6379`, or without
-//! an address for memory. Each client has a session of its own and commits what a tool call commits: that it begins, and that
-//! it has ended.
+//! How many commits a store takes: `cargo run --release -p session --example store_speed -- redis://127.0.0.1:6379`, with the path
+//! of a file for that (and the most commits that share a write), or without anything for memory. Each client has a session of
+//! its own and commits what a tool call commits: that it begins, and that it has ended.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,12 +26,15 @@ const TIME: Duration = Duration::from_secs(3);
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let mut arguments = std::env::args().skip(1);
-    let redis: Vec<String> = arguments.next().into_iter().collect();
-    let wait_replicas = arguments.next().map_or(0, |number| number.parse().unwrap());
-    let config = Config { redis, wait_replicas, ..Config::default() };
+    let place = arguments.next().unwrap_or_default();
+    let number = arguments.next().map(|number| number.parse().unwrap());
+    let config = match place.starts_with("redis") {
+        true => Config { redis: vec![place], wait_replicas: number.unwrap_or_default(), ..Config::default() },
+        false => Config { file: place, file_group: number.unwrap_or(256), ..Config::default() },
+    };
     let store = Store::connect(&config, Duration::from_secs(1800), &Metrics::default()).await.unwrap();
     println!("clients  commits/s  ms each  CPU s per 1,000 of this process");
-    for clients in [1, 16, 64] {
+    for clients in [1, 16, 64, 200] {
         let (began, cpu) = (Instant::now(), cpu());
         let run = |client: u8| tokio::spawn(call_and_call(store.clone(), client, began + TIME));
         let mut commits = 0;

@@ -249,7 +249,9 @@ impl Host {
         Ok(match self.hand_over((&id, epoch), visitor, letter).await? {
             Ok(frames) => accepted_and_more(frames),
             // Its owner may have begun it: "not found" would say that nothing was done.
-            Err(Undelivered::Unknown) if delivery.again.is_some() && message.method() == Some(Method::ToolsCall.as_str()) => {
+            Err(Undelivered::Unknown)
+                if delivery.again.is_some() && message.method() == Some(Method::ToolsCall.as_str()) =>
+            {
                 return Err(Error::new(Code::OutcomeUnknown, "the session of the call is gone"));
             }
             Err(undelivered) => undelivered.answer(request_id.as_ref()),

@@ -87,7 +87,7 @@ pub(super) fn open(path: &Path) -> Result<Database, Refused> {
     let mut database = reopen(path)?;
     let begun = begin(&database);
     begun.map_err(|error| unusable(path, &error))?;
-    compact(path, &mut database);
+    compact(path, &mut database, SMALL);
     Ok(database)
 }
 
@@ -234,10 +234,10 @@ fn begin(database: &Database) -> Result<(), redb::Error> {
 }
 
 /// Gives room back that sessions have left behind, where it is much and what stays is little.
-fn compact(path: &Path, database: &mut Database) {
+fn compact(path: &Path, database: &mut Database, small: u64) {
     let length = || fs::metadata(path).map_or(0, |file| file.len());
     let before = length();
-    if before < SMALL {
+    if before < small {
         return;
     }
     let held = || -> Result<u64, redb::Error> {

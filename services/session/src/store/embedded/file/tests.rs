@@ -25,6 +25,14 @@ fn refused(path: &Path) -> Refused {
     refused
 }
 
+fn write(database: &Database, work: &dyn Fn(&mut tables::Book<'_>)) {
+    let txn = database.begin_write().unwrap();
+    let mut book = tables::Book::open(&txn).unwrap();
+    work(&mut book);
+    drop(book);
+    txn.commit().unwrap();
+}
+
 #[test]
 fn it_is_made_once_for_this_user_alone_and_opened_again() {
     let (folder, path) = made();
@@ -102,13 +110,7 @@ fn one_process_at_a_time() {
 fn damage_is_found_wherever_it_is() {
     let (folder, path) = made();
     let database = open(&path).unwrap();
-    let txn = database.begin_write().unwrap();
-    let mut book = tables::Book::open(&txn).unwrap();
-    for n in 0..200 {
-        book.stamp(&format!("session {n}"), n, n).unwrap();
-    }
-    drop(book);
-    txn.commit().unwrap();
+    write(&database, &|book| (0..200).for_each(|n| book.stamp(&format!("session {n}"), n, n).unwrap()));
     drop(database);
     let whole = fs::read(&path).unwrap();
     let copy = folder.path().join("sessions.redb");
@@ -137,4 +139,32 @@ fn damage_is_found_wherever_it_is() {
         fs::write(&copy, &whole[..length]).unwrap();
         refused(&copy);
     }
+}
+
+#[test]
+fn what_sessions_left_behind_is_given_back() {
+    let (_folder, path) = made();
+    let mut database = open(&path).unwrap();
+    let length = || fs::metadata(&path).unwrap().len();
+    let large = crate::store::fields::Parts {
+        set: vec![("head".to_owned(), "x".repeat(900 << 10))],
+        ..Default::default()
+    };
+    for n in 0..16 {
+        write(&database, &|book| book.apply(&format!("session {n}"), &large).unwrap());
+    }
+    let full = length();
+    assert!(full > 14 << 20, "{full}");
+    compact(&path, &mut database, 1 << 20);
+    assert_eq!(length(), full, "all of it is in use");
+    for n in 1..16 {
+        write(&database, &|book| book.remove(&format!("session {n}")).unwrap());
+    }
+    compact(&path, &mut database, 1 << 20);
+    assert!(length() < 4 << 20, "{}", length());
+    drop(database);
+    let database = open(&path).unwrap();
+    let txn = database.begin_write().unwrap();
+    let rows = tables::Book::open(&txn).unwrap().rows("session 0").unwrap();
+    assert_eq!(rows.fields[0].1.len(), 900 << 10);
 }
