@@ -246,12 +246,11 @@ impl Host {
             scope: scope.clone(),
         };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
+        let is_call = message.method() == Some(Method::ToolsCall.as_str());
         Ok(match self.hand_over((&id, epoch), visitor, letter).await? {
             Ok(frames) => accepted_and_more(frames),
             // Its owner may have begun it: "not found" would say that nothing was done.
-            Err(Undelivered::Unknown)
-                if delivery.again.is_some() && message.method() == Some(Method::ToolsCall.as_str()) =>
-            {
+            Err(Undelivered::Unknown) if is_call && delivery.again.is_some() => {
                 return Err(Error::new(Code::OutcomeUnknown, "the session of the call is gone"));
             }
             Err(undelivered) => undelivered.answer(request_id.as_ref()),
