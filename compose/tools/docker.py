@@ -118,7 +118,7 @@ class OwnEngine:
 
 def install_engine() -> None:
     """The engine's programs, by the system's package manager; nothing is started by that."""
-    if shutil.which("dockerd") or Path("/usr/sbin/dockerd").exists():
+    if shutil.which("docker") and (shutil.which("dockerd") or Path("/usr/sbin/dockerd").exists()):
         return
     say("installing docker.io and iptables")
     policy = Path("/usr/sbin/policy-rc.d")
@@ -128,6 +128,8 @@ def install_engine() -> None:
         policy.chmod(0o755)
     try:
         debian.run([str(ROOT / "scripts" / "install"), "dockerd=docker.io", "iptables=iptables", "ip=iproute2"])
+        # Newer Debians have the command in a package of its own.
+        debian.run([str(ROOT / "scripts" / "install"), "docker=docker-cli"])
     finally:
         if ours:
             policy.unlink()

@@ -42,6 +42,10 @@ LOGS = ROOT / "target" / "test-logs" / "compose"
 SUM = {"name": "calculator", "arguments": {"operation": "add", "a": 2, "b": 40}}
 
 
+class Over(Exception):
+    """Time is up, or somebody wants the end: no step goes on."""
+
+
 class Proof:
     """The steps, and how many of them went well."""
 
@@ -332,9 +336,13 @@ def begin_engine() -> engine.OwnEngine | None:
     if engine.engine_answers():
         say("using the container engine of this machine")
         return None
-    own = engine.OwnEngine()
     try:
         engine.install_engine()
+    except Trouble as trouble:
+        print(f"FAILED  the container engine cannot be installed: {trouble}\n0 passed, 1 failed")
+        sys.exit(1)
+    own = engine.OwnEngine()
+    try:
         own.start()
     except Trouble as trouble:
         own.stop()
@@ -345,7 +353,7 @@ def begin_engine() -> engine.OwnEngine | None:
 
 
 def out_of_time(number: int, _frame) -> None:
-    raise Trouble(f"not done after {LIMIT_S} s" if number == signal.SIGALRM else f"ended by signal {number}")
+    raise Over(f"not done after {LIMIT_S} s" if number == signal.SIGALRM else f"ended by signal {number}")
 
 
 def main() -> int:
@@ -359,11 +367,14 @@ def main() -> int:
     try:
         engine.need_plugins()
         proof.run()
-    except Trouble as trouble:
+    except (Trouble, Over) as trouble:
         proof.failed += 1
         print(f"FAILED  {trouble}", flush=True)
     finally:
         signal.alarm(0)
+        # What is left to do is bounded, and is done.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         if proof.failed:
             proof.keep_logs()
         proof.step("down", proof.down)

@@ -31,6 +31,7 @@ ETCD = ("etcd-1", "etcd-2", "etcd-3")
 ROLLED = ("tool-registry", "resource-registry", "prompt-registry", "session", "gateway")
 DEMO = '[{ address = "demo:7204", namespace = "demo" }]'
 HEALTHY_S = 90
+UP_S = 120
 
 
 class Stack:
@@ -107,7 +108,7 @@ class Stack:
     def up(self, *extra: str) -> None:
         """Starts what does not run, and waits until all of it is healthy and every slot has an owner."""
         with ThreadPoolExecutor(1) as pool:
-            starting = pool.submit(self.compose, "up", "--detach", "--wait", *extra)
+            starting = pool.submit(self.compose, "up", "--detach", "--wait", "--wait-timeout", str(UP_S), *extra, timeout=2 * UP_S)
             said = ""
             while not starting.done():
                 sleep(1)
@@ -132,7 +133,7 @@ class Stack:
 
     def down(self) -> int:
         count = len(self.compose("ps", "--quiet").split())
-        self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "30")
+        self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "30", timeout=90)
         return count
 
     # -- what is in it ----------------------------------------------------------------------------------------------------------
