@@ -19,7 +19,7 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
@@ -29,6 +29,8 @@ from mesh import Mesh, Process, exit_on_signals  # noqa: E402
 from wire import Answer, Session, request  # noqa: E402
 
 CLIENTS, CALLS = 40, 5
+# Every so many kills, what runs in the registry is lost as well, or a start is killed, too.
+WITH_REGISTRY, AT_START = 5, 4
 KINDS = ("slow", "append", "calculator", "slow", "count")
 SUM = {"operation": "add", "a": 1, "b": 2}
 # How long anything may take that is waited for.
@@ -238,6 +240,8 @@ def judge(clients: list[Client], ledger: Path, tally: Tally) -> Counter:
                 data = op.ending["error"].get("data") or {}
                 if data.get("outcome") != "unknown" and done:
                     client.say(f"{op.name} ran and was answered with {op.ending}")
+                if done and op.id // 100 % WITH_REGISTRY != 0:
+                    client.say(f"{op.name} ran, its registry is still there, and was answered with {op.ending}")
                 if not op.resumed:
                     client.say(f"{op.name} failed without a restart: {op.ending}")
             else:
@@ -266,11 +270,20 @@ class Server:
 
     def start(self) -> str:
         """Starts it, and waits until it serves; the URL."""
+        self._begin()
+        return self.process.address("gateway")
+
+    def start_and_kill(self, after_s: float) -> None:
+        """Starts it, and kills it wherever it is then."""
+        self._begin()
+        sleep(after_s)
+        self.process.kill()
+
+    def _begin(self) -> None:
         self._starts += 1
         data = str(self._mesh.work / "data")
         where = ["--listen", "127.0.0.1:0", "--data", data, "--registry", self._registry_at]
         self.process = self._mesh.start(f"up-{self._starts}", "trunkline", "up", *where)
-        return self.process.address("gateway")
 
 
 def restarts(server: Server, ledger: Path, rounds: int, draw: random.Random, tally: Tally) -> None:
@@ -286,13 +299,14 @@ def restarts(server: Server, ledger: Path, rounds: int, draw: random.Random, tal
         if not this.until(kill_at):
             tally.wrong(f"{kill_at} answers did not come")
         server.process.kill()
-        # Every fifth time what runs in the registry is lost as well.
-        with_registry = number % 5 == 0
+        with_registry = number % WITH_REGISTRY == 0
         if with_registry:
             server.registry.kill()
         threads.join()
         if with_registry:
             server.start_registry()
+        if number % AT_START == 0:
+            server.start_and_kill(draw.uniform(0.0, 0.3))
         began = monotonic()
         url = server.start()
         all_at_once([lambda client=client: client.come_back(url) for client in clients], tally)
@@ -300,7 +314,7 @@ def restarts(server: Server, ledger: Path, rounds: int, draw: random.Random, tal
         judge(clients, ledger, tally)
         tally.close(f"kill {number} of {rounds}", note)
     counts = judge(clients, ledger, tally)
-    if counts["resumed"] < 2 * rounds or counts["results"] < 20 * rounds:
+    if counts["resumed"] < rounds or counts["results"] < 10 * rounds:
         tally.wrong("too little happened to prove anything")
     if server.process.stop() != 0:
         tally.wrong("the last one did not end well")
@@ -323,7 +337,7 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="trunkline-restarts-"))
     tally = Tally()
     try:
-        with Mesh(args.binaries, work) as mesh:
+        with Mesh(args.binaries.resolve(), work) as mesh:
             ledger = work / "ledger.jsonl"
             restarts(Server(mesh, ledger), ledger, args.rounds, random.Random(args.seed), tally)
             disk.checks(mesh, tally)
