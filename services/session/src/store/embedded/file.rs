@@ -257,4 +257,6 @@ fn compact(path: &Path, database: &mut Database, small: u64) {
 }
 
 #[cfg(test)]
+mod power;
+#[cfg(test)]
 mod tests;
