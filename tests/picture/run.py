@@ -32,12 +32,12 @@ BUILT_IN = {
 
 def start(mesh: Mesh) -> tuple[str, Page]:
     """A mesh that shows its traces, with a registry in another process; returns its URL and the page."""
-    up = ["up", "--listen", "127.0.0.1:0", "--data", str(mesh.work / "data"), "--trace-ui", "127.0.0.1:0"]
-    collector = mesh.start("collector", "trunkline", *up)
+    up = ["up", "--listen", "127.0.0.1:0", "--data"]
+    collector = mesh.start("collector", "trunkline", *up, str(mesh.work / "page"), "--trace-ui", "127.0.0.1:0")
     os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.address("otlp")
     weather = mesh.start("weather", "examples/weather", "--listen", "127.0.0.1:0").address("weather")
     settings = ["--set", f"telemetry.endpoint={collector.address('otlp')}", "--registry", f"{weather}=team"]
-    process = mesh.start("up", "trunkline", *up[:-2], *settings)
+    process = mesh.start("up", "trunkline", *up, str(mesh.work / "data"), *settings)
     return process.address("gateway"), Page(collector.address("trace-ui"))
 
 
