@@ -24,6 +24,8 @@ LAST = stack.HOME / "last-trace"
 
 
 def up(args: argparse.Namespace) -> None:
+    if (stack.HOME / "state.json").is_file():
+        raise Trouble("a mesh is up as processes: scripts/dev down ends it")
     profiles = ["demo", *(["dashboards"] if args.dashboards else []), *(["team"] if args.team else [])]
     mesh = Stack.load() if stack.STATE.is_file() else Stack.new(profiles)
     mesh.settings["COMPOSE_PROFILES"] = ",".join(profiles)

@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[3]
 HOME = ROOT / ".trunkline" / "dev"
 STATE = HOME / "state.json"
 LAST = HOME / "last-trace"
+# There while the mesh of compose.yaml is up.
+CONTAINERS = HOME / "compose.json"
 BINARIES = ROOT / "target" / "debug"
 PREFIX = "/trunkline"
 
@@ -164,6 +166,8 @@ def up(args: argparse.Namespace) -> None:
         running = [name for name, daemon in Mesh.load().daemons.items() if daemon.runs()]
         if running:
             raise Trouble(f"a mesh is up already ({len(running)} processes): scripts/dev down ends it")
+    if CONTAINERS.is_file():
+        raise Trouble("a mesh is up in containers: scripts/dev down ends it")
     check_programs()
     ports, peers = dict(PORTS), dict(PEERS)
     if args.free_ports:
