@@ -1,7 +1,6 @@
 """The mesh in containers: `scripts/dev up | call | kill-owner | roll | logs | trace | status | down`."""
 
 import argparse
-import json
 import secrets
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import demo
 import docker as engine
 import images
 import stack
-from docker import ROOT
 from say import Trouble, say
 from stack import Stack
 

@@ -7,13 +7,11 @@ Owns: the compose project with its settings, which are remembered between comman
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import urllib.parse
 import urllib.request
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from time import monotonic, sleep
 
 import docker as engine
@@ -203,7 +201,6 @@ def bring_up(stack: Stack, force: bool, extra: list[str]) -> None:
 
 def forget() -> None:
     STATE.unlink(missing_ok=True)
-    shutil.rmtree(HOME / "compose", ignore_errors=True)
 
 
 def query(stack: Stack, expression: str) -> list[dict]:

@@ -248,21 +248,24 @@ impl App {
         tokio::pin!(stalls);
         let mut connections = JoinSet::new();
         let workers = Workers::current();
+        let take = |connections: &mut JoinSet<()>, stream, peer: SocketAddr| {
+            // Beyond the limit there is nothing to say, least of all a handshake.
+            let Some(admission) = self.shared.limits.connection(peer.ip()) else { return };
+            let terms = Terms {
+                patience: self.shared.patience.clone(),
+                tls: self.shared.tls.clone(),
+                stack: stack.clone(),
+                shutdown: shutdown.clone(),
+            };
+            let serving = connection::serve(stream, peer.ip(), admission, terms);
+            connections.spawn_on(serving, &workers.handles()[workers.deal()]);
+        };
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        // Beyond the limit there is nothing to say, least of all a handshake.
-                        let Some(admission) = self.shared.limits.connection(peer.ip()) else { continue };
                         let Ok(stream) = stream.into_std() else { continue };
-                        let terms = Terms {
-                            patience: self.shared.patience.clone(),
-                            tls: self.shared.tls.clone(),
-                            stack: stack.clone(),
-                            shutdown: shutdown.clone(),
-                        };
-                        let serving = connection::serve(stream, peer.ip(), admission, terms);
-                        connections.spawn_on(serving, &workers.handles()[workers.deal()]);
+                        take(&mut connections, stream, peer);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
@@ -274,7 +277,14 @@ impl App {
                 () = shutdown.requested() => break,
             }
         }
-        drop(listener);
+        // Who is connected already may have sent a request, and would not know whether it was read.
+        if let Ok(listener) = listener.into_std() {
+            while let Ok((stream, peer)) = listener.accept() {
+                if stream.set_nonblocking(true).is_ok() {
+                    take(&mut connections, stream, peer);
+                }
+            }
+        }
         tokio::select! {
             () = async { while let Some(ended) = connections.join_next().await { log_panic(ended) } } => {}
             () = stalls => {}

@@ -128,7 +128,7 @@ where
     }
 }
 
-/// How long a connection that had requests stays open for another one when the gateway drains.
+/// How long a connection stays open for another request, or the first one, when the gateway drains.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 async fn speak<I, S>(stream: I, peer: Peer, terms: &Terms<S>)
@@ -150,7 +150,7 @@ where
         terms.shutdown.requested().await;
         // A request may be on its way: closed now, its client could not know whether it was read. The next answer says that
         // it is the last one, or there is none for a while.
-        if pulse.is_between_requests() {
+        if !pulse.is_busy() {
             tokio::time::sleep(LAST_WORDS).await;
         }
     });

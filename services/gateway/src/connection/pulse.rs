@@ -64,11 +64,6 @@ impl Pulse {
         self.under_way.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether it has had requests, and may have another one at any moment.
-    pub(super) fn is_between_requests(&self) -> bool {
-        !self.is_busy() && self.begun.load(Ordering::Relaxed) > 0
-    }
-
     /// Bytes have come.
     pub(super) fn heard(&self) {
         if self.under_way.load(Ordering::Relaxed) == 0 && !self.http2.load(Ordering::Relaxed) {

@@ -5,7 +5,7 @@ use api::{Code, Error};
 use gateway::Config;
 use tokio::sync::oneshot;
 
-use crate::kit::{Act, Gateway, Node, Request, accepted, event, session, soon};
+use crate::kit::{Act, Gateway, Node, Request, accepted, answered, event, session, soon};
 
 fn list() -> Request {
     Request::modern("tools/list", "")
@@ -205,6 +205,24 @@ async fn draining_closes_what_waits_and_finishes_what_works() {
     assert!(soon(gateway.serving).await.unwrap().is_ok());
     call.rest().await;
     node.streams_open(0).await;
+}
+
+#[tokio::test]
+async fn who_has_connected_before_a_drain_is_answered() {
+    let done = || Act::Say(answered(200, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#));
+    let node = Node::new([done(), done()]);
+    let gateway = Gateway::one(&node).await;
+    // One that has been taken, and one that may still wait to be.
+    let mut early = gateway.connect().await;
+    tokio::task::yield_now().await;
+    let mut late = gateway.connect().await;
+    gateway.trigger.drain();
+    for connection in [&mut early, &mut late] {
+        connection.write(&list().bytes()).await;
+        let response = soon(connection.response()).await;
+        assert_eq!(response.status, 200, "{}", response.body);
+    }
+    assert!(soon(gateway.serving).await.unwrap().is_ok());
 }
 
 #[tokio::test]

@@ -183,7 +183,7 @@ impl Request {
         out
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = self.head();
         if !self.body.is_empty() || self.method == "POST" {
             out.extend_from_slice(format!("Content-Length: {}\r\n", self.body.len()).as_bytes());
