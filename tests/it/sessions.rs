@@ -147,9 +147,7 @@ async fn what_waits_behind_the_end_of_a_session_is_told_that_it_is_gone() {
 
     // What an earlier attempt may have begun was not "not found": nobody can tell what came of it.
     let call = r#"{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"echo"}}"#;
-    for (message, is_again, is_unknown) in
-        [(call, true, true), (call, false, false), (PING, true, false)]
-    {
+    for (message, is_again, is_unknown) in [(call, true, true), (call, false, false), (PING, true, false)] {
         let again = is_again.then(api::session::Again::default);
         let asked = host.deliver(Delivery { again, ..delivery(Some(session.clone()), message) }).await;
         match asked {

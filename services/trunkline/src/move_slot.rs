@@ -110,11 +110,16 @@ async fn give(cluster: &Cluster, slot: Slot, node: &str, hours: u16) -> Result<(
     let key = cluster.keys.write(&Key::Node(node.to_owned()));
     let shown = cluster.store.list(&key).await.map_err(unanswered)?;
     if !shown.entries.iter().any(|entry| entry.key == key) {
-        return Err(Failure::refused(format!("--to {node}: there is no such session node{}", known(cluster).await?)));
+        return Err(Failure::refused(format!(
+            "--to {node}: there is no such session node{}",
+            known(cluster).await?
+        )));
     }
     let pins = cluster.store.list(&all(cluster, "pins")).await.map_err(unanswered)?;
     if pins.entries.len() >= MOST {
-        return Err(Failure::refused(format!("{MOST} slots were moved already: leave some to the nodes again, --back")));
+        return Err(Failure::refused(format!(
+            "{MOST} slots were moved already: leave some to the nodes again, --back"
+        )));
     }
     let before = owner(cluster, slot).await?;
     let life = Duration::from_secs(u64::from(hours) * 3600);
@@ -124,7 +129,10 @@ async fn give(cluster: &Cluster, slot: Slot, node: &str, hours: u16) -> Result<(
     let begun = Instant::now();
     while owner(cluster, slot).await?.as_deref() != Some(node) {
         if begun.elapsed() > PATIENCE {
-            let why = format!("slot {slot}: {node} has not taken it within {} s; it does so once it can", PATIENCE.as_secs());
+            let why = format!(
+                "slot {slot}: {node} has not taken it within {} s; it does so once it can",
+                PATIENCE.as_secs()
+            );
             return Err(Failure::failed(why));
         }
         tokio::time::sleep(LOOK).await;

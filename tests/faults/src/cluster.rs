@@ -51,7 +51,15 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { sessions: 3, gateways: 2, replicas: 2, wait_replicas: 0, sample: 1.0, more: Vec::new(), former: None }
+        Self {
+            sessions: 3,
+            gateways: 2,
+            replicas: 2,
+            wait_replicas: 0,
+            sample: 1.0,
+            more: Vec::new(),
+            former: None,
+        }
     }
 }
 
@@ -175,7 +183,16 @@ impl Cluster {
                     (_, Some(former)) => former.clone(),
                     (_, None) => binary("trunkline")?,
                 };
-                self.units.push(Unit { name, role, port, process: None, proxy, admin: None, config, program });
+                self.units.push(Unit {
+                    name,
+                    role,
+                    port,
+                    process: None,
+                    proxy,
+                    admin: None,
+                    config,
+                    program,
+                });
             }
         }
         Ok(())

@@ -73,7 +73,12 @@ pub const ALL: &[Fault] = &[
     ),
     fault("F7", "kill a gateway and the owner together", (2, 1), &[Limit::RecoveryP99(4_000)]),
     fault("F8", "restart all session nodes, gateways and registries in turn", (13, 13), &[]),
-    fault("F9", "upgrade everything from an earlier version, both at work meanwhile", (13, 13), &[Limit::NoErrors]),
+    fault(
+        "F9",
+        "upgrade everything from an earlier version, both at work meanwhile",
+        (13, 13),
+        &[Limit::NoErrors],
+    ),
     fault("F10", "kill the leader of etcd again and again", (6, 2), &[Limit::Moves(0), Limit::NoErrors]),
     fault("F11", "etcd is down", (1, 1), &[Limit::FailPerMille(1)]),
     fault("F12", "etcd is slow: 2 s", (1, 1), &[Limit::Moves(1)]),

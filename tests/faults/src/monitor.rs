@@ -136,8 +136,9 @@ impl Logs {
     }
 
     fn withdrawn(self) -> impl Iterator<Item = (String, Place)> {
-        let of_session =
-            |(session, places): (String, BTreeSet<Place>)| places.into_iter().map(move |place| (session.clone(), place));
+        let of_session = |(session, places): (String, BTreeSet<Place>)| {
+            places.into_iter().map(move |place| (session.clone(), place))
+        };
         self.missing.into_iter().flat_map(of_session)
     }
 }

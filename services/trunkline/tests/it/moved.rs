@@ -33,7 +33,7 @@ impl Etcd {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("etcd starts: scripts/stores installs it");
+            .unwrap_or_else(|error| panic!("etcd does not start ({error}): scripts/stores installs it"));
         Self { child, url, _data: data }
     }
 

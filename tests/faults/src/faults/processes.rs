@@ -34,6 +34,10 @@ pub(super) async fn paused_owner(
     limit: Option<u64>,
 ) -> Result<()> {
     for _ in 0..times {
+        if limit.is_some() {
+            // Their registries go on talking to whoever is paused, who wakes up with something to write.
+            run.burst(40, 12, 1_200).await;
+        }
         let victim = run.busiest().await?;
         let window = run.begin(Span::Fault, limit);
         run.injected(format!("pause {victim} for {seconds} s"));
