@@ -2,13 +2,14 @@
 
 use std::error::Error;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "trunkline/registry/v1/types.proto",
     "trunkline/registry/v1/catalog.proto",
     "trunkline/registry/v1/invocations.proto",
     "trunkline/registry/v1/tools.proto",
     "trunkline/registry/v1/resources.proto",
     "trunkline/registry/v1/prompts.proto",
+    "trunkline/registry/v1/link.proto",
     "trunkline/session/v1/session.proto",
 ];
 const MESH: &str = "trunkline/mesh/v1/errors.proto";

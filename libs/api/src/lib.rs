@@ -7,6 +7,7 @@
 pub mod error;
 pub mod ids;
 pub mod keys;
+mod link;
 pub mod registry;
 pub mod session;
 pub mod wire;

@@ -5,6 +5,7 @@
 
 mod client;
 pub(crate) mod convert;
+mod link;
 mod server;
 
 use std::time::Instant;
@@ -16,12 +17,17 @@ use mcp::rpc::RpcError;
 use mcp::{Json, Revision};
 
 pub use self::client::RegistryClient;
-pub use self::server::services;
+pub use self::link::{RegistryLink, link};
+pub use self::server::{services, services_with_links};
 use crate::error::Error;
+pub use crate::link::{Driver, Trace};
 use crate::{Epoch, Principal, Slot};
 
 /// Frames of one answer. An `Err` item means that the stream broke before its ending.
 pub type Frames = BoxStream<'static, Result<Frame, Error>>;
+
+/// What a link needs from the surroundings of a registry process.
+pub type Surroundings = crate::link::server::Surroundings<Frame>;
 
 /// Travels with every request but `describe` and `watch`.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,7 +2,7 @@
 
 mod client;
 mod convert;
-mod link;
+pub(crate) mod link;
 mod server;
 
 use std::sync::Arc;
@@ -14,15 +14,17 @@ use mcp::rpc::Message;
 use mcp::{Era, Json};
 
 pub use self::client::SessionClient;
-pub use self::link::Trace;
-pub use self::link::client::{Driver, LinkClient, link};
-pub use self::link::server::{Opening, Surroundings};
+pub use self::link::{LinkClient, link};
 pub use self::server::service;
 use crate::Principal;
 use crate::error::{Code, Error};
+pub use crate::link::{Driver, Trace};
 
 /// Steps of an answer to a client. An `Err` item means that the node was lost before the ending.
 pub type Frames = BoxStream<'static, Result<Frame, Error>>;
+
+/// What a link needs from the surroundings of a session node.
+pub type Surroundings = crate::link::server::Surroundings<Frame>;
 
 /// How an older client speaks HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -23,8 +23,8 @@ thread_local! {
     static INDEX: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Between two timers that fire on every runtime.
-const TICK: Duration = Duration::from_secs(1);
+/// Between two timers that fire on every runtime. Shorter than what a call waits for before it says that it goes on.
+const TICK: Duration = Duration::from_millis(250);
 /// How long the end of the threads is waited for. One that is stuck in a computation ends with the process.
 const PATIENCE: Duration = Duration::from_secs(1);
 

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::registry::{Surroundings, services_with_links};
 use chassis::drain::Shutdown;
 use chassis::grpc::server;
 use chassis::serve::Incoming;
 use chassis::task::{self, Kind};
+use chassis::telemetry::{Scope, propagate};
 use chassis::watch;
 use registry::{Host, Registry};
 
@@ -56,9 +58,23 @@ impl App {
     /// [`ServeError`] when the listener breaks.
     pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
         let _upkeep = task::spawn(Kind::Upkeep, "prompt files", watch::keep(self.upkeep, NAME));
-        let routes = api::registry::services(self.host.port());
+        let routes = services_with_links(self.host.port(), surroundings(&shutdown));
         let patience = shutdown.clone();
         let drained = self.host.drain_until(async { patience.expired().await });
         server::serve_until_drained(routes, incoming, shutdown, drained).await
+    }
+}
+
+/// What a link needs to know of this process.
+fn surroundings(shutdown: &Shutdown) -> Surroundings {
+    let (shutdown, role) = (shutdown.clone(), Scope::current().role());
+    Surroundings {
+        within: Arc::new(move |trace, opening| {
+            Box::pin(propagate::within(role, &trace.parent, &trace.state, opening))
+        }),
+        draining: Arc::new(move || {
+            let shutdown = shutdown.clone();
+            Box::pin(async move { shutdown.requested().await })
+        }),
     }
 }

@@ -10,7 +10,7 @@ use chassis::drain::{Shutdown, pair};
 use chassis::process::Health;
 use chassis::serve::Incoming;
 use chassis::task::{self, Kind};
-use chassis::telemetry::propagate;
+use chassis::telemetry::{Scope, propagate};
 use chassis::tls::Dialler;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use machines::ListKind;
@@ -165,8 +165,11 @@ impl App {
 /// What a link needs to know of this process.
 fn surroundings(shutdown: &Shutdown) -> Surroundings {
     let shutdown = shutdown.clone();
+    let role = Scope::current().role();
     Surroundings {
-        within: |trace, opening| propagate::within(&trace.parent, &trace.state, opening).boxed(),
+        within: Arc::new(move |trace, opening| {
+            propagate::within(role, &trace.parent, &trace.state, opening).boxed()
+        }),
         draining: Arc::new(move || {
             let shutdown = shutdown.clone();
             async move { shutdown.requested().await }.boxed()

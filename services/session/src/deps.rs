@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
-use api::registry::RegistryClient;
+use api::registry::{RegistryClient, Trace, link};
 use api::{Epoch, KeyRing, Registry};
 use chassis::grpc::channel::{AddressError, dial_with};
 use chassis::process::Process;
+use chassis::task::{self, Kind};
+use chassis::telemetry::propagate;
 use chassis::tls::Dialler;
+use chassis::workers::PerWorker;
 use placement::{Claimer, Claims, Directory, Following, Now, Tick};
 
 use crate::config::Config;
 use crate::store::{Memory, SessionStore};
+
+/// Links to one registry process. With more runtimes than that, some share one.
+const MAX_LINKS: usize = 4;
 
 /// One registry process that this node may ask.
 #[derive(Clone)]
@@ -101,8 +107,13 @@ impl Deps {
         dialler: &Dialler,
     ) -> Result<RegistryPeer, AddressError> {
         let channel = dial_with(dialler, address)?;
-        let port = Arc::new(RegistryClient::new(api::wire::wire(channel)));
-        Ok(RegistryPeer { address: address.to_owned(), namespace, port })
+        let wire = api::wire::wire(channel);
+        let links = PerWorker::at_most(MAX_LINKS, || {
+            let (link, driver) = link(wire.clone(), trace);
+            (link, task::spawn(Kind::Upkeep, "registry link", driver.run()))
+        });
+        let port = RegistryClient::new(wire).over(move || links.get().0.clone());
+        Ok(RegistryPeer { address: address.to_owned(), namespace, port: Arc::new(port) })
     }
 
     /// Keeps sessions there. An owner of fixed slots begins above every epoch that the store was told of: clocks may go back.
@@ -120,4 +131,9 @@ impl Deps {
     pub fn epoch_of_this_start() -> Epoch {
         Epoch(chassis::clock::unix_millis().max(1))
     }
+}
+
+fn trace() -> Trace {
+    let (parent, state) = propagate::current();
+    Trace { parent, state }
 }

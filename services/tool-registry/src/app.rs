@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use api::registry::{Surroundings, services_with_links};
 use chassis::drain::Shutdown;
 use chassis::grpc::server;
 use chassis::serve::Incoming;
+use chassis::telemetry::{Scope, propagate};
 use registry::{Host, Kind, Registry};
 
 use crate::config::Config;
@@ -52,9 +54,23 @@ impl App {
     /// # Errors
     /// [`ServeError`] when the listener breaks.
     pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
-        let routes = api::registry::services(self.host.port());
+        let routes = services_with_links(self.host.port(), surroundings(&shutdown));
         let patience = shutdown.clone();
         let drained = self.host.drain_until(async { patience.expired().await });
         server::serve_until_drained(routes, incoming, shutdown, drained).await
+    }
+}
+
+/// What a link needs to know of this process.
+fn surroundings(shutdown: &Shutdown) -> Surroundings {
+    let (shutdown, role) = (shutdown.clone(), Scope::current().role());
+    Surroundings {
+        within: Arc::new(move |trace, opening| {
+            Box::pin(propagate::within(role, &trace.parent, &trace.state, opening))
+        }),
+        draining: Arc::new(move || {
+            let shutdown = shutdown.clone();
+            Box::pin(async move { shutdown.requested().await })
+        }),
     }
 }

@@ -1,6 +1,7 @@
 //! The port over gRPC, caller's side.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{self, Poll};
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use futures::{Stream, StreamExt as _, stream};
 use mcp::Json;
 use mcp::rpc::RpcError;
 
+use super::link::RegistryLink;
 use super::{
     CatalogEvent, Context, Description, Frames, InputResponse, Kind, Operation, Page, Registry, Start,
     SubscriptionChange, SubscriptionEvent, convert,
@@ -30,6 +32,8 @@ pub struct RegistryClient {
     tools: ToolRegistryClient<Wire>,
     resources: ResourceRegistryClient<Wire>,
     prompts: PromptRegistryClient<Wire>,
+    /// The link of whoever calls.
+    link: Option<Arc<dyn Fn() -> RegistryLink + Send + Sync>>,
 }
 
 macro_rules! limited {
@@ -48,7 +52,15 @@ impl RegistryClient {
             tools: limited!(ToolRegistryClient, wire.clone()),
             resources: limited!(ResourceRegistryClient, wire.clone()),
             prompts: limited!(PromptRegistryClient, wire),
+            link: None,
         }
+    }
+
+    /// Starts over the link that `link` gives, where that can be.
+    #[must_use]
+    pub fn over(mut self, link: impl Fn() -> RegistryLink + Send + Sync + 'static) -> Self {
+        self.link = Some(Arc::new(link));
+        self
     }
 }
 
@@ -132,6 +144,11 @@ impl Registry for RegistryClient {
     }
 
     async fn start(&self, context: Context, start: Start) -> Result<Frames, Error> {
+        if let Some(link) = self.link.as_ref().map(|link| link())
+            && link.takes(&start)
+        {
+            return link.start(context, start).await;
+        }
         let deadline = context.deadline;
         let context = Some(convert::context_to(&context));
         let raw_params = start.params.bytes();

@@ -7,7 +7,7 @@ use mcp::scan::Limits;
 
 use super::{
     CatalogEvent, Context, Continuation, Description, Frame, FrameBody, InputRequired, InputResponse, Kind,
-    Page, RegistryDescription, Round, SubscriptionEvent,
+    Operation, Page, RegistryDescription, Round, Start, SubscriptionEvent,
 };
 use crate::error::{Code, Error};
 use crate::pb::registry as pb;
@@ -233,9 +233,19 @@ pub(super) fn round_to(round: &Round) -> pb::Continuation {
     }
 }
 
-pub(super) fn round_from(c: Option<pb::Continuation>) -> Result<Option<Round>, Error> {
+fn round_from(c: Option<pb::Continuation>) -> Result<Option<Round>, Error> {
     c.map(|c| Ok(Round { state: c.state, round: c.round, responses: responses_from(c.responses)? }))
         .transpose()
+}
+
+pub(super) fn start_from(
+    operation: Operation,
+    target: String,
+    raw_params: Bytes,
+    continuation: Option<pb::Continuation>,
+) -> Result<Start, Error> {
+    let params = optional_json(raw_params)?.unwrap_or_else(Json::empty_object);
+    Ok(Start { operation, target, params, continuation: round_from(continuation)? })
 }
 
 pub(super) fn frame_to(frame: Frame) -> pb::Frame {

@@ -7,11 +7,14 @@ use futures::stream::BoxStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Context, Frames, Kind, Operation, Registry, Start, SubscriptionChange, convert};
+use super::link::Words;
+use super::{Context, Frames, Kind, Operation, Registry, SubscriptionChange, Surroundings, convert};
 use crate::error::{Code, Error};
+use crate::link::server::Calls;
 use crate::pb::registry as pb;
 use crate::pb::registry::catalog_server::{Catalog, CatalogServer};
 use crate::pb::registry::invocations_server::{Invocations, InvocationsServer};
+use crate::pb::registry::links_server::{Links, LinksServer};
 use crate::pb::registry::prompt_registry_server::{PromptRegistry, PromptRegistryServer};
 use crate::pb::registry::resource_registry_server::{ResourceRegistry, ResourceRegistryServer};
 use crate::pb::registry::tool_registry_server::{ToolRegistry, ToolRegistryServer};
@@ -37,6 +40,27 @@ pub fn services(registry: Arc<dyn Registry>) -> Routes {
         .add_service(limited!(ToolRegistryServer, adapter.clone()))
         .add_service(limited!(ResourceRegistryServer, adapter.clone()))
         .add_service(limited!(PromptRegistryServer, adapter))
+}
+
+/// The same, and links.
+#[must_use]
+pub fn services_with_links(registry: Arc<dyn Registry>, surroundings: Surroundings) -> Routes {
+    let links = Arc::new(Linking { registry: registry.clone(), surroundings });
+    services(registry).add_service(limited!(LinksServer, links))
+}
+
+struct Linking {
+    registry: Arc<dyn Registry>,
+    surroundings: Surroundings,
+}
+
+#[tonic::async_trait]
+impl Links for Linking {
+    type LinkStream = Calls<Words>;
+
+    async fn link(&self, request: Request<Streaming<pb::LinkRequest>>) -> Answer<Self::LinkStream> {
+        Ok(Response::new(Calls::new(self.registry.clone(), &self.surroundings, request.into_inner())))
+    }
 }
 
 struct Adapter(Arc<dyn Registry>);
@@ -71,8 +95,7 @@ impl Adapter {
         raw_params: bytes::Bytes,
         continuation: Option<pb::Continuation>,
     ) -> Answer<Stream<pb::Frame>> {
-        let params = convert::optional_json(raw_params)?.unwrap_or_else(mcp::Json::empty_object);
-        let start = Start { operation, target, params, continuation: convert::round_from(continuation)? };
+        let start = convert::start_from(operation, target, raw_params, continuation)?;
         Ok(frames(self.0.start(context, start).await?))
     }
 }

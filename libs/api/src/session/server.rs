@@ -7,8 +7,9 @@ use futures::stream::BoxStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::link::server::{Calls, Surroundings};
-use super::{Frames, SessionHost, convert};
+use super::link::Words;
+use super::{Frames, SessionHost, Surroundings, convert};
+use crate::link::server::Calls;
 use crate::pb::session as pb;
 use crate::pb::session::session_server::{Session, SessionServer};
 use crate::wire::MAX_MESSAGE;
@@ -39,7 +40,7 @@ impl Session for Adapter {
     type AttachStream = Stream;
     type CloseStream = Stream;
     type RelayStream = Stream;
-    type LinkStream = Calls;
+    type LinkStream = Calls<Words>;
 
     async fn deliver(&self, request: Request<pb::DeliverRequest>) -> Result<Response<Stream>, Status> {
         Ok(answer(self.host.deliver(convert::delivery_from(request.into_inner())?).await?))
@@ -58,7 +59,7 @@ impl Session for Adapter {
         Ok(answer(self.host.relay(&to, request).await?))
     }
 
-    async fn link(&self, request: Request<Streaming<pb::Up>>) -> Result<Response<Calls>, Status> {
+    async fn link(&self, request: Request<Streaming<pb::Up>>) -> Result<Response<Calls<Words>>, Status> {
         Ok(Response::new(Calls::new(self.host.clone(), &self.surroundings, request.into_inner())))
     }
 }

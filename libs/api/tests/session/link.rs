@@ -85,12 +85,15 @@ async fn a_link_that_drains_takes_nothing_new_and_ends_with_its_last_call() {
 
 #[tokio::test]
 async fn a_call_begins_inside_its_callers_trace() {
-    let within = |trace: &api::session::Trace, opening| {
-        assert_eq!(trace.parent, "00-trace");
-        TRACED.fetch_add(1, Ordering::Relaxed);
-        opening
+    let surroundings = Surroundings {
+        within: Arc::new(|trace, opening| {
+            assert_eq!(trace.parent, "00-trace");
+            TRACED.fetch_add(1, Ordering::Relaxed);
+            opening
+        }),
+        ..Surroundings::none()
     };
-    let (_node, client, _tasks) = link_with(Surroundings { within, ..Surroundings::none() });
+    let (_node, client, _tasks) = link_with(surroundings);
     let frames: Vec<_> = soon(client.deliver(method("echo"))).await.unwrap().collect().await;
     assert!(matches!(frames[1], Ok(Frame::Answer(_))));
     assert_eq!(TRACED.load(Ordering::Relaxed), 1);

@@ -25,6 +25,7 @@ pub const TABLE: &[Row] = &[
         &[Role::Session],
     ),
     ("trunkline.registry.v1.PromptRegistry", &["List", "Get"], &[Role::Session]),
+    ("trunkline.registry.v1.Links", &["Link"], &[Role::Session]),
     ("trunkline.registry.v1.Invocations", &["Attach", "Resume", "Cancel", "Release"], &[Role::Session]),
     // Says that a process is there, and nothing about anybody's calls.
     ("grpc.health.v1.Health", &["Check", "List", "Watch"], EVERYBODY),
@@ -54,6 +55,7 @@ mod tests {
             ("/trunkline.registry.v1.ToolRegistry/Call", [false, true, false, false, false]),
             ("/trunkline.registry.v1.ResourceRegistry/Subscribe", [false, true, false, false, false]),
             ("/trunkline.registry.v1.PromptRegistry/Get", [false, true, false, false, false]),
+            ("/trunkline.registry.v1.Links/Link", [false, true, false, false, false]),
             ("/trunkline.registry.v1.Invocations/Attach", [false, true, false, false, false]),
             ("/grpc.health.v1.Health/Check", [true; 5]),
             ("/trunkline.session.v1.Session/Unknown", [false; 5]),

@@ -121,7 +121,7 @@ pub fn current() -> (String, String) {
     scope.trace().map(|trace| (trace.parent(), trace.state().to_owned())).unwrap_or_default()
 }
 
-/// Does `work` inside the context that came with it, in the present role.
-pub fn within<F: Future>(parent: &str, state: &str, work: F) -> Within<F> {
-    Scope::of_caller(Scope::current().role(), Trace::read(parent, state)).within(work)
+/// Does `work` of a role inside the context that came with it.
+pub fn within<F: Future>(role: &'static str, parent: &str, state: &str, work: F) -> Within<F> {
+    Scope::of_caller(role, Trace::read(parent, state)).within(work)
 }

@@ -1,53 +1,78 @@
-//! The gateway's half of a link.
+//! The caller's half of a link.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use async_trait::async_trait;
 use bytes::BytesMut;
-use futures::{Stream, StreamExt as _};
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use prost::Message as _;
+use tonic::Streaming;
 
-use super::super::{Attach, Close, Delivery, Frames, Request, SessionClient, SessionHost, convert};
-use super::{FRAME, LARGE, MAX_CALLS, Trace, WINDOW, broken, cost, ended};
+use super::{Down, Driver, MAX_CALLS, Part, Port, Said, Trace, Up, WINDOW, broken, cost, ended};
 use crate::error::{Code, Detail, Error};
-use crate::pb::session as pb;
-use crate::pb::session::session_client::SessionClient as Client;
-use crate::wire::{MAX_MESSAGE, Wire};
+use crate::wire::MAX_MESSAGE;
 
-/// A session node at the other end of a link. Cheap to clone.
-#[derive(Clone)]
-pub struct LinkClient {
-    shared: Arc<Shared>,
-    /// For what is too large for the link.
-    plain: SessionClient,
-    /// The trace that a call belongs to.
-    trace: fn() -> Trace,
+/// Calls for which no link is asked for after one that has none has said so.
+const UNASKED: u32 = 4096;
+
+/// Where calls are made. Cheap to clone.
+pub(crate) struct Caller<P: Port>(Arc<Shared<P>>);
+
+/// Keeps the link.
+struct Keeper<P: Port> {
+    shared: Arc<Shared<P>>,
+    client: P::Client,
 }
 
-/// Keeps the link; whoever made it runs it for as long as the link is wanted.
-pub struct Driver {
-    shared: Arc<Shared>,
-    client: Client<Wire>,
+/// A caller and what keeps its link. Opens nothing yet.
+pub(crate) fn pair<P: Port>(client: P::Client) -> (Caller<P>, Driver) {
+    let shared = Arc::new(Shared::default());
+    let keeper = Keeper { shared: shared.clone(), client };
+    (Caller(shared), Driver(keeper.run().boxed()))
 }
 
-#[derive(Default)]
-struct Shared(Mutex<State>);
+struct Shared<P: Port>(Mutex<State<P>>);
 
-#[derive(Default)]
-struct State {
+impl<P: Port> Default for Shared<P> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+struct State<P: Port> {
     phase: Phase,
+    /// Whether a link is wanted though nothing is said yet.
+    wanted: bool,
+    /// How often no link is asked for, since the callee has said that it has none.
+    unasked: u32,
     /// Said, and not yet handed to the connection. Bounded by the calls that are open, and those that were when the
     /// connection stopped taking anything: a request that nobody waits for any more is taken out again.
-    queue: VecDeque<pb::Up>,
+    queue: VecDeque<Up<P::Request>>,
     /// How many links there were before this one.
     link: u64,
-    calls: HashMap<u64, Entry>,
+    calls: HashMap<u64, Entry<P>>,
     last: u64,
     driver: Option<Waker>,
     sender: Option<Waker>,
+}
+
+impl<P: Port> Default for State<P> {
+    fn default() -> Self {
+        Self {
+            phase: Phase::default(),
+            wanted: false,
+            unasked: 0,
+            queue: VecDeque::new(),
+            link: 0,
+            calls: HashMap::new(),
+            last: 0,
+            driver: None,
+            sender: None,
+        }
+    }
 }
 
 #[derive(Default, PartialEq, Eq, Clone, Copy)]
@@ -55,18 +80,19 @@ enum Phase {
     /// There is no link; the next call makes one.
     #[default]
     Idle,
-    /// There is one, or it is being made.
+    /// It is being made.
+    Asked,
+    /// There is one.
     Linked,
-    /// The node drains: what is open goes on, nothing begins.
+    /// The callee drains: what is open goes on, nothing begins.
     Draining,
 }
 
 /// A call that is open.
-#[derive(Default)]
-struct Entry {
+struct Entry<P: Port> {
     /// Whether the connection has it. What it never had was provably not executed.
     sent: bool,
-    frames: VecDeque<pb::Frame>,
+    frames: VecDeque<P::Frame>,
     /// The pieces of a large frame so far.
     pieces: BytesMut,
     end: Option<Result<(), Error>>,
@@ -75,23 +101,56 @@ struct Entry {
     read: i64,
 }
 
-/// A client and what keeps its link. `trace` says which trace a call belongs to. Opens nothing yet.
-#[must_use]
-pub fn link(wire: Wire, trace: fn() -> Trace) -> (LinkClient, Driver) {
-    let client = Client::new(wire.clone())
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
-    let shared = Arc::new(Shared::default());
-    let plain = SessionClient::new(wire);
-    (LinkClient { shared: shared.clone(), plain, trace }, Driver { shared, client })
+impl<P: Port> Default for Entry<P> {
+    fn default() -> Self {
+        Self {
+            sent: false,
+            frames: VecDeque::new(),
+            pieces: BytesMut::new(),
+            end: None,
+            reader: None,
+            read: 0,
+        }
+    }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<P: Port> Clone for Caller<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P: Port> Caller<P> {
+    /// Asks, and waits for the first frame: the answer's frames, or the error that came instead of any. Where there is no link,
+    /// this makes one.
+    pub(crate) async fn ask(
+        &self,
+        request: P::Request,
+        trace: Trace,
+    ) -> Result<BoxStream<'static, Result<P::Item, Error>>, Error> {
+        self.0.open(request, trace)?.answer().await
+    }
+
+    /// Whether there is a link. If not, one is made for later calls, unless the callee has none to offer.
+    pub(crate) fn is_linked(&self) -> bool {
+        let mut state = self.0.lock();
+        if state.phase == Phase::Idle && !state.wanted {
+            state.unasked = state.unasked.saturating_sub(1);
+            if state.unasked == 0 {
+                state.wanted = true;
+                state.driver.take().into_iter().for_each(Waker::wake);
+            }
+        }
+        state.phase == Phase::Linked
+    }
+}
+
+impl<P: Port> Shared<P> {
+    fn lock(&self) -> MutexGuard<'_, State<P>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(self: &Arc<Self>, kind: pb::up::Kind, trace: Trace) -> Result<Call, Error> {
+    fn open(self: &Arc<Self>, request: P::Request, trace: Trace) -> Result<Call<P>, Error> {
         let mut state = self.lock();
         if state.phase == Phase::Draining {
             return Err(Error::draining());
@@ -103,19 +162,25 @@ impl Shared {
         state.last += 1;
         let number = state.last;
         state.calls.insert(number, Entry::default());
-        state.say(pb::Up {
-            call: number,
-            kind: Some(kind),
-            traceparent: trace.parent,
-            tracestate: trace.state,
-        });
+        state.say(Up { call: number, said: Said::Request(request, trace) });
         Ok(Call { shared: self.clone(), number, is_over: false })
+    }
+
+    /// The callee has answered.
+    fn linked(&self) {
+        let mut state = self.lock();
+        if state.phase == Phase::Asked {
+            state.phase = Phase::Linked;
+        }
     }
 
     /// The link is gone, and with it every call.
     fn lose(&self, error: &Error) {
         let mut state = self.lock();
         state.phase = Phase::Idle;
+        if matches!(error.code, Code::Unimplemented | Code::Denied) {
+            state.unasked = UNASKED;
+        }
         state.link += 1;
         state.queue.clear();
         state.sender = None;
@@ -133,9 +198,9 @@ impl Shared {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    fn hear(&self, down: pb::Down) {
+    fn hear(&self, down: Down<P::Frame>) {
         let mut state = self.lock();
-        if down.drain.is_some() {
+        if down.drain {
             state.phase = Phase::Draining;
             let sender = state.sender.take();
             drop(state);
@@ -156,15 +221,15 @@ impl Shared {
         let sender = if state.phase == Phase::Draining { state.sender.take() } else { None };
         if broken {
             // Its reader is told by us, so the node has to be told, too.
-            state.say(cancel(down.call));
+            state.say(Up { call: down.call, said: Said::Cancel });
         }
         drop(state);
         reader.into_iter().chain(sender).for_each(Waker::wake);
     }
 }
 
-impl State {
-    fn say(&mut self, up: pb::Up) {
+impl<P: Port> State<P> {
+    fn say(&mut self, up: Up<P::Request>) {
         self.queue.push_back(up);
         let waker = if self.phase == Phase::Idle { self.driver.take() } else { self.sender.take() };
         // Waking only puts a task into its runtime's queue.
@@ -172,9 +237,9 @@ impl State {
     }
 }
 
-impl Entry {
+impl<P: Port> Entry<P> {
     /// Takes a piece of a large frame; false if the call has ended because that is none.
-    fn take_in(&mut self, part: &pb::Part) -> bool {
+    fn take_in(&mut self, part: &Part) -> bool {
         if self.end.is_some() {
             return true;
         }
@@ -184,7 +249,7 @@ impl Entry {
         }
         self.pieces.extend_from_slice(&part.data);
         if part.last {
-            match pb::Frame::decode(self.pieces.split().freeze()) {
+            match P::Frame::decode(self.pieces.split().freeze()) {
                 Ok(frame) => self.frames.push_back(frame),
                 Err(error) => {
                     self.end = Some(Err(broken(format!("a frame in pieces: {error}"))));
@@ -196,23 +261,17 @@ impl Entry {
     }
 }
 
-fn cancel(call: u64) -> pb::Up {
-    pb::Up { call, kind: Some(pb::up::Kind::Cancel(pb::Cancel {})), ..pb::Up::default() }
-}
-
-fn credit(call: u64, bytes: usize) -> pb::Up {
-    let kind = Some(pb::up::Kind::Credit(u32::try_from(bytes).unwrap_or(u32::MAX)));
-    pb::Up { call, kind, ..pb::Up::default() }
-}
-
-impl Driver {
+impl<P: Port> Keeper<P> {
     /// Makes the link when a call wants one, and again after it was lost.
-    pub async fn run(mut self) {
+    async fn run(mut self) {
         loop {
             let link = self.wanted().await;
             let sayings = Sayings { shared: self.shared.clone(), link };
-            let lost = match self.client.link(sayings).await {
-                Ok(response) => self.listen(response.into_inner()).await,
+            let lost = match P::connect(&mut self.client, sayings).await {
+                Ok(response) => {
+                    self.shared.linked();
+                    self.listen(response.into_inner()).await
+                }
                 Err(status) => status.into(),
             };
             self.shared.lose(&lost);
@@ -223,21 +282,22 @@ impl Driver {
     async fn wanted(&self) -> u64 {
         std::future::poll_fn(|cx| {
             let mut state = self.shared.lock();
-            if state.queue.is_empty() {
+            if state.queue.is_empty() && !state.wanted {
                 state.driver = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            state.phase = Phase::Linked;
+            state.phase = Phase::Asked;
+            state.wanted = false;
             Poll::Ready(state.link)
         })
         .await
     }
 
-    /// Hears what the node says until it has nothing more to say.
-    async fn listen(&self, mut downs: tonic::Streaming<pb::Down>) -> Error {
+    /// Hears what the callee says until it has nothing more to say.
+    async fn listen(&self, mut downs: Streaming<P::Down>) -> Error {
         loop {
             match downs.next().await {
-                Some(Ok(down)) => self.shared.hear(down),
+                Some(Ok(down)) => self.shared.hear(P::read_down(down)),
                 Some(Err(status)) => return status.into(),
                 None => {
                     let lost = Detail::OutcomeUnknown { invocation: String::new() };
@@ -248,22 +308,22 @@ impl Driver {
     }
 }
 
-impl Drop for Driver {
+impl<P: Port> Drop for Keeper<P> {
     fn drop(&mut self) {
         self.shared.lose(&Error::new(Code::Cancelled, "the link is no longer kept"));
     }
 }
 
-/// What is said to the node, as the stream that the connection reads.
-struct Sayings {
-    shared: Arc<Shared>,
+/// What is said to the callee, as the stream that the connection reads.
+pub(crate) struct Sayings<P: Port> {
+    shared: Arc<Shared<P>>,
     link: u64,
 }
 
-impl Stream for Sayings {
-    type Item = pb::Up;
+impl<P: Port> Stream for Sayings<P> {
+    type Item = P::Up;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<pb::Up>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<P::Up>> {
         let mut state = self.shared.lock();
         if state.link != self.link {
             // The connection of a link that was lost may ask once more. What is said by now is for another one.
@@ -273,7 +333,7 @@ impl Stream for Sayings {
             if let Some(entry) = state.calls.get_mut(&up.call) {
                 entry.sent = true;
             }
-            return Poll::Ready(Some(up));
+            return Poll::Ready(Some(P::up(up)));
         }
         if state.phase == Phase::Draining && state.calls.values().all(|entry| entry.end.is_some()) {
             return Poll::Ready(None);
@@ -283,16 +343,15 @@ impl Stream for Sayings {
     }
 }
 
-/// One call, as its reader sees it. Dropping it tells the node that nobody waits.
-struct Call {
-    shared: Arc<Shared>,
+/// One call, as its reader sees it. Dropping it tells the callee that nobody waits.
+struct Call<P: Port> {
+    shared: Arc<Shared<P>>,
     number: u64,
     is_over: bool,
 }
 
-impl Call {
-    /// The port's answer: frames, or the error that came instead of any.
-    async fn answer(mut self) -> Result<Frames, Error> {
+impl<P: Port> Call<P> {
+    async fn answer(mut self) -> Result<BoxStream<'static, Result<P::Item, Error>>, Error> {
         std::future::poll_fn(|cx| self.poll_first(cx)).await?;
         Ok(self.boxed())
     }
@@ -321,22 +380,23 @@ impl Call {
     }
 }
 
-impl Stream for Call {
-    type Item = Result<super::super::Frame, Error>;
+impl<P: Port> Stream for Call<P> {
+    type Item = Result<P::Item, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let mut state = this.shared.lock();
         let Some(entry) = state.calls.get_mut(&this.number) else { return Poll::Ready(None) };
         if let Some(frame) = entry.frames.pop_front() {
-            entry.read += cost(&frame);
+            entry.read += cost::<P>(&frame);
             let read = entry.read;
             if read >= WINDOW / 2 && entry.end.is_none() {
                 entry.read = 0;
-                state.say(credit(this.number, usize::try_from(read).unwrap_or(FRAME)));
+                let said = Said::Credit(u32::try_from(read).unwrap_or(u32::MAX));
+                state.say(Up { call: this.number, said });
             }
             drop(state);
-            return Poll::Ready(Some(convert::frame_from(frame)));
+            return Poll::Ready(Some(P::read_frame(frame)));
         }
         match entry.end.take() {
             None => {
@@ -352,7 +412,7 @@ impl Stream for Call {
     }
 }
 
-impl Drop for Call {
+impl<P: Port> Drop for Call<P> {
     fn drop(&mut self) {
         if self.is_over {
             return;
@@ -363,95 +423,13 @@ impl Drop for Call {
             return;
         }
         if entry.sent {
-            state.say(cancel(self.number));
+            state.say(Up { call: self.number, said: Said::Cancel });
         } else if let Some(at) = state.queue.iter().position(|up| up.call == self.number) {
-            // The node has never heard of it. A connection that takes nothing must not gather what callers gave up.
+            // The callee has never heard of it. A connection that takes nothing must not gather what callers gave up.
             state.queue.remove(at);
         }
     }
 }
 
-#[async_trait]
-impl SessionHost for LinkClient {
-    async fn deliver(&self, delivery: Delivery) -> Result<Frames, Error> {
-        let headers: usize =
-            delivery.param_headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if delivery.message.as_str().len() + headers > LARGE {
-            return self.plain.deliver(delivery).await;
-        }
-        let kind = pb::up::Kind::Deliver(convert::delivery_to(delivery));
-        self.shared.open(kind, (self.trace)())?.answer().await
-    }
-
-    async fn attach(&self, attach: Attach) -> Result<Frames, Error> {
-        let kind = pb::up::Kind::Attach(convert::attach_to(attach));
-        self.shared.open(kind, (self.trace)())?.answer().await
-    }
-
-    async fn close(&self, close: Close) -> Result<Frames, Error> {
-        let kind = pb::up::Kind::Close(convert::close_to(close));
-        self.shared.open(kind, (self.trace)())?.answer().await
-    }
-
-    async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
-        self.plain.relay(to, request).await
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use futures::FutureExt as _;
-
-    use super::*;
-
-    fn request(shared: &Arc<Shared>) -> Call {
-        shared.open(pb::up::Kind::Close(pb::CloseRequest::default()), Trace::default()).ok().unwrap()
-    }
-
-    fn said(sayings: &mut Sayings) -> Option<Option<u64>> {
-        sayings.next().now_or_never().map(|up| up.map(|up| up.call))
-    }
-
-    #[test]
-    fn what_is_given_up_before_it_was_sent_leaves_nothing_behind() {
-        let shared = Arc::new(Shared::default());
-        let kept = request(&shared);
-        for _ in 0..1000 {
-            drop(request(&shared));
-        }
-        assert_eq!(shared.lock().queue.len(), 1);
-        assert_eq!(shared.lock().calls.len(), 1);
-        let mut sayings = Sayings { shared: shared.clone(), link: 0 };
-        assert_eq!(said(&mut sayings), Some(Some(kept.number)));
-        drop(kept);
-        assert_eq!(said(&mut sayings), Some(Some(1)), "its cancellation");
-        assert_eq!(said(&mut sayings), None);
-    }
-
-    #[test]
-    fn a_link_that_was_lost_says_nothing_that_is_meant_for_the_next() {
-        let shared = Arc::new(Shared::default());
-        let mut old = Sayings { shared: shared.clone(), link: 0 };
-        assert!(said(&mut old).is_none());
-        shared.lose(&broken("lost"));
-        let call = request(&shared);
-        assert_eq!(said(&mut old), Some(None));
-        assert_eq!(said(&mut Sayings { shared: shared.clone(), link: 1 }), Some(Some(call.number)));
-    }
-
-    #[test]
-    fn a_frame_that_is_none_ends_the_call_at_both_ends() {
-        let shared = Arc::new(Shared::default());
-        let mut sayings = Sayings { shared: shared.clone(), link: 0 };
-        let mut call = request(&shared);
-        assert_eq!(said(&mut sayings), Some(Some(1)));
-        let part = Some(pb::Part { data: vec![0xff_u8; 3].into(), last: true });
-        shared.hear(pb::Down { call: 1, part, ..pb::Down::default() });
-        let up = sayings.next().now_or_never().flatten().unwrap();
-        assert!(matches!(up.kind, Some(pb::up::Kind::Cancel(_))), "{up:?}");
-        assert!(matches!(call.next().now_or_never(), Some(Some(Err(_)))));
-        assert_eq!(call.next().now_or_never(), Some(None));
-        drop(call);
-        assert_eq!(said(&mut sayings), None);
-    }
-}
+mod tests;

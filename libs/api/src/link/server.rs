@@ -1,4 +1,4 @@
-//! The node's half of a link.
+//! The callee's half of a link.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,54 +9,65 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::SelectAll;
+use futures::stream::{BoxStream, SelectAll};
 use futures::task::AtomicWaker;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use prost::Message as _;
 use tonic::{Status, Streaming};
 
-use super::super::{Frames, SessionHost, convert};
-use super::{LARGE, MAX_CALLS, Trace, WINDOW, broken, cost, end};
+use super::{Down, LARGE, MAX_CALLS, Part, Port, Said, Trace, Up, WINDOW, broken, cost, end};
 use crate::error::Error;
-use crate::pb::session as pb;
 
-/// Messages taken from the gateway before calls are looked at again.
+/// Messages taken from the caller before calls are looked at again.
 const BURST: usize = 64;
 /// Payload after which what is ready is sent.
 const ENOUGH: i64 = 32 << 10;
 
-/// What the node does for one call, until its frames are there.
-pub type Opening = BoxFuture<'static, Result<Frames, Error>>;
+type Items<T> = BoxStream<'static, Result<T, Error>>;
+
+/// What is done for one call, until its frames are there.
+pub(crate) type Opening<T> = BoxFuture<'static, Result<Items<T>, Error>>;
+
+/// Puts the beginning of a call into a trace.
+pub(crate) type Within<T> = Arc<dyn Fn(&Trace, Opening<T>) -> Opening<T> + Send + Sync>;
 
 /// What a link needs from its surroundings.
-#[derive(Clone)]
-pub struct Surroundings {
+pub struct Surroundings<T> {
     /// Makes the beginning of a call part of the caller's trace.
-    pub within: fn(&Trace, Opening) -> Opening,
-    /// Resolves when the node begins to drain; one for each link.
+    pub within: Within<T>,
+    /// Resolves when the process begins to drain; one for each link.
     pub draining: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
 }
 
-impl Surroundings {
-    /// No traces, and no end.
-    #[must_use]
-    pub fn none() -> Self {
-        Self { within: |_, opening| opening, draining: Arc::new(|| futures::future::pending().boxed()) }
+impl<T> Clone for Surroundings<T> {
+    fn clone(&self) -> Self {
+        Self { within: self.within.clone(), draining: self.draining.clone() }
     }
 }
 
-/// Everything that is open on one link, as the stream of what is said to the gateway.
-pub(in super::super) struct Calls {
-    host: Arc<dyn SessionHost>,
-    within: fn(&Trace, Opening) -> Opening,
-    draining: Option<BoxFuture<'static, ()>>,
-    inbound: Option<Streaming<pb::Up>>,
-    calls: SelectAll<Call>,
-    controls: HashMap<u64, Arc<Control>>,
-    unsent: VecDeque<pb::Down>,
+impl<T> Surroundings<T> {
+    /// No traces, and no end.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            within: Arc::new(|_, opening| opening),
+            draining: Arc::new(|| futures::future::pending().boxed()),
+        }
+    }
 }
 
-/// What the gateway says about a call that is open.
+/// Everything that is open on one link, as the stream of what is said to the caller.
+pub(crate) struct Calls<P: Port> {
+    host: Arc<P::Host>,
+    within: Within<P::Item>,
+    draining: Option<BoxFuture<'static, ()>>,
+    inbound: Option<Streaming<P::Up>>,
+    calls: SelectAll<Call<P>>,
+    controls: HashMap<u64, Arc<Control>>,
+    unsent: VecDeque<Down<P::Frame>>,
+}
+
+/// What the caller says about a call that is open.
 #[derive(Default)]
 struct Control {
     credit: AtomicI64,
@@ -64,15 +75,15 @@ struct Control {
     waker: AtomicWaker,
 }
 
-impl Calls {
-    pub(in super::super) fn new(
-        host: Arc<dyn SessionHost>,
-        surroundings: &Surroundings,
-        inbound: Streaming<pb::Up>,
+impl<P: Port> Calls<P> {
+    pub(crate) fn new(
+        host: Arc<P::Host>,
+        surroundings: &Surroundings<P::Item>,
+        inbound: Streaming<P::Up>,
     ) -> Self {
         Self {
             host,
-            within: surroundings.within,
+            within: surroundings.within.clone(),
             draining: Some((surroundings.draining)()),
             inbound: Some(inbound),
             calls: SelectAll::new(),
@@ -81,36 +92,26 @@ impl Calls {
         }
     }
 
-    fn hear(&mut self, up: pb::Up) {
-        use pb::up::Kind as K;
-        let trace = Trace { parent: up.traceparent, state: up.tracestate };
-        match up.kind {
-            Some(K::Credit(more)) => {
+    fn hear(&mut self, up: Up<P::Request>) {
+        match up.said {
+            Said::Credit(more) => {
                 if let Some(control) = self.controls.get(&up.call) {
                     control.credit.fetch_add(i64::from(more), Ordering::Relaxed);
                     control.waker.wake();
                 }
             }
-            Some(K::Cancel(_)) => {
+            Said::Cancel => {
                 if let Some(control) = self.controls.remove(&up.call) {
                     control.cancelled.store(true, Ordering::Relaxed);
                     control.waker.wake();
                 }
             }
-            Some(K::Deliver(request)) => self.open(up.call, &trace, |host| {
-                async move { host.deliver(convert::delivery_from(request)?).await }.boxed()
-            }),
-            Some(K::Attach(request)) => self.open(up.call, &trace, |host| {
-                async move { host.attach(convert::attach_from(request)).await }.boxed()
-            }),
-            Some(K::Close(request)) => self.open(up.call, &trace, |host| {
-                async move { host.close(convert::close_from(request)).await }.boxed()
-            }),
-            None => {}
+            Said::Request(request, trace) => self.open(up.call, &trace, request),
+            Said::Unknown => {}
         }
     }
 
-    fn open(&mut self, number: u64, trace: &Trace, begin: impl FnOnce(Arc<dyn SessionHost>) -> Opening) {
+    fn open(&mut self, number: u64, trace: &Trace, request: P::Request) {
         let refused = if self.controls.len() >= MAX_CALLS {
             let after = std::time::Duration::from_secs(1);
             Some(Error::overloaded("too many calls are open on this link", after))
@@ -120,23 +121,22 @@ impl Calls {
             None
         };
         if let Some(error) = refused {
-            let end = Some(end(Some(error)));
-            self.unsent.push_back(pb::Down { call: number, end, ..pb::Down::default() });
+            self.unsent.push_back(Down { end: Some(end(Some(error))), ..Down::of(number) });
             return;
         }
         let control = Arc::new(Control { credit: AtomicI64::new(WINDOW), ..Control::default() });
         self.controls.insert(number, control.clone());
-        let opening = (self.within)(trace, begin(self.host.clone()));
+        let opening = (self.within)(trace, P::open(self.host.clone(), request));
         self.calls.push(Call { number, control, step: Step::Opening(opening), pieces: VecDeque::new() });
     }
 
-    /// Hears what the gateway has said; whether there may be more.
+    /// Hears what the caller has said; whether there may be more.
     fn listen(&mut self, cx: &mut Context<'_>) -> bool {
         for _ in 0..BURST {
             let Some(inbound) = &mut self.inbound else { return false };
             match inbound.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(up))) => self.hear(up),
-                // The gateway is gone, and with it everybody who waits.
+                Poll::Ready(Some(Ok(up))) => self.hear(P::read_up(up)),
+                // The caller is gone, and with it everybody who waits.
                 Poll::Ready(Some(Err(_))) => {
                     self.inbound = None;
                     self.calls = SelectAll::new();
@@ -151,27 +151,27 @@ impl Calls {
     }
 }
 
-impl Stream for Calls {
-    type Item = Result<pb::Down, Status>;
+impl<P: Port> Stream for Calls<P> {
+    type Item = Result<P::Down, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         if this.draining.as_mut().is_some_and(|draining| draining.poll_unpin(cx).is_ready()) {
             this.draining = None;
-            this.unsent.push_back(pb::Down { drain: Some(pb::Drain {}), ..pb::Down::default() });
+            this.unsent.push_back(Down { drain: true, ..Down::of(0) });
         }
         if this.listen(cx) {
             cx.waker().wake_by_ref();
         }
         if let Some(down) = this.unsent.pop_front() {
-            return Poll::Ready(Some(Ok(down)));
+            return Poll::Ready(Some(Ok(P::down(down))));
         }
         match this.calls.poll_next_unpin(cx) {
             Poll::Ready(Some(down)) => {
                 if down.end.is_some() {
                     this.controls.remove(&down.call);
                 }
-                Poll::Ready(Some(Ok(down)))
+                Poll::Ready(Some(Ok(P::down(down))))
             }
             Poll::Ready(None) if this.inbound.is_none() => Poll::Ready(None),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -180,23 +180,23 @@ impl Stream for Calls {
 }
 
 /// One call.
-struct Call {
+struct Call<P: Port> {
     number: u64,
     control: Arc<Control>,
-    step: Step,
+    step: Step<P::Item>,
     /// What is left of a large frame.
     pieces: VecDeque<Bytes>,
 }
 
-enum Step {
-    Opening(Opening),
-    Frames(Frames),
+enum Step<T> {
+    Opening(Opening<T>),
+    Frames(Items<T>),
     Done,
 }
 
-impl Call {
+impl<P: Port> Call<P> {
     /// The next frame, or how the call ended. A defect ends this call and no other.
-    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<pb::Frame, Option<Error>>> {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<P::Frame, Option<Error>>> {
         loop {
             let step = &mut self.step;
             let turn = catch_unwind(AssertUnwindSafe(|| match step {
@@ -208,7 +208,7 @@ impl Call {
                     Err(error) => Err(Some(error)),
                 }),
                 Step::Frames(frames) => frames.poll_next_unpin(cx).map(|next| match next {
-                    Some(Ok(frame)) => Ok(Some(convert::frame_to(frame))),
+                    Some(Ok(frame)) => Ok(Some(P::frame(frame))),
                     Some(Err(error)) => Err(Some(error)),
                     None => Err(None),
                 }),
@@ -232,16 +232,16 @@ impl Call {
     }
 
     /// The next piece of a large frame.
-    fn piece(&mut self) -> Option<pb::Part> {
+    fn piece(&mut self) -> Option<Part> {
         let data = self.pieces.pop_front()?;
-        Some(pb::Part { data, last: self.pieces.is_empty() })
+        Some(Part { data, last: self.pieces.is_empty() })
     }
 
     fn spend(&self, cost: i64) {
         self.control.credit.fetch_sub(cost, Ordering::Relaxed);
     }
 
-    fn cut(&mut self, frame: &pb::Frame) {
+    fn cut(&mut self, frame: &P::Frame) {
         let mut whole = Bytes::from(frame.encode_to_vec());
         while !whole.is_empty() {
             self.pieces.push_back(whole.split_to(whole.len().min(LARGE)));
@@ -249,12 +249,12 @@ impl Call {
     }
 }
 
-impl Stream for Call {
-    type Item = pb::Down;
+impl<P: Port> Stream for Call<P> {
+    type Item = Down<P::Frame>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<pb::Down>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let mut down = pb::Down { call: this.number, ..pb::Down::default() };
+        let mut down = Down::of(this.number);
         let mut sent = 0;
         loop {
             // A frame that has begun is sent whatever it takes, since a part of it cannot be read; it is paid for as a whole.
@@ -274,7 +274,7 @@ impl Stream for Call {
             }
             match this.advance(cx) {
                 Poll::Ready(Ok(frame)) => {
-                    let cost = cost(&frame);
+                    let cost = cost::<P>(&frame);
                     this.spend(cost);
                     if cost > LARGE as i64 {
                         this.cut(&frame);
