@@ -91,14 +91,12 @@ impl Exchange {
     /// Params as a registry gets them: without what only the mesh and the client speak about.
     #[must_use]
     pub fn payload(params: &Json) -> Json {
-        let text = params.as_str();
-        let has = |key| scan::member(text, key).is_some();
         // Most have nothing of it, and looking is cheaper than editing.
-        if !has(meta::INPUT_RESPONSES)
-            && !has(meta::REQUEST_STATE)
-            && scan::path(text, &[meta::META, meta::PROGRESS_TOKEN]).is_none()
-            && scan::path(text, &[meta::META, meta::BAGGAGE]).is_none()
-        {
+        let keys = [meta::META, meta::INPUT_RESPONSES, meta::REQUEST_STATE];
+        let [kept, responses, state] = scan::fields(params.as_str(), keys);
+        let [token, baggage] =
+            kept.map_or([None; 2], |kept| scan::fields(kept, [meta::PROGRESS_TOKEN, meta::BAGGAGE]));
+        if [responses, state, token, baggage].iter().all(Option::is_none) {
             return params.clone();
         }
         let (params, _) = wire::without_token(Some(params.clone()));

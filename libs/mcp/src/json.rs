@@ -90,6 +90,12 @@ impl Json {
         scan::member(self.as_str(), key).map(|part| self.slice(part))
     }
 
+    /// Several members of this object, found in one pass.
+    #[must_use]
+    pub fn fields<const N: usize>(&self, keys: [&str; N]) -> [Option<Self>; N] {
+        scan::fields(self.as_str(), keys).map(|part| part.map(|part| self.slice(part)))
+    }
+
     /// The text content of a member that is a string.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<String> {

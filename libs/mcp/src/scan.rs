@@ -3,11 +3,14 @@
 //! Everything that decides on a message reads it through this module, and the exact bytes that were checked are the bytes
 //! that are forwarded, so no second parser can see another message.
 
+mod skip;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use memchr::memchr2;
+
+use self::skip::{plain, skip_space, skip_value};
 
 /// Bounds on one JSON text.
 #[derive(Debug, Clone, Copy)]
@@ -178,18 +181,11 @@ impl Checker<'_> {
         let start = self.at;
         self.at += 1;
         loop {
-            let rest = self.bytes.get(self.at..).unwrap_or_default();
-            let plain = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-            // Without a branch for each byte, so that it is done for many at a time.
-            if rest[..plain].iter().fold(false, |found, c| found | (*c < 0x20)) {
-                self.at += rest.iter().position(|c| *c < 0x20).unwrap_or_default();
-                return self.syntax();
-            }
-            self.at += plain;
-            match rest.get(plain) {
+            self.at = plain(self.bytes, self.at);
+            match self.bytes.get(self.at) {
                 Some(b'"') => break,
-                Some(_) => self.escape()?,
-                None => return self.syntax(),
+                Some(b'\\') => self.escape()?,
+                Some(_) | None => return self.syntax(),
             }
         }
         self.at += 1;
@@ -373,6 +369,26 @@ pub fn member<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.get(last?)
 }
 
+/// As [`member`] for several names, in one pass.
+#[must_use]
+pub fn fields<'a, const N: usize>(text: &'a str, keys: [&str; N]) -> [Option<&'a str>; N] {
+    let mut members = members(text);
+    let mut last = [None; N];
+    while let Some(place) = members.step() {
+        let Some(raw) = text.as_bytes().get(place.key.start + 1..place.key.end - 1) else { break };
+        let place_of = |name: &[u8]| keys.iter().position(|key| key.as_bytes() == name);
+        let index = if raw.contains(&b'\\') {
+            text.get(place.key).and_then(string).and_then(|name| place_of(name.as_bytes()))
+        } else {
+            place_of(raw)
+        };
+        if let Some(index) = index {
+            last[index] = text.get(place.value);
+        }
+    }
+    last
+}
+
 /// Follows names from object to object.
 #[must_use]
 pub fn path<'a>(text: &'a str, keys: &[&str]) -> Option<&'a str> {
@@ -383,7 +399,7 @@ pub fn path<'a>(text: &'a str, keys: &[&str]) -> Option<&'a str> {
 #[must_use]
 pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.trim_ascii().strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') {
+    if plain(inner.as_bytes(), 0) < inner.len() {
         serde_json::from_str::<String>(raw).ok().map(Cow::Owned)
     } else {
         Some(Cow::Borrowed(inner))
@@ -394,61 +410,6 @@ pub fn string(raw: &str) -> Option<Cow<'_, str>> {
 #[must_use]
 pub fn is_object(raw: &str) -> bool {
     raw.trim_ascii_start().starts_with('{')
-}
-
-fn skip_space(bytes: &[u8], mut at: usize) -> usize {
-    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-        at += 1;
-    }
-    at
-}
-
-/// End of the value that starts at `at`, in checked text.
-fn skip_value(bytes: &[u8], at: usize) -> usize {
-    match bytes.get(at) {
-        Some(b'"') => skip_string(bytes, at),
-        Some(b'{' | b'[') => {
-            let mut depth = 0_usize;
-            let mut i = at;
-            while i < bytes.len() {
-                match bytes[i] {
-                    b'"' => {
-                        i = skip_string(bytes, i);
-                        continue;
-                    }
-                    b'{' | b'[' => depth += 1,
-                    b'}' | b']' => {
-                        depth -= 1;
-                        if depth == 0 {
-                            return i + 1;
-                        }
-                    }
-                    _ => {}
-                }
-                i += 1;
-            }
-            bytes.len()
-        }
-        _ => {
-            let mut i = at;
-            while i < bytes.len() && !matches!(bytes[i], b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r') {
-                i += 1;
-            }
-            i
-        }
-    }
-}
-
-fn skip_string(bytes: &[u8], at: usize) -> usize {
-    let mut i = at + 1;
-    while let Some(found) = bytes.get(i..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
-        i += found;
-        if bytes[i] == b'"' {
-            return i + 1;
-        }
-        i += 2;
-    }
-    bytes.len()
 }
 
 #[cfg(test)]

@@ -69,7 +69,10 @@ pub(crate) struct Shared {
 impl Shared {
     /// Requests of one session should reach the same replica; registries must not learn the session id.
     pub(crate) fn affinity_of(&self, id: &SessionId) -> String {
-        Sha256::digest(id.as_str()).iter().take(8).map(|b| format!("{b:02x}")).collect()
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digest = Sha256::digest(id.as_str());
+        let halves = digest.iter().take(8).flat_map(|byte| [byte >> 4, byte & 15]);
+        halves.map(|half| char::from(DIGITS[usize::from(half)])).collect()
     }
 
     /// Counts what is here whenever somebody reads the metrics.
@@ -139,7 +142,8 @@ impl Shared {
             };
             // An actor outlives the request that wakes it, so it is no part of that request's trace.
             let _alone = Scope::of_role(ROLE).enter();
-            task::spawn(Kind::Call, "session", work)
+            // In one place from the beginning: it is large, and spawning would move it many times.
+            task::spawn(Kind::Call, "session", Box::pin(work))
         };
         self.residents.post(id, visitor, letter, &start)
     }
@@ -373,7 +377,7 @@ impl SessionHost for Host {
         };
         let read = match delivery.read.take() {
             Some(message) => Ok(Body::One(Arc::unwrap_or_clone(message))),
-            None => Body::parse(&delivery.message.bytes()),
+            None => Body::of(&delivery.message),
         };
         match (read, delivery.era) {
             (Err(bad), _) => refuse(&bad),

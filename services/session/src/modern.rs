@@ -27,6 +27,10 @@ struct Admitted {
     method: Method,
     request: Request,
     params: Json,
+    /// Members of the params.
+    arguments: Option<Json>,
+    state: Option<Json>,
+    responses: Option<Json>,
     context: CallContext,
     progress_token: Option<Json>,
     caller: Caller,
@@ -69,8 +73,12 @@ fn admit(shared: &Shared, delivery: &Delivery, request: Request) -> Result<Admit
         .filter(|m| m.exists_in(Revision::V2026_07_28))
         .ok_or_else(|| (404, RpcError::new(code::METHOD_NOT_FOUND, "Method not found")))?;
     let params = request.params.clone().unwrap_or_else(Json::empty_object);
-    let meta = params.member(meta::META).unwrap_or_else(Json::empty_object);
-    let log_level = match meta.member(meta::LOG_LEVEL) {
+    let keys = [meta::META, "arguments", meta::REQUEST_STATE, meta::INPUT_RESPONSES];
+    let [meta, arguments, state, responses] = params.fields(keys);
+    let keys = [meta::LOG_LEVEL, meta::PROGRESS_TOKEN, meta::CLIENT_CAPABILITIES];
+    let [log_level, progress_token, client_capabilities] =
+        meta.map_or([const { None }; 3], |meta| meta.fields(keys));
+    let log_level = match log_level {
         None => None,
         Some(raw) => {
             let level = scan::string(raw.as_str()).and_then(|text| Level::parse(&text));
@@ -86,10 +94,10 @@ fn admit(shared: &Shared, delivery: &Delivery, request: Request) -> Result<Admit
             Some(level.ok_or_else(refuse)?)
         }
     };
-    let progress_token = meta.member(meta::PROGRESS_TOKEN).filter(|raw| mcp::rpc::Id::read(raw).is_some());
+    let progress_token = progress_token.filter(|raw| mcp::rpc::Id::read(raw).is_some());
     let context = CallContext {
         revision: Revision::V2026_07_28,
-        client_capabilities: meta.member(meta::CLIENT_CAPABILITIES),
+        client_capabilities,
         log_level,
         progress: progress_token.is_some(),
     };
@@ -99,7 +107,7 @@ fn admit(shared: &Shared, delivery: &Delivery, request: Request) -> Result<Admit
         principal: delivery.principal.clone(),
         affinity: String::new(),
     };
-    Ok(Admitted { method, request, params, context, progress_token, caller })
+    Ok(Admitted { method, request, params, arguments, state, responses, context, progress_token, caller })
 }
 
 enum Refusal {
@@ -123,17 +131,17 @@ fn prepare(shared: &Arc<Shared>, delivery: &Delivery, admitted: &Admitted) -> Re
     let route =
         shared.registries.route(operation, &target, true).map_err(|error| Refusal::Rpc(200, error))?;
     if operation == Operation::Call {
-        let arguments = scan::member(admitted.params.as_str(), "arguments");
+        let arguments = admitted.arguments.as_ref().map(Json::as_str);
         header::check_params(&delivery.param_headers, arguments, &route.entry.headers).map_err(
             |mismatch| Refusal::Rpc(400, RpcError::new(code::HEADER_MISMATCH, mismatch.to_string())),
         )?;
     }
-    let state = admitted.params.member(meta::REQUEST_STATE);
-    let responses = admitted.params.member(meta::INPUT_RESPONSES);
-    match (state, responses) {
+    match (&admitted.state, &admitted.responses) {
         (None, None) => Ok(Prepared::Fresh),
-        (None, Some(responses)) => Ok(Prepared::Brought(answers(&responses).ok_or(Refusal::BadState)?)),
-        (Some(state), responses) => retry(shared, admitted, route, operation, target, &state, responses),
+        (None, Some(responses)) => Ok(Prepared::Brought(answers(responses).ok_or(Refusal::BadState)?)),
+        (Some(state), responses) => {
+            retry(shared, admitted, route, operation, target, state, responses.clone())
+        }
     }
 }
 

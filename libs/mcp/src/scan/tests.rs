@@ -7,6 +7,17 @@ fn ok(text: &str) -> bool {
 }
 
 #[test]
+fn several_members_at_once_are_those_that_are_found_one_by_one() {
+    let text = r#" { "a" : 1, "b":{"a":2}, "\u0063": "x", "a":[3] ,"dd":null } "#;
+    assert_eq!(fields(text, ["a", "c", "dd", "e"]), [Some("[3]"), Some("\"x\""), Some("null"), None]);
+    for text in [text, "{}", "[1]", "7"] {
+        for key in ["a", "b", "c", "dd", "e"] {
+            assert_eq!(fields(text, [key]), [member(text, key)], "{text} {key}");
+        }
+    }
+}
+
+#[test]
 fn grammar_table() {
     for good in [
         "0",

@@ -64,10 +64,11 @@ fn metadata(request: &Request) -> Result<String, Rung> {
         Rung(StatusCode::BAD_REQUEST, RpcError::new(code::INVALID_PARAMS, text))
     };
     let params = request.params.as_ref().map_or("{}", Json::as_str);
-    let member = |key| scan::path(params, &[meta::META, key]);
-    let version = member(meta::PROTOCOL_VERSION).and_then(scan::string);
-    let version = version.ok_or_else(|| missing(meta::PROTOCOL_VERSION))?;
-    if !member(meta::CLIENT_CAPABILITIES).is_some_and(scan::is_object) {
+    let keys = [meta::PROTOCOL_VERSION, meta::CLIENT_CAPABILITIES];
+    let [version, capabilities] =
+        scan::member(params, meta::META).map_or([None; 2], |meta| scan::fields(meta, keys));
+    let version = version.and_then(scan::string).ok_or_else(|| missing(meta::PROTOCOL_VERSION))?;
+    if !capabilities.is_some_and(scan::is_object) {
         return Err(missing(meta::CLIENT_CAPABILITIES));
     }
     Ok(version.into_owned())
