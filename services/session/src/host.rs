@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::facts::Facts;
 use crate::letter::Letter;
 use crate::neighbours::Neighbours;
-use crate::observe::Observed;
+use crate::observe::{self, Observed};
 use crate::ownership::Slots;
 use crate::reader::{Queue, Reader, queue};
 use crate::refuse;
@@ -240,7 +240,7 @@ impl Host {
         let Some(text) = delivery.session.as_deref() else { return self.initialise(delivery, message).await };
         let Some((id, epoch)) = self.session(text).await? else { return Ok(refuse::session_not_found()) };
         let request_id = request_id(&message).cloned();
-        let scope = hop(&message);
+        let scope = observe::hop(&message);
         self.0.describe(&scope, Some(&id));
         let letter = |reply| Letter::Message {
             message: message.clone(),
@@ -352,7 +352,7 @@ impl Host {
             Err(refused) => return Ok(refused),
         };
         let (reply, mut frames) = queue();
-        let scope = hop(&message);
+        let scope = observe::hop(&message);
         shared.describe(&scope, Some(&id));
         // The queue of a session that nobody knows yet has room.
         let letter = Letter::Message { message, key: String::new(), again: None, reply, scope };
@@ -490,14 +490,4 @@ pub(crate) const fn request_id(message: &Message) -> Option<&rpc::Id> {
         Message::Request(request) => Some(&request.id),
         Message::Notification(_) | Message::Response(_) => None,
     }
-}
-
-/// This hop of a message; its parent is the gateway's.
-pub(crate) fn hop(message: &Message) -> Scope {
-    Scope::current().child(ROLE, Side::Internal, || match message.method() {
-        Some(method) => Method::parse(method).map_or("trunkline.session notification".into(), |known| {
-            format!("trunkline.session {}", known.as_str()).into()
-        }),
-        None => "trunkline.session response".into(),
-    })
 }

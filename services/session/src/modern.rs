@@ -13,7 +13,7 @@ use mcp::rpc::{Message, Request, RpcError};
 use mcp::{Json, Method, Revision, code, header, meta, scan};
 
 use crate::calling::{self, Caller, Opened, Wish};
-use crate::host::{self, Shared};
+use crate::host::Shared;
 use crate::refuse;
 use crate::registries::Route;
 use crate::registries::call::{Call, Heard};
@@ -38,7 +38,7 @@ struct Admitted {
 
 /// Answers a message of a modern client.
 pub(crate) fn serve(shared: &Arc<Shared>, delivery: Delivery, message: Message) -> Frames {
-    let scope = host::hop(&message);
+    let scope = crate::observe::hop(&message);
     shared.describe(&scope, None);
     let request = match message {
         Message::Request(request) => request,

@@ -11,7 +11,7 @@ use api::registry::{Operation, Start};
 use chassis::metrics::{Counter, Gauge, Grid, LIVES, Metrics, Names, SECONDS};
 use chassis::telemetry::{Scope, Side, records_content};
 use machines::{CallFrame, Millis, StopReason};
-use mcp::rpc::RpcError;
+use mcp::rpc::{Message, RpcError};
 use mcp::telemetry::{Failure, OTHER, Outcome, attribute, bare_uri, metric};
 use mcp::{Json, Method, Revision, scan};
 
@@ -361,6 +361,16 @@ impl Drop for Asking {
 fn failed(error: &RpcError) -> Outcome {
     let reason = error.data.as_ref().and_then(|data: &Json| data.text("reason"));
     Outcome::of_code(Some(error.code), reason.as_deref())
+}
+
+/// This hop of a message; its parent is the gateway's.
+pub(crate) fn hop(message: &Message) -> Scope {
+    Scope::current().child(ROLE, Side::Internal, || match message.method() {
+        Some(method) => Method::parse(method).map_or("trunkline.session notification".into(), |known| {
+            format!("trunkline.session {}", known.as_str()).into()
+        }),
+        None => "trunkline.session response".into(),
+    })
 }
 
 #[cfg(test)]
