@@ -28,6 +28,15 @@ pub fn unix_millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(millis).unwrap_or_default()
 }
 
+/// Milliseconds since 1970 as they pass for this process: the date when it first asked, and what has passed since. Unlike the
+/// date it never jumps, so that what lasts for a while lasts as long as was meant.
+#[must_use]
+pub fn dated_millis() -> u64 {
+    static START: OnceLock<(u64, u64)> = OnceLock::new();
+    let (date, boot) = *START.get_or_init(|| (unix_millis(), boot_millis()));
+    date.saturating_add(boot_millis().saturating_sub(boot))
+}
+
 /// Nanoseconds since 1970; 0 on a machine whose clock stands before that.
 #[must_use]
 pub fn unix_nanos() -> u64 {
@@ -75,6 +84,13 @@ mod tests {
     fn the_monotonic_clock_does_not_go_back() {
         let first = now_millis();
         assert!(now_millis() >= first);
+    }
+
+    #[test]
+    fn dates_of_this_process_begin_at_the_date() {
+        let before = unix_millis();
+        let first = dated_millis();
+        assert!(first.abs_diff(before) < 60_000 && dated_millis() >= first);
     }
 
     #[test]

@@ -132,8 +132,9 @@ impl Session {
     /// in the snapshot's journal, and watches its subscriptions. Requests that were under way without being journaled are
     /// answered with an error on their streams as soon as the first commit succeeds.
     #[must_use]
-    pub fn restore(settings: impl Into<Arc<Settings>>, snapshot: Snapshot, now: Millis) -> Self {
+    pub fn restore(settings: impl Into<Arc<Settings>>, mut snapshot: Snapshot, now: Millis) -> Self {
         let settings = settings.into();
+        deadlines::as_of(&settings, &mut snapshot, now);
         let open_at = now.saturating_add(settings.open_after_ms);
         let unfinished = |stream: &StreamId| snapshot.streams.get(stream).is_some_and(StreamLog::is_open);
         let calls: BTreeMap<CallId, Call> = (snapshot.journal.iter())
@@ -242,6 +243,13 @@ impl Session {
         effects.push(Effect::Commit(done.changes));
         effects.extend(done.effects);
         effects
+    }
+
+    /// What a call was delivered with, if it is under way, or has ended in the step that is not settled yet.
+    #[must_use]
+    pub fn key_of(&self, call: CallId) -> Option<&str> {
+        let before = self.mark.as_ref().and_then(|mark| mark.live.calls.get(&call));
+        self.live.calls.get(&call).or(before)?.key.as_deref()
     }
 
     /// The host may say that the last commit succeeded; frees the memory that is kept for its refusal.

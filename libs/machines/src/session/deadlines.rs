@@ -39,6 +39,29 @@ pub(super) fn next_wake(settings: &Settings, saved: &Snapshot, live: &Live) -> O
     soonest.map(|moment| live.blocked_until.map_or(moment, |blocked| moment.max(blocked)))
 }
 
+/// The moments of a session that was written down were dates of another process. A date that cannot be, as clocks stand here, is
+/// one of a clock that stands elsewhere: what it limits begins anew.
+pub(super) fn as_of(settings: &Settings, saved: &mut Snapshot, now: Millis) {
+    let ends = |at: Millis, span: Millis| {
+        let can_be = at <= now.saturating_add(span) && at.saturating_add(span) >= now;
+        if can_be { at } else { now.saturating_add(span) }
+    };
+    for entry in saved.journal.values_mut() {
+        match &mut entry.round {
+            // While the client is asked, the call itself has time.
+            Some(round) => round.deadline = ends(round.deadline, settings.ask_timeout_ms),
+            None => entry.deadline = ends(entry.deadline, settings.call_timeout_ms),
+        }
+    }
+    for finished in saved.streams.values_mut().filter_map(|log| log.finished_at.as_mut()) {
+        let is_over = finished.saturating_add(settings.kept_ms.saturating_mul(2)) < now;
+        *finished = if is_over { now } else { now.min(*finished) };
+    }
+    if let Some(handshake) = &mut saved.handshake {
+        handshake.at = now.min(handshake.at);
+    }
+}
+
 impl Turn<'_> {
     /// Asks to be woken, unless the last wish is still the right one. One that comes too early does no harm.
     pub(super) fn arm(&mut self) {
@@ -103,5 +126,68 @@ impl Turn<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mcp::rpc::Id;
+    use mcp::{Json, Method};
+
+    use super::*;
+    use crate::StreamId;
+    use crate::input::Continuation;
+    use crate::journal::{Entry, JournalState, Round};
+
+    const HOUR: Millis = 3_600_000;
+
+    fn call(deadline: Millis, round: Option<Millis>) -> Entry {
+        let round = round.map(|at| Round {
+            number: 1,
+            continuation: Continuation::Parked,
+            asks: Vec::new(),
+            deadline: at,
+        });
+        Entry {
+            id: Id::text("a"),
+            method: Method::ToolsCall,
+            stream: StreamId(1),
+            key: None,
+            epoch: 1,
+            generation: 0,
+            heard: 0,
+            params: Json::trusted("{}"),
+            token: None,
+            deadline,
+            state: JournalState::Dispatched,
+            instance: None,
+            round,
+            answered: None,
+        }
+    }
+
+    /// The deadlines, of the call and of the question, as another process reads them at `now`.
+    fn read_at(now: Millis, deadline: Millis, round: Option<Millis>) -> (Millis, Option<Millis>) {
+        let mut saved = Snapshot::default();
+        saved.journal.insert(CallId(1), call(deadline, round));
+        as_of(&Settings::default(), &mut saved, now);
+        let entry = &saved.journal[&CallId(1)];
+        (entry.deadline, entry.round.as_ref().map(|round| round.deadline))
+    }
+
+    #[test]
+    fn clocks_that_differ_end_nothing_early_and_keep_nothing_for_ever() {
+        let (now, settings) = (100 * HOUR, Settings::default());
+        let (calls, asks) = (settings.call_timeout_ms, settings.ask_timeout_ms);
+        for deadline in [now + calls, now + 1, now, now - calls] {
+            assert_eq!(read_at(now, deadline, None).0, deadline, "a date that can be is kept");
+        }
+        for skew in [now + calls + 1, now + HOUR + calls, now - calls - 1, now - HOUR] {
+            assert_eq!(read_at(now, skew, None).0, now + calls);
+        }
+        let late = now - 50 * HOUR;
+        assert_eq!(read_at(now, late, Some(now + 1)), (late, Some(now + 1)), "an answer is waited for");
+        assert_eq!(read_at(now, late, Some(now + asks + HOUR)), (late, Some(now + asks)));
+        assert_eq!(read_at(now, late, Some(now - asks - 1)), (late, Some(now + asks)));
     }
 }
