@@ -5,9 +5,11 @@
 mod perform;
 pub(crate) mod writes;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::{Epoch, Slot};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -98,10 +100,12 @@ pub struct Claims {
     standing: watch::Receiver<Standing>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Orders {
     drain: bool,
     store: bool,
+    /// The last epoch of each slot in which the session store refused this node. At most one entry a slot.
+    overtaken: BTreeMap<Slot, Epoch>,
 }
 
 impl Claims {
@@ -127,6 +131,16 @@ impl Claims {
     pub fn store_is(&self, up: bool) {
         self.orders.send_if_modified(|orders| std::mem::replace(&mut orders.store, up) != up);
     }
+
+    /// Says that the session store knows of a later owner of a slot that this node held in an epoch, and holds no more.
+    pub fn overtaken(&self, slot: Slot, epoch: Epoch) {
+        self.orders.send_if_modified(|orders| {
+            let last = orders.overtaken.entry(slot).or_default();
+            let is_news = *last < epoch;
+            *last = epoch.max(*last);
+            is_news
+        });
+    }
 }
 
 /// What a claimer works with.
@@ -145,7 +159,8 @@ impl Claimer {
     /// A claimer for a node, on a lease that is kept elsewhere.
     #[must_use]
     pub fn new(cluster: Cluster, me: Identity, kept: Kept) -> (Self, Claims) {
-        let (orders, ordered) = watch::channel(Orders { drain: false, store: true });
+        let (orders, ordered) =
+            watch::channel(Orders { drain: false, store: true, overtaken: BTreeMap::new() });
         let (standing, seen) = watch::channel(Standing::default());
         let claims = Claims { orders: Arc::new(orders), standing: seen };
         (Self { cluster, me, kept, orders: ordered, standing }, claims)
@@ -180,10 +195,13 @@ impl Claimer {
                 changed = orders.changed(), if !orders_end => orders_end = changed.is_err(),
             }
             let now_ms = (run.cluster.now)();
-            let ordered = *orders.borrow_and_update();
-            run.desk.store_is(ordered.store);
-            if ordered.drain {
-                run.desk.drain(now_ms);
+            {
+                let ordered = orders.borrow_and_update();
+                run.desk.store_is(ordered.store);
+                ordered.overtaken.iter().for_each(|(slot, epoch)| run.desk.overtaken(*slot, *epoch));
+                if ordered.drain {
+                    run.desk.drain(now_ms);
+                }
             }
             let end = run.step(now_ms);
             let now_stands = run.standing(now_ms);

@@ -209,6 +209,16 @@ impl Desk {
         self.store_up = up;
     }
 
+    /// The session store refused this node what it holds in that epoch: somebody came later. Either the table shows who, in a
+    /// moment, or the lease store went back in time and names this node still; then it claims above what there was.
+    pub fn overtaken(&mut self, slot: Slot, epoch: Epoch) {
+        let local = self.local(slot);
+        if matches!(local.phase, Phase::Held { epoch: held } if held <= epoch) {
+            local.phase = Phase::Raise { above: epoch };
+            self.settled = None;
+        }
+    }
+
     /// Slots served, and slots claimed but not served yet.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {

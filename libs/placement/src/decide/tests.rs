@@ -283,6 +283,22 @@ fn a_store_restored_from_a_backup_deals_no_epoch_twice() {
 }
 
 #[test]
+fn what_the_session_store_refuses_is_claimed_above_it() {
+    let mut world = at_rest(2);
+    let (held, epoch) = world.nodes[0].serves.first_key_value().map(|(slot, epoch)| (*slot, *epoch)).unwrap();
+    // Somebody had it since, whom the lease store has forgotten.
+    world.fences.insert(held, Epoch(epoch.0 + 5));
+    world.nodes[0].desk.overtaken(held, Epoch(epoch.0 - 1));
+    world.settle();
+    assert_eq!(world.nodes[0].serves[&held], epoch, "an earlier epoch says nothing of this one");
+    world.nodes[0].serves.remove(&held);
+    world.nodes[0].desk.overtaken(held, epoch);
+    world.settle();
+    world.assert_whole();
+    assert_eq!(world.nodes[0].serves[&held], Epoch(epoch.0 + 6));
+}
+
+#[test]
 fn slots_of_a_newer_version_are_left_alone() {
     let mut world = World::new(1);
     world.put(&Key::Slot(slot(7)), br#"{"v":2}"#.to_vec());
