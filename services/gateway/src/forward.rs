@@ -21,6 +21,7 @@ use api::{Code, Detail, Error, Slot};
 use chassis::metrics::Metrics;
 use futures::StreamExt as _;
 use placement::{Locator, Peer};
+use tokio::time::{Instant, sleep_until};
 
 pub(crate) use self::call::Call;
 use self::counts::Counts;
@@ -32,6 +33,9 @@ use crate::peers::Peers;
 
 /// Requests that may wait for an owner at a time, each with its body.
 const MAX_HELD: usize = 10_000;
+/// How long a request that no session owns waits for a node that has slots, and how often it looks.
+const SETTLING: Duration = Duration::from_secs(2);
+const ROUND: Duration = Duration::from_millis(100);
 
 /// What a node said first.
 pub(crate) enum Taken {
@@ -128,15 +132,36 @@ impl Forward {
         call.can_move() && !self.patience.owner.is_zero()
     }
 
-    /// Asks one ready node after the other until one takes the request on.
+    /// Asks one ready node after the other until one takes the request on. Where slots are just given from one to others, nobody
+    /// may have any: that passes in a moment.
     async fn ask_in_turn(&self, call: &Call) -> Result<Found, Error> {
-        let mut last = Error::new(Code::Unavailable, "no session node is ready");
         self.somebody_is_ready().await;
+        let until = Instant::now() + self.patience.owner.min(SETTLING);
+        loop {
+            let error = match self.ask_each(call).await {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            if !has_moved(&error) || Instant::now() >= until {
+                return Err(error);
+            }
+            sleep_until(until.min(Instant::now() + ROUND)).await;
+        }
+    }
+
+    async fn ask_each(&self, call: &Call) -> Result<Found, Error> {
+        let mut moved = None;
+        let mut last = Error::new(Code::Unavailable, "no session node is ready");
         for node in self.candidates() {
             let error = match self.ask(call, &node).await {
                 Ok(taken) => return Ok(Found { node, taken }),
                 Err(error) => error,
             };
+            // A session that began in a slot which was given away just then is nobody's: it begins elsewhere.
+            if has_moved(&error) {
+                moved = Some(Error { code: Code::Unavailable, ..error });
+                continue;
+            }
             if error.code != Code::Unavailable {
                 return Err(error);
             }
@@ -145,7 +170,7 @@ impl Forward {
             }
             last = error;
         }
-        Err(last)
+        Err(moved.unwrap_or(last))
     }
 
     /// Waits for the first node of a table that is empty: a gateway that has just started has not read it yet.
@@ -223,6 +248,11 @@ async fn first_of(mut frames: Frames) -> Result<Option<Taken>, Error> {
 fn uncertain(message: impl Into<String>) -> Error {
     let lost = Detail::OutcomeUnknown { invocation: String::new() };
     Error::new(Code::Unavailable, message).with(lost)
+}
+
+/// No slot of the node was there for it.
+fn has_moved(error: &Error) -> bool {
+    matches!(error.detail, Some(Detail::NotOwner { .. }))
 }
 
 fn is_uncertain(error: &Error) -> bool {

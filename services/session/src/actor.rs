@@ -244,7 +244,7 @@ impl Actor {
 
     /// One step of the machine, and everything it wants.
     pub(crate) async fn take(&mut self, input: Input) {
-        let effects = self.resident.machine.step(chassis::clock::unix_millis(), input);
+        let effects = self.resident.machine.step(chassis::clock::dated_millis(), input);
         debug_assert_eq!(machines::check(&self.resident.machine), Ok(()));
         self.perform(effects).await;
     }
@@ -417,7 +417,7 @@ impl Actor {
 
     /// The session is over on this node.
     async fn end(mut self, reason: StopReason, mut letters: mpsc::Receiver<Box<Letter>>) {
-        let (revision, now) = (self.resident.machine.revision(), chassis::clock::unix_millis());
+        let (revision, now) = (self.resident.machine.revision(), chassis::clock::dated_millis());
         self.shared.observed.ended(revision, self.resident.begun, now, reason);
         self.leave();
         if reason == StopReason::Lost {

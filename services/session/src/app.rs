@@ -14,7 +14,7 @@ use chassis::telemetry::{Scope, propagate};
 use chassis::tls::Dialler;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use machines::ListKind;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
@@ -23,6 +23,7 @@ use crate::deps::{Deps, Seat};
 use crate::facts::Facts;
 use crate::host::{Host, ROLE, Shared};
 use crate::letter::Letter;
+use crate::loads::Loads;
 use crate::neighbours::Neighbours;
 use crate::observe::Observed;
 use crate::ownership::Slots;
@@ -32,8 +33,6 @@ use crate::seat;
 
 /// How often a draining node looks whether its sessions rest.
 const REST: Duration = Duration::from_millis(5);
-/// Sessions that are loaded from the store at a time: a node that takes over many must not drown in them.
-const LOADS: usize = 256;
 /// Sessions that the store is told of at the same time.
 const TOUCHES: usize = 16;
 /// The least between two parts of them.
@@ -85,9 +84,10 @@ impl App {
             config,
             keys: deps.keys,
             slots: Slots::default(),
+            claims: OnceLock::new(),
             locator: deps.seat.locator(),
             neighbours: OnceLock::new(),
-            loads: Semaphore::new(LOADS),
+            loads: Loads::default(),
             mesh,
             store: deps.store,
             registries,
@@ -215,7 +215,7 @@ async fn sweep(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(SWEEP);
     loop {
         tick.tick().await;
-        for id in shared.residents.due(chassis::clock::unix_millis()) {
+        for id in shared.residents.due(chassis::clock::dated_millis()) {
             // A session that is gone, or busy, needs no waking.
             let _gone = shared.post(&id, None, Letter::Wake).is_err();
         }

@@ -224,5 +224,5 @@ fn text(bytes: &[u8]) -> String {
 
 /// A machine's moment as one of the runtime's clock.
 pub(crate) fn instant(moment: Millis) -> Instant {
-    Instant::now() + Duration::from_millis(moment.saturating_sub(chassis::clock::unix_millis()))
+    Instant::now() + Duration::from_millis(moment.saturating_sub(chassis::clock::dated_millis()))
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use api::session::{Attach, Close, Delivery, Frame, Frames, Request, SessionHost, Transport};
-use api::{Code, Epoch, Error, EventId, KeyRing, Principal, SessionId};
+use api::{Code, Detail, Epoch, Error, EventId, KeyRing, Principal, SessionId};
 use async_trait::async_trait;
 use chassis::task::{self, Kind};
 use chassis::telemetry::{Scope, Side};
@@ -13,16 +13,17 @@ use futures::{StreamExt as _, stream};
 use machines::{CommitRefusal, ListKind, Session};
 use mcp::rpc::{self, Body, Malformed, Message, RpcError};
 use mcp::telemetry::attribute;
-use mcp::{Era, Json, Method, code, scan};
-use placement::Locator;
+use mcp::{Era, Method, code, scan};
+use placement::{Claims, Locator};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::actor::Actor;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::letter::Letter;
+use crate::loads::Loads;
 use crate::neighbours::Neighbours;
 use crate::observe::{self, Observed};
 use crate::ownership::Slots;
@@ -45,12 +46,13 @@ pub(crate) struct Shared {
     pub(crate) keys: KeyRing,
     /// The slots of this node.
     pub(crate) slots: Slots,
+    /// How placement is told what the store says of slots; unset where they are fixed.
+    pub(crate) claims: OnceLock<Claims>,
     /// Where the owners of other slots are found; `None` where nobody knows.
     pub(crate) locator: Option<Arc<dyn Locator>>,
     /// Where requests for those are passed on to; unset where nothing is.
     pub(crate) neighbours: OnceLock<Neighbours>,
-    /// Sessions that are loaded from the store at a time.
-    pub(crate) loads: Semaphore,
+    pub(crate) loads: Loads,
     pub(crate) mesh: Arc<str>,
     pub(crate) store: Arc<dyn SessionStore>,
     pub(crate) registries: Arc<Registries>,
@@ -109,13 +111,6 @@ impl Shared {
         });
     }
 
-    /// A watched resource has changed.
-    pub(crate) fn notify_updated(&self, id: &SessionId, uri: &str, params: &Json) {
-        let letter = Letter::Updated { uri: uri.to_owned(), params: params.clone() };
-        // A session that is gone does not want to know.
-        let _gone = self.post(id, None, letter).is_err();
-    }
-
     /// Tells every session that a list has changed.
     pub(crate) async fn announce(&self, kind: ListKind) {
         for (index, id) in self.residents.all().into_iter().enumerate() {
@@ -150,15 +145,17 @@ impl Shared {
 
     /// Loads a session that this node owns and does not have in memory.
     async fn activate(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal> {
-        // Never closed.
-        let _place = self.loads.acquire().await.ok();
+        let _alone = self.loads.begin(id).await;
+        if self.residents.knows(id) {
+            return Ok(());
+        }
         let Some(stored) = self.store.load(id).await? else { return Ok(()) };
         if stored.transport == Transport::HttpSse || stored.snapshot.ended {
             // It has ended with its reader, and that with the actor; or its owner never heard that its end was stored.
             return self.store.remove(id, epoch).await;
         }
         let settings = self.facts.settings(&self.registries.catalogue());
-        let machine = Session::restore(settings, stored.snapshot, chassis::clock::unix_millis());
+        let machine = Session::restore(settings, stored.snapshot, chassis::clock::dated_millis());
         self.residents.insert(Box::new(Resident {
             id: id.clone(),
             epoch,
@@ -167,7 +164,7 @@ impl Shared {
             machine: machine.owned_by(epoch.0),
             version: stored.version,
             subscriptions: std::collections::HashMap::new(),
-            begun: chassis::clock::unix_millis(),
+            begun: chassis::clock::dated_millis(),
             is_restored: true,
             repeated: Repeated::default(),
             unsaved: Vec::new(),
@@ -296,10 +293,15 @@ impl Host {
         };
         let random = |_| Error::new(Code::Internal, "no random bytes");
         let pick = u64::from_le_bytes(chassis::clock::random().map_err(random)?);
-        let none = || Error::new(Code::Unavailable, "this node owns no slot");
+        let nobody = Detail::NotOwner { owner: String::new(), epoch: 0 };
+        let none = || Error::new(Code::Unavailable, "this node owns no slot").with(nobody);
         let (slot, epoch) = shared.slots.pick(pick).ok_or_else(none)?;
         let id = SessionId::mint(&shared.keys, slot, chassis::clock::random().map_err(random)?);
         if let Err(refusal) = shared.store.create(&id, epoch, &principal, transport).await {
+            if refusal == CommitRefusal::Stale {
+                shared.overtaken(slot, epoch);
+                return Err(shared.not_owner(slot));
+            }
             tracing::warn!(?refusal, "a session could not be stored");
             return Ok(Err(refuse::unavailable(request, "store_down")));
         }
@@ -309,10 +311,10 @@ impl Host {
             epoch,
             principal: Arc::new(principal),
             transport,
-            machine: Session::new(settings, chassis::clock::unix_millis()).owned_by(epoch.0),
+            machine: Session::new(settings, chassis::clock::dated_millis()).owned_by(epoch.0),
             version: 0,
             subscriptions: std::collections::HashMap::new(),
-            begun: chassis::clock::unix_millis(),
+            begun: chassis::clock::dated_millis(),
             is_restored: false,
             repeated: Repeated::default(),
             unsaved: Vec::new(),
@@ -354,7 +356,6 @@ impl Host {
         let (reply, mut frames) = queue();
         let scope = observe::hop(&message);
         shared.describe(&scope, Some(&id));
-        // The queue of a session that nobody knows yet has room.
         let letter = Letter::Message { message, key: String::new(), again: None, reply, scope };
         let _known = shared.post(&id, None, letter).is_ok();
         let first = match frames.recv().await {

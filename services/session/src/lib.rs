@@ -15,6 +15,7 @@ mod facts;
 mod host;
 mod letter;
 mod listen;
+mod loads;
 mod modern;
 mod neighbours;
 mod observe;

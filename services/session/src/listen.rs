@@ -70,7 +70,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, wanted: Wanted, scope: Scope) -> Frame
             max_subscriptions: MAX_RESOURCES,
             accept_within_ms: ACCEPT_WITHIN_MS,
         },
-        chassis::clock::unix_millis(),
+        chassis::clock::dated_millis(),
     );
     let (updated, updates) = mpsc::channel(UPDATES);
     let mut serving = Serving {
@@ -138,7 +138,7 @@ impl Serving {
     }
 
     fn take(&mut self, input: Input) {
-        let effects = self.listen.step(chassis::clock::unix_millis(), input);
+        let effects = self.listen.step(chassis::clock::dated_millis(), input);
         self.perform(effects);
     }
 

@@ -167,7 +167,7 @@ fn retry(
         && state.expires_unix_ms > chassis::clock::unix_millis();
     let answers = answers(&responses).filter(|_| good).ok_or(Refusal::BadState)?;
     let handler_state = unbase64(&state.handler_state).ok_or(Refusal::BadState)?;
-    let deadline = calling::instant(chassis::clock::unix_millis() + shared.config.call_timeout_s * 1000);
+    let deadline = calling::instant(chassis::clock::dated_millis() + shared.config.call_timeout_s * 1000);
     let parked = !state.invocation.is_empty();
     let invocation = if parked { Some(state.invocation) } else { calling::new_invocation() };
     let invocation =
@@ -229,7 +229,7 @@ fn run(shared: Arc<Shared>, admitted: Admitted, prepared: Prepared, scope: Scope
         open_after_ms: 500,
         call_timeout_ms: shared.config.call_timeout_s * 1000,
     };
-    let exchange = Exchange::new(settings, chassis::clock::unix_millis());
+    let exchange = Exchange::new(settings, chassis::clock::dated_millis());
     let mut serving = Serving {
         shared,
         admitted,
@@ -296,7 +296,7 @@ impl Serving {
                 Input::DeadlineReached
             }
         };
-        let effects = self.exchange.step(chassis::clock::unix_millis(), input);
+        let effects = self.exchange.step(chassis::clock::dated_millis(), input);
         self.perform(effects);
     }
 

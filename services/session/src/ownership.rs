@@ -108,7 +108,6 @@ impl Slots {
     pub(crate) fn take(&self, slots: &[(Slot, Epoch)]) {
         for (slot, epoch) in slots {
             self.set(*slot, epoch.0);
-            self.agreed(*slot);
         }
         self.changed.send_replace(());
     }
@@ -126,6 +125,17 @@ impl Slots {
         self.changed.send_replace(());
     }
 
+    /// Drops a slot that is owned in this epoch; one of a later epoch stays. True if it was.
+    fn drop_of(&self, slot: Slot, epoch: Epoch) -> bool {
+        let cell = self.cell(slot);
+        let dropped = cell.compare_exchange(epoch.0, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if dropped {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.changed.send_replace(());
+        }
+        dropped
+    }
+
     fn is_being_taken(&self, slot: Slot) -> bool {
         self.cell(slot).load(Ordering::Acquire) == TAKING_MARK
     }
@@ -141,13 +151,15 @@ impl Slots {
         self.epoch(slot)
     }
 
-    fn now(&self) -> u64 {
+    /// The clock that signs of ownership are dated by.
+    pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The store has just shown that it knows of no other owner.
-    pub(crate) fn agreed(&self, slot: Slot) {
-        self.certain[usize::from(slot.number())].fetch_max(self.now(), Ordering::Relaxed);
+    /// The store has shown, to what it was asked at that time, that it knows of no other owner. When the answer was read says
+    /// nothing: this process may have stood still since.
+    pub(crate) fn agreed(&self, slot: Slot, asked: u64) {
+        self.certain[usize::from(slot.number())].fetch_max(asked, Ordering::Relaxed);
     }
 
     /// Whether it has done so a moment ago.
@@ -188,17 +200,31 @@ impl Shared {
         if self.slots.is_certain(slot) {
             return Certainty::Owner;
         }
+        let asked = self.slots.now();
         match self.store.is_fenced(slot, epoch).await {
             store::Fenced::Done => {
-                self.slots.agreed(slot);
+                self.slots.agreed(slot, asked);
                 Certainty::Owner
             }
             store::Fenced::Higher(_) => {
-                self.observed.stale_write();
+                self.overtaken(slot, epoch);
                 Certainty::Lost
             }
             store::Fenced::Down => Certainty::Unknown,
         }
+    }
+
+    /// The store knows a later owner than this node was in that epoch: the slot is dropped at once, and nothing is taken on for it
+    /// any more, whatever the lease store says. Fixed slots stay, as nobody would bring them back.
+    pub(crate) fn overtaken(&self, slot: Slot, epoch: Epoch) {
+        self.observed.stale_write();
+        let Some(claims) = self.claims.get() else { return };
+        if self.slots.drop_of(slot, epoch) {
+            self.let_go(&[slot]);
+            self.observed.lost(1);
+            tracing::warn!(%slot, epoch = epoch.0, "the store knows a later owner of a slot");
+        }
+        claims.overtaken(slot, epoch);
     }
 
     /// Lets go of whatever lives in these slots: nothing of it is ended, it goes on with the next owner.
@@ -219,7 +245,13 @@ impl Tenant for Occupant {
     async fn fence(&self, claimed: &[(Slot, Epoch)]) -> Vec<placement::Fenced> {
         let Some(shared) = self.0.upgrade() else { return vec![placement::Fenced::Down; claimed.len()] };
         shared.slots.claim(claimed);
+        let asked = shared.slots.now();
         let fenced = shared.store.fence(claimed).await;
+        for ((slot, _), _) in
+            claimed.iter().zip(&fenced).filter(|(_, fenced)| **fenced == store::Fenced::Done)
+        {
+            shared.slots.agreed(*slot, asked);
+        }
         let told = |fenced: store::Fenced| match fenced {
             store::Fenced::Done => placement::Fenced::Done,
             store::Fenced::Higher(epoch) => placement::Fenced::Higher(epoch),
@@ -285,6 +317,23 @@ mod tests {
         assert_eq!(epoch, Some(Epoch(1)));
         slots.drop_all(&[slot(5), slot(6), slot(6)]);
         assert_eq!((slots.epoch(slot(5)), slots.count()), (None, 1));
+        assert!(!slots.drop_of(slot(4095), Epoch(2)), "a later epoch is not dropped with an earlier one");
+        assert!(slots.drop_of(slot(4095), Epoch(1)) && !slots.drop_of(slot(4095), Epoch(1)));
+        assert_eq!((slots.epoch(slot(4095)), slots.count()), (None, 0));
+    }
+
+    #[test]
+    fn an_agreement_is_as_old_as_the_question() {
+        let slots = Slots::default();
+        slots.take(&[(slot(5), Epoch(3))]);
+        assert!(slots.now() < CERTAIN_MS, "a node that has just started");
+        let long_ago = Slots { start: slots.start.checked_sub(Duration::from_secs(60)).unwrap(), ..slots };
+        assert!(!long_ago.is_certain(slot(5)), "to be given a slot is no sign of the store");
+        let asked = long_ago.now() - CERTAIN_MS - 1;
+        long_ago.agreed(slot(5), asked);
+        assert!(!long_ago.is_certain(slot(5)), "whoever read the answer stood still");
+        long_ago.agreed(slot(5), long_ago.now());
+        assert!(long_ago.is_certain(slot(5)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use api::registry::{InputResponse, Operation, Round};
 use api::session::Answer;
 use chassis::telemetry::Scope;
 use futures::{StreamExt as _, stream};
+use machines::journal::JournalState;
 use machines::snapshot::CallChange;
 use machines::{
     CallContext, CallFrame, CallId, Change, CommitRefusal, Effect, Effects, Input, Millis, StopReason,
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::actor::{Actor, News};
 use crate::calling::{self, Opened, Wish};
+use crate::letter::Letter;
 use crate::observe::Asking;
 use crate::ownership::Certainty;
 use crate::registries::call::{Call, Heard};
@@ -46,7 +48,7 @@ impl Actor {
                 Effect::Commit(changes) => {
                     if let Err(refusal) = self.commit(&changes, &left).await {
                         Scope::current().describe(|to| _ = to.set(attribute::JOURNAL_OUTCOME, "refused"));
-                        let now = chassis::clock::unix_millis();
+                        let now = chassis::clock::dated_millis();
                         left = self.resident.machine.step(now, Input::CommitRefused(refusal)).into();
                     }
                 }
@@ -86,7 +88,9 @@ impl Actor {
         let answered = self.answered(changes, left);
         let commit = Commit { changes, after: self.resident.machine.saved(), answered };
         let until = Instant::now() + if changes.iter().any(ends) { HOLD } else { Duration::ZERO };
+        let mut asked;
         let committed = loop {
+            asked = self.shared.slots.now();
             let committed = self.shared.store.commit(id, epoch, version, commit.clone()).await;
             if committed != Err(CommitRefusal::Down) || Instant::now() >= until {
                 break committed;
@@ -96,7 +100,8 @@ impl Actor {
         };
         let committed = match committed {
             Err(CommitRefusal::Regress) => self.fence_and_repair().await,
-            Err(CommitRefusal::Conflict) => self.repair_what_is_there().await,
+            // One that the store does not have at all was ended by somebody: it stays so.
+            Err(CommitRefusal::Conflict) => self.repair(false).await,
             Ok(()) | Err(CommitRefusal::Stale | CommitRefusal::Down) => committed,
         };
         match committed {
@@ -105,9 +110,9 @@ impl Actor {
                 self.resident.machine.settle();
                 let journal = &self.resident.machine.saved().journal;
                 self.resident.unsaved.retain(|(call, _)| journal.contains_key(call));
-                self.shared.slots.agreed(self.resident.id.slot());
+                self.shared.slots.agreed(self.resident.id.slot(), asked);
             }
-            Err(CommitRefusal::Stale) => self.shared.observed.stale_write(),
+            Err(CommitRefusal::Stale) => self.shared.overtaken(self.resident.id.slot(), self.resident.epoch),
             Err(CommitRefusal::Regress | CommitRefusal::Conflict | CommitRefusal::Down) => {}
         }
         committed
@@ -117,28 +122,26 @@ impl Actor {
     async fn fence_and_repair(&mut self) -> Result<(), CommitRefusal> {
         let (slot, epoch) = (self.resident.id.slot(), self.resident.epoch);
         match self.shared.store.is_fenced(slot, epoch).await {
-            Fenced::Done => self.repair().await,
+            Fenced::Done => self.repair(true).await,
             Fenced::Higher(_) => Err(CommitRefusal::Stale),
             Fenced::Down => Err(CommitRefusal::Down),
         }
     }
 
-    /// The store has another version of the session. One that it does not have at all was ended by somebody: it stays so.
-    async fn repair_what_is_there(&mut self) -> Result<(), CommitRefusal> {
-        match self.shared.store.load(&self.resident.id).await? {
-            Some(_) => self.repair().await,
-            None => Err(CommitRefusal::Conflict),
-        }
-    }
-
-    async fn repair(&mut self) -> Result<(), CommitRefusal> {
+    /// Writes the session anew; whether the store may have lost all of it is known by its fence.
+    async fn repair(&mut self, may_be_lost: bool) -> Result<(), CommitRefusal> {
         let stored = Stored {
             principal: self.resident.principal.as_ref().clone(),
             transport: self.resident.transport,
             snapshot: self.resident.machine.snapshot(),
             version: self.resident.version + 1,
         };
-        self.shared.store.repair(&self.resident.id, self.resident.epoch, &stored).await?;
+        let (store, id, epoch) = (&self.shared.store, &self.resident.id, self.resident.epoch);
+        if may_be_lost {
+            store.repair(id, epoch, &stored).await?;
+        } else {
+            store.repair_what_is_there(id, epoch, &stored).await?;
+        }
         self.shared.observed.repaired();
         tracing::warn!(slot = %self.resident.id.slot(), "the store had lost the end of a session: written anew");
         Ok(())
@@ -157,6 +160,14 @@ impl Actor {
         });
         if let Some((_, answered)) = paid {
             return Some(answered.clone());
+        }
+        // There is no answer to what the client took back, but it is no new request when it comes again.
+        let taken_back = changes.iter().find_map(|change| {
+            let Change::Call(call, CallChange::Ended(JournalState::Cancelled)) = change else { return None };
+            self.resident.machine.key_of(*call)
+        });
+        if let Some(key) = taken_back {
+            return Some(Answered { key: key.to_owned(), status: 200, body: None });
         }
         left.iter().find_map(|effect| match effect {
             Effect::Answer { stream, status, body } => {
@@ -341,7 +352,9 @@ impl Actor {
         let (shared, id) = (std::sync::Arc::downgrade(&self.shared), self.resident.id.clone());
         std::sync::Arc::new(move |uri: &str, params: &Json| {
             let Some(shared) = shared.upgrade() else { return };
-            shared.notify_updated(&id, uri, params);
+            let letter = Letter::Updated { uri: uri.to_owned(), params: params.clone() };
+            // A session that is gone does not want to know.
+            let _gone = shared.post(&id, None, letter).is_err();
         })
     }
 }

@@ -14,6 +14,7 @@ use crate::calling;
 use crate::host::request_id;
 use crate::reader::Reader;
 use crate::registries::call::{Call, Heard};
+use crate::store::Answered;
 
 impl Actor {
     /// Takes a loaded session up again: its resources are watched here from now on, and its calls are followed to their ends.
@@ -124,6 +125,11 @@ impl Actor {
             None => self.shared.store.answered(&self.resident.id, key).await,
         };
         let answer = match answered {
+            Ok(Some(Answered { body: None, .. })) => {
+                // It was taken back by its client: no answer follows.
+                let _heard = reply.say(Ok(Frame::Open));
+                return true;
+            }
             Ok(Some(answered)) => Answer::new(answered.status, answered.body),
             Ok(None) if again.accepted => {
                 let error = RpcError {

@@ -205,6 +205,11 @@ impl Residents {
         *self.per_principal.lock().unwrap_or_else(PoisonError::into_inner).entry(principal).or_default() += 1;
     }
 
+    /// Whether a session is here.
+    pub(crate) fn knows(&self, id: &SessionId) -> bool {
+        self.shard(id).sessions.contains_key(id)
+    }
+
     /// Forgets a session. What is given back holds its actor, which ends when it is dropped.
     pub(crate) fn remove(&self, id: &SessionId) -> Option<Removed> {
         self.forget(&mut self.shard(id), id)

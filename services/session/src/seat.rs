@@ -46,6 +46,7 @@ pub(crate) async fn take(
             let all = (0..Slot::COUNT).filter_map(Slot::new);
             let slots: Vec<_> =
                 all.filter(|slot| shared.config.slots.contains(*slot)).map(|slot| (slot, epoch)).collect();
+            let asked = shared.slots.now();
             let fenced = shared.store.fence(&slots).await;
             if let Some(((slot, _), why)) =
                 slots.iter().zip(fenced).find(|(_, fenced)| *fenced != Fenced::Done)
@@ -53,6 +54,7 @@ pub(crate) async fn take(
                 return Err(format!("slot {slot} cannot be taken over: {why:?}").into());
             }
             shared.slots.take(&slots);
+            slots.iter().for_each(|(slot, _)| shared.slots.agreed(*slot, asked));
             settle(shared).await;
             return Ok((std::future::ready(Ok(())).boxed(), None));
         }
@@ -68,6 +70,8 @@ pub(crate) async fn take(
     let beating = task::spawn(Kind::Upkeep, "signs of life", beat(claimed.tick, claimed.now));
     let looking =
         task::spawn(Kind::Upkeep, "store watch", watch_store(shared.clone(), claimed.claims.clone()));
+    // A node takes one seat in its life.
+    let _first = shared.claims.set(claimed.claims.clone()).is_ok();
     let tenant = Arc::new(Occupant(Arc::downgrade(shared)));
     let claimer = claimed.claimer;
     let running: Handle<Result<(), Failure>> = task::spawn(Kind::Upkeep, "claims", async move {

@@ -142,6 +142,20 @@ pub trait SessionStore: Send + Sync + 'static {
     /// store has a higher version.
     async fn repair(&self, id: &SessionId, epoch: Epoch, stored: &Stored) -> Result<(), CommitRefusal>;
 
+    /// The same, if the store has anything of the session: one that it does not have was ended by somebody, and stays so.
+    /// [`CommitRefusal::Conflict`] then, too.
+    async fn repair_what_is_there(
+        &self,
+        id: &SessionId,
+        epoch: Epoch,
+        stored: &Stored,
+    ) -> Result<(), CommitRefusal> {
+        match self.load(id).await? {
+            Some(_) => self.repair(id, epoch, stored).await,
+            None => Err(CommitRefusal::Conflict),
+        }
+    }
+
     /// Says that a session is in use although nothing of it is committed, so that it is kept for longer.
     async fn touch(&self, id: &SessionId) -> Result<(), CommitRefusal>;
 

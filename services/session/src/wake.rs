@@ -8,7 +8,7 @@ use machines::Millis;
 pub(crate) async fn reached(moment: Option<Millis>) {
     match moment {
         Some(at) => {
-            let left = at.saturating_sub(chassis::clock::unix_millis());
+            let left = at.saturating_sub(chassis::clock::dated_millis());
             tokio::time::sleep(Duration::from_millis(left)).await;
         }
         None => std::future::pending().await,

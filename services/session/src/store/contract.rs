@@ -35,6 +35,7 @@ pub async fn all(store: &dyn SessionStore) {
     answers_are_bounded_in_bytes(store).await;
     a_refused_commit_answers_nothing(store).await;
     a_session_is_written_back(store).await;
+    what_was_ended_is_not_written_back(store).await;
     a_write_back_is_fenced_too(store).await;
     events_are_trimmed_and_streams_dropped(store).await;
 }
@@ -266,6 +267,21 @@ async fn a_session_is_written_back(store: &dyn SessionStore) {
     writer.version = 7;
     writer.write(&[appended(stream, 3, false)], None).await;
     writer.is_whole().await;
+}
+
+async fn what_was_ended_is_not_written_back(store: &dyn SessionStore) {
+    let mut writer = Writer::begin(store, 15, 1).await;
+    let stream = StreamId(2);
+    writer.write(&[Change::Stream(stream, opened(None)), appended(stream, 1, false)], None).await;
+    let before = writer.loaded().await;
+    let further = Stored { version: 7, ..before.clone() };
+    let repair = |stored| async move { store.repair_what_is_there(&id(15, 1), Epoch(1), &stored).await };
+    repair(further.clone()).await.expect("the store knows less");
+    assert_eq!(writer.loaded().await, further);
+    assert_eq!(repair(before).await, Err(CommitRefusal::Conflict), "the store knows more");
+    store.remove(&writer.id, Epoch(1)).await.expect("remove");
+    assert_eq!(repair(further).await, Err(CommitRefusal::Conflict), "it was ended");
+    assert_eq!(store.load(&writer.id).await, Ok(None));
 }
 
 async fn a_write_back_is_fenced_too(store: &dyn SessionStore) {

@@ -206,6 +206,16 @@ impl SessionStore for Faulty {
         heard(self.inner.repair(id, epoch, stored).await, is_lost)
     }
 
+    async fn repair_what_is_there(
+        &self,
+        id: &SessionId,
+        epoch: Epoch,
+        stored: &Stored,
+    ) -> Result<(), CommitRefusal> {
+        let is_lost = self.fate(Op::Repair).await?;
+        heard(self.inner.repair_what_is_there(id, epoch, stored).await, is_lost)
+    }
+
     async fn touch(&self, id: &SessionId) -> Result<(), CommitRefusal> {
         let is_lost = self.fate(Op::Touch).await?;
         heard(self.inner.touch(id).await, is_lost)

@@ -222,7 +222,8 @@ pub(super) fn can_be_refused(changes: &[Change]) -> bool {
                 CallChange::Placed(_) | CallChange::Heard(_) | CallChange::Asked(_) => {}
             },
             Change::Stream(..) => {}
-            Change::Ended => ends = true,
+            // Whoever ends a session asks again; and one that everybody may forget was not ended.
+            Change::Ended => waits = true,
         }
     }
     waits && !ends

@@ -123,6 +123,23 @@ impl SessionStore for Memory {
         })
     }
 
+    async fn repair_what_is_there(
+        &self,
+        id: &SessionId,
+        epoch: Epoch,
+        stored: &Stored,
+    ) -> Result<(), CommitRefusal> {
+        self.locked(id.slot(), |shard| {
+            shard.check(id.slot(), epoch)?;
+            let there = shard.sessions.get_mut(id).ok_or(CommitRefusal::Conflict)?;
+            if there.version > stored.version {
+                return Err(CommitRefusal::Conflict);
+            }
+            **there = stored.clone();
+            Ok(())
+        })
+    }
+
     async fn touch(&self, _id: &SessionId) -> Result<(), CommitRefusal> {
         Ok(())
     }

@@ -77,6 +77,8 @@ struct Counts {
 enum Instead<'a> {
     /// A version up to this, or none.
     UpTo(u64),
+    /// A version up to this.
+    Before(u64),
     /// This one.
     Of(u64),
     /// This one, by this commit.
@@ -154,6 +156,7 @@ impl Redis {
             let mut cmd = SCRIPTS.rewrite.call(places.all());
             let (how, before, whose) = match instead {
                 Instead::UpTo(version) => ("max", *version, ""),
+                Instead::Before(version) => ("old", *version, ""),
                 Instead::Of(version) => ("is", *version, ""),
                 Instead::By(version, by) => ("is", *version, *by),
             };
@@ -211,6 +214,25 @@ impl Redis {
         let whole = fields::whole(commit.after);
         let instead = Instead::By(version + 1, by);
         self.rewrite(id, &instead, stamp, (version + 1, &whole), commit.answered.as_ref()).await
+    }
+
+    /// Writes back what the store has lost.
+    async fn write_back(
+        &self,
+        id: &SessionId,
+        instead: &Instead<'_>,
+        stamp: (Epoch, &str),
+        stored: &Stored,
+    ) -> Result<(), CommitRefusal> {
+        let Stored { principal, transport, snapshot, version } = stored;
+        let mut parts = fields::whole(snapshot);
+        parts.set.extend(fields::identity(principal, *transport));
+        let written = self.rewrite(id, instead, stamp, (*version, &parts), None).await;
+        let repaired = written.and_then(|(reply, _)| reply.done());
+        if repaired.is_ok() {
+            self.doubts.settle(id);
+        }
+        self.refused(repaired)
     }
 
     /// Lets the replicas have a commit that matters. An error where it is not worth having without them.
@@ -387,17 +409,16 @@ impl SessionStore for Redis {
     }
 
     async fn repair(&self, id: &SessionId, epoch: Epoch, stored: &Stored) -> Result<(), CommitRefusal> {
-        let Stored { principal, transport, snapshot, version } = stored;
-        let mut parts = fields::whole(snapshot);
-        parts.set.extend(fields::identity(principal, *transport));
-        let (_, by) = self.stamp(epoch);
-        let instead = Instead::UpTo(*version);
-        let written = self.rewrite(id, &instead, (epoch, &by), (*version, &parts), None).await;
-        let repaired = written.and_then(|(reply, _)| reply.done());
-        if repaired.is_ok() {
-            self.doubts.settle(id);
-        }
-        self.refused(repaired)
+        self.write_back(id, &Instead::UpTo(stored.version), (epoch, &self.stamp(epoch).1), stored).await
+    }
+
+    async fn repair_what_is_there(
+        &self,
+        id: &SessionId,
+        epoch: Epoch,
+        stored: &Stored,
+    ) -> Result<(), CommitRefusal> {
+        self.write_back(id, &Instead::Before(stored.version), (epoch, &self.stamp(epoch).1), stored).await
     }
 
     async fn touch(&self, id: &SessionId) -> Result<(), CommitRefusal> {

@@ -14,6 +14,7 @@
 mod cluster;
 mod config;
 mod faults;
+mod late;
 mod layout;
 mod lost;
 mod replicas;

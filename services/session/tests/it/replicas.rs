@@ -146,7 +146,15 @@ async fn without_replicas_requests_are_refused_and_results_delivered() {
         line.unwrap().rsplit(' ').next().unwrap().to_owned()
     };
     assert_eq!((count("refused"), count("delivered")), ("1".into(), "1".into()), "{text}");
+
+    // Whoever hears that a session is over must never find it again: the same end is asked for until it is safe.
+    let mut leaving = Writer::begin_unfenced(&store, 2).await;
+    for _ in 0..2 {
+        assert_eq!(leaving.offer(&[Change::Ended]).await, Err(CommitRefusal::Down), "an end");
+    }
     replica.thaw();
+    until("the end is safe", async || leaving.offer(&[Change::Ended]).await.is_ok()).await;
+    leaving.is_whole().await;
     until("the replica is in step", async || writer.offer(&level(Level::Info)).await.is_ok()).await;
     writer.is_whole().await;
 }

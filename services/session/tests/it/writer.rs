@@ -34,13 +34,26 @@ impl Writer {
     }
 
     pub(crate) async fn begin_in(store: &Arc<dyn SessionStore>, slot: u16, random: u8) -> Self {
-        let id = id(slot, random);
-        let writer =
-            Self { store: store.clone(), id, epoch: Epoch(1), state: Snapshot::default(), version: 0 };
+        let writer = Self::of(store, slot, random);
         writer.fence().await;
+        writer.create().await
+    }
+
+    /// In a slot that is fenced already.
+    pub(crate) async fn begin_unfenced(store: &Arc<dyn SessionStore>, random: u8) -> Self {
+        Self::of(store, SLOT, random).create().await
+    }
+
+    fn of(store: &Arc<dyn SessionStore>, slot: u16, random: u8) -> Self {
+        let id = id(slot, random);
+        Self { store: store.clone(), id, epoch: Epoch(1), state: Snapshot::default(), version: 0 }
+    }
+
+    async fn create(self) -> Self {
+        let (writer, store) = (&self, &self.store);
         let created = store.create(&writer.id, Epoch(1), &Principal::default(), Transport::Streamable).await;
         assert_eq!(created, Ok(()));
-        writer
+        self
     }
 
     pub(crate) async fn fence(&self) {

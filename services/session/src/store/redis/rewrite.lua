@@ -1,5 +1,6 @@
 -- The whole of a session, instead of whatever is there.
--- KEYS: fence, session, done, logs. ARGV: epoch, what may be there (`max`: a version up to, `is`: just this one), that version,
+-- KEYS: fence, session, done, logs. ARGV: epoch, what may be there (`max`: a version up to, or nothing, `old`: a version up to,
+-- `is`: just this one), that version,
 -- by whom (empty = anybody), the version to be, by, life in ms, fields (number, names and values), logs, and what is to be
 -- remembered (0, or 1 and see `remember`). Whose session it is stays, unless it is among the fields.
 local refusal = unfenced()
@@ -22,8 +23,12 @@ if ver == ARGV[5] and by == ARGV[6] then
     return 1
 end
 local fits
-if ARGV[2] == 'max' then
-    fits = not ver or not less(ARGV[3], ver)
+if ARGV[2] == 'max' or ARGV[2] == 'old' then
+    -- One that was given up and comes late takes nobody's place: its writer has written since.
+    local whose, which = string.match(by or '', '^(.*)%.(%d+)$')
+    local writer, number = string.match(ARGV[6], '^(.*)%.(%d+)$')
+    local late = whose and whose == writer and less(number, which)
+    fits = not late and (ver and not less(ARGV[3], ver) or not ver and ARGV[2] == 'max')
 else
     fits = ver == ARGV[3] and (ARGV[4] == '' or ARGV[4] == by)
 end
