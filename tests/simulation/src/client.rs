@@ -83,7 +83,7 @@ impl Client {
         });
     }
 
-    fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.ctx.now_ms() < self.until_ms
     }
 
@@ -91,7 +91,7 @@ impl Client {
         self.scene.sim.range(low, high)
     }
 
-    async fn pause(&self, low: u64, high: u64) {
+    pub(crate) async fn pause(&self, low: u64, high: u64) {
         self.ctx.sleep_ms(self.range(low, high)).await;
     }
 
@@ -122,6 +122,10 @@ impl Session {
         let client = &self.client;
         if let Some(id) = self.id.borrow().as_ref() {
             client.prey.borrow_mut().push((id.clone(), self.name.clone()));
+        }
+        if client.range(0, 100) < 40 {
+            let this = Rc::clone(self);
+            client.ctx.spawn(async move { Op::new(&this, Doing::Ping, None).listen().await });
         }
         let count = client.range(4, 30);
         for _ in 0..count {
@@ -199,7 +203,11 @@ impl Session {
         let params = json!({"name": tool, "_meta": {"progressToken": op.name}, "arguments": {"op": op.name,
             "list": self.name, "value": value, "wait": wait, "steps": client.range(2, 16)}});
         let message = request(&op.name, "tools/call", &params.to_string());
-        op.run(message).await;
+        if matches!(f, Doing::Count | Doing::Slow | Doing::Ask) && client.range(0, 100) < 4 {
+            op.run_and_take_back(message).await;
+        } else {
+            op.run(message).await;
+        }
     }
 
     async fn ping(self: &Rc<Self>, f: Doing) -> Ended {
@@ -254,7 +262,7 @@ impl Session {
             self.client.ctx.spawn(async move {
                 for _ in 0..7 {
                     this.client.pause(10, 1_900).await;
-                    this.ping(Doing::Ping).await;
+                    this.ping(Doing::Late).await;
                 }
             });
         }

@@ -30,6 +30,7 @@ const FIRST_PAUSE_MS: u64 = 20;
 const LONGEST_PAUSE_MS: u64 = 250;
 const PAUSE_MS: u64 = 100;
 const PROBE_MS: u64 = 2_500;
+const SETTLING_MS: u64 = 2_000;
 const STEADY_MS: u64 = 1_000;
 const MAX_HINTS: u32 = 2;
 const REPORT_TTL_MS: u64 = 10_000;
@@ -143,6 +144,22 @@ impl Gateway {
     }
 
     async fn ask_in_turn(&self, ask: &Ask) -> Result<Found, Error> {
+        let until = self.ctx.now_ms() + SETTLING_MS;
+        loop {
+            let error = match self.ask_each(ask).await {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            let has_moved = matches!(error.detail, Some(Detail::NotOwner { .. }));
+            if !has_moved || self.ctx.now_ms() >= until {
+                return Err(error);
+            }
+            self.ctx.sleep_ms(PAUSE_MS).await;
+        }
+    }
+
+    async fn ask_each(&self, ask: &Ask) -> Result<Found, Error> {
+        let mut moved = None;
         let ready: Vec<String> =
             self.follower.table.borrow().ready().iter().map(|peer| peer.address.to_string()).collect();
         let first = self.turn.get();
@@ -152,11 +169,19 @@ impl Gateway {
             let Some(node) = ready.get((first + n) % ready.len()).cloned() else { continue };
             match self.ask(ask, &node, PROBE_MS).await {
                 Ok(taken) => return Ok(Found { node, taken }),
-                Err(error) if error.code != Code::Unavailable => return Err(error),
-                Err(error) => last = error,
+                Err(error) => {
+                    if matches!(error.detail, Some(Detail::NotOwner { .. })) {
+                        moved = Some(Error { code: Code::Unavailable, ..error });
+                        continue;
+                    }
+                    if error.code != Code::Unavailable {
+                        return Err(error);
+                    }
+                    last = error;
+                }
             }
         }
-        Err(last)
+        Err(moved.unwrap_or(last))
     }
 
     /// Asks one node, and notes whether it could be reached.

@@ -23,8 +23,10 @@ mod run;
 mod sabotage;
 mod scene;
 mod store;
+mod trap;
 mod world;
 
 pub use self::record::Counts;
-pub use self::run::{Outcome, Plan, run};
+pub use self::run::{Outcome, Pauses, Plan, run};
 pub use self::sabotage::{Known, Sabotage};
+pub use self::trap::Around;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Parser;
-use simulation::{Known, Plan, Sabotage, run};
+use simulation::{Around, Known, Pauses, Plan, Sabotage, run};
 
 /// Simulates the mesh.
 #[derive(Parser)]
@@ -21,6 +21,12 @@ struct Options {
     /// Puts known defects back.
     #[arg(long)]
     known: Vec<Known>,
+    /// Owners are stopped around commits, instead of what follows from the seed: so many microseconds behind one, 0 = before it.
+    #[arg(long, value_delimiter = ',')]
+    pause_commits: Vec<u64>,
+    /// The same, around the sending of calls; 0 = between the commit and the sending.
+    #[arg(long, value_delimiter = ',')]
+    pause_dispatches: Vec<u64>,
     /// Ends with the first world that breaks a promise.
     #[arg(long)]
     until_bad: bool,
@@ -29,12 +35,24 @@ struct Options {
     history: Option<PathBuf>,
 }
 
+impl Options {
+    fn pauses(&self) -> Option<Pauses> {
+        let (around, offsets) = if self.pause_commits.is_empty() {
+            (Around::Dispatch, &self.pause_dispatches)
+        } else {
+            (Around::Commit, &self.pause_commits)
+        };
+        (!offsets.is_empty()).then(|| Pauses { around, offsets: offsets.clone() })
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let mut out = std::io::stdout().lock();
     let mut bad = 0;
     for seed in options.seed..options.seed + options.count {
-        let plan = Plan { seed, sabotage: options.sabotage, known: options.known.clone() };
+        let plan =
+            Plan { seed, sabotage: options.sabotage, known: options.known.clone(), pauses: options.pauses() };
         let outcome = run(&plan);
         let (figures, counts) = (&outcome.figures, outcome.counts);
         writeln!(

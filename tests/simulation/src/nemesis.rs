@@ -3,13 +3,16 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use history::line::{Source, What};
+use history::line::{Source, Span, What};
 
 use crate::gateway::Gateway;
 use crate::node::Node;
 use crate::registry::Registry;
+use crate::run::Pauses;
 use crate::sabotage::Known;
 use crate::scene::{AskDoor, GATEWAYS, NODES, REGISTRIES, Scene};
+use crate::store::Prey;
+use crate::trap::Around;
 use crate::world::{Ctx, Proc};
 
 /// What kind of world a seed makes.
@@ -33,18 +36,51 @@ impl Nemesis {
         Rc::new(Self { scene, ctx, weather, nodes: RefCell::new(nodes) })
     }
 
-    /// Does harm from one moment to the other, then heals everything.
-    pub(crate) async fn rage(self: Rc<Self>, from_ms: u64, to_ms: u64) {
+    /// Does harm from one moment to the other, then heals everything, and drains a node as it should be.
+    pub(crate) async fn rage(self: Rc<Self>, (from_ms, to_ms): (u64, u64), planned_ms: u64) {
+        let changes = Rc::clone(&self);
+        self.ctx.spawn(async move { changes.change_lists().await });
         self.ctx.sleep_ms(from_ms).await;
         while self.ctx.now_ms() < to_ms {
             let this = Rc::clone(&self);
-            let fault = self.range(0, 24);
+            let fault = self.range(0, 25);
             self.ctx.spawn(async move { this.fault(fault).await });
             self.ctx.sleep_ms(self.range(900, 5_000)).await;
         }
         // The last ones end by themselves; what they cut is healed with them.
         self.ctx.sleep_ms(13_000).await;
         self.heal();
+        self.scene.calm.set(true);
+        self.ctx.sleep_ms(planned_ms.saturating_sub(self.ctx.now_ms())).await;
+        let window = || "drain".to_owned();
+        self.write(What::Begin { window: window(), of: Span::Planned, limit_ms: None });
+        self.drain_node().await;
+        self.write(What::Over { window: window() });
+    }
+
+    /// Stops one owner after the other at the points that are wanted, until others have taken over; then it goes on.
+    pub(crate) async fn pause_owners(self: Rc<Self>, from_ms: u64, pauses: Pauses) {
+        self.ctx.sleep_ms(from_ms).await;
+        for after in pauses.offsets {
+            let caught = self.scene.trap.set(pauses.around, self.range(0, 12), after);
+            let Ok(process) = caught.await else { return };
+            self.say(match pauses.around {
+                Around::Commit => "stop the owner around a commit",
+                Around::Dispatch => "stop the owner around a dispatch",
+            });
+            self.wait(6_000, 7_500).await;
+            self.scene.sim.go_on(process);
+            self.wait(1_000, 2_000).await;
+        }
+        self.scene.calm.set(true);
+    }
+
+    /// What registries offer changes, and every session is told.
+    async fn change_lists(&self) {
+        loop {
+            self.wait(700, 4_000).await;
+            self.nodes.borrow().iter().for_each(|node| node.announce());
+        }
     }
 
     fn heal(&self) {
@@ -61,7 +97,10 @@ impl Nemesis {
     }
 
     fn say(&self, what: &str) {
-        let what = What::Injected { what: what.to_owned() };
+        self.write(What::Injected { what: what.to_owned() });
+    }
+
+    fn write(&self, what: What) {
         self.scene.pen.write(Source::Runner, "nemesis", None, what);
     }
 
@@ -99,6 +138,7 @@ impl Nemesis {
             19 | 20 => self.redis_fails_over().await,
             21 => self.redis_tricks().await,
             22 => self.clocks().await,
+            23 => self.redis_ambushed().await,
             _ => self.bad_weather().await,
         }
     }
@@ -306,6 +346,36 @@ impl Nemesis {
         self.scene.redis.set_up(true);
     }
 
+    /// The primary is lost while a write waits for its replica, sometimes together with whoever writes.
+    async fn redis_ambushed(&self) {
+        let prey = match self.range(0, 4) {
+            0 | 1 => Prey::End,
+            2 => Prey::Message,
+            _ => Prey::Dispatch,
+        };
+        let written = self.scene.redis.ambush(prey);
+        let Some(Ok(slot)) = self.ctx.within_ms(6_000, written).await else { return };
+        self.say("the store loses its primary within a wait");
+        self.wait(0, 8).await;
+        self.scene.redis.set_up(false);
+        self.scene.redis.fail_over(!self.weather.lossy);
+        let owner = self.nodes.borrow().iter().position(|node| node.serves(slot));
+        let victim = owner.filter(|_| self.range(0, 3) == 0);
+        if let Some(process) = victim.and_then(|index| self.process_of(index)) {
+            self.say("kill the session node that waits");
+            self.scene.sim.kill(process);
+        }
+        self.wait(100, 3_000).await;
+        self.scene.redis.set_up(true);
+        if let Some(index) = victim {
+            self.start_node(index);
+        }
+    }
+
+    fn process_of(&self, index: usize) -> Option<Proc> {
+        self.scene.nodes.borrow().get(index).map(|door| door.process)
+    }
+
     async fn redis_tricks(&self) {
         if self.range(0, 2) == 0 {
             self.say("the store is slow");
@@ -320,7 +390,7 @@ impl Nemesis {
     }
 
     async fn clocks(&self) {
-        let (_, process) = self.node();
+        let (index, process) = self.node();
         if self.range(0, 2) == 0 {
             self.say("a clock is fast or slow");
             self.scene.sim.set_rate(process, self.range(800_000, 1_200_000));
@@ -329,6 +399,10 @@ impl Nemesis {
             let by = if self.range(0, 2) == 0 { 3_600_000 } else { -3_600_000 };
             if self.scene.has(Known::WallClock) {
                 self.scene.sim.jump(process, by);
+            }
+            // Who runs has read it before; who starts there reads it.
+            if let Some(date) = self.scene.dates.borrow_mut().get_mut(index) {
+                *date += by;
             }
         }
         self.wait(500, 12_000).await;

@@ -9,7 +9,7 @@ mod pickup;
 mod slots;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use api::session::Frame;
@@ -48,6 +48,7 @@ pub(crate) struct Node {
     pub(crate) slots: Slots,
     pub(crate) store: store::Client,
     residents: RefCell<BTreeMap<SessionId, Entry>>,
+    loading: RefCell<BTreeSet<SessionId>>,
     next_number: Cell<u64>,
     claims: RefCell<Option<Rc<Claims>>>,
     pub(crate) drained: Cell<bool>,
@@ -59,12 +60,15 @@ impl Node {
         let ctx = Ctx::new(&scene.sim);
         let door = Door::of(&ctx);
         let run = scene.sim.draw(crate::world::rng::Rng::next);
+        // The date of the machine is read once, at the start.
+        scene.sim.jump(ctx.me, scene.dates.borrow().get(index).copied().unwrap_or(0));
         let this = Rc::new(Self {
             scene: Rc::clone(scene),
             index,
             slots: Slots::default(),
             store: store::Client::new(&scene.redis, &ctx, run),
             residents: RefCell::default(),
+            loading: RefCell::default(),
             next_number: Cell::new(0),
             claims: RefCell::new(None),
             drained: Cell::new(false),
@@ -161,7 +165,17 @@ impl Node {
         epoch: Epoch,
         visitor: &Principal,
     ) -> Result<(), CommitRefusal> {
-        let Some(mut stored) = self.store.load(id).await? else { return Ok(()) };
+        // A second load could come back with what the session was before it ended here.
+        while !self.scene.has(Known::LoadBeside) && self.loading.borrow().contains(id) {
+            self.ctx.sleep_ms(1).await;
+        }
+        if !self.scene.has(Known::LoadBeside) && self.residents.borrow().contains_key(id) {
+            return Ok(());
+        }
+        self.loading.borrow_mut().insert(id.clone());
+        let loaded = self.store.load(id).await;
+        self.loading.borrow_mut().remove(id);
+        let Some(mut stored) = loaded? else { return Ok(()) };
         if self.scene.is(Sabotage::ForgetPrincipal) {
             stored.principal = visitor.clone();
         }
@@ -197,6 +211,16 @@ impl Node {
         self.ctx.spawn(actor.run(is_restored));
     }
 
+    /// A list of the registries has changed: every session is told.
+    pub(crate) fn announce(&self) {
+        self.residents.borrow().values().for_each(|entry| entry.queue.push(Letter::Changed));
+    }
+
+    /// Whether it serves a slot now.
+    pub(crate) fn serves(&self, slot: Slot) -> bool {
+        self.slots.epoch(slot).is_some()
+    }
+
     /// From now on the session is not found.
     pub(crate) fn leave(&self, id: &SessionId, number: u64) {
         let is_it = self.residents.borrow().get(id).is_some_and(|entry| entry.number == number);
@@ -211,10 +235,15 @@ impl Node {
         };
         let random = self.scene.sim.draw(|rng| (rng.next(), rng.bytes()));
         let Some((slot, epoch)) = self.slots.pick(random.0) else {
-            return reply.say(Err(Error::new(Code::Unavailable, "this node owns no slot")));
+            let nobody = Detail::NotOwner { owner: String::new(), epoch: 0 };
+            return reply.say(Err(Error::new(Code::Unavailable, "this node owns no slot").with(nobody)));
         };
         let id = SessionId::mint(&self.scene.keys, slot, random.1);
-        if self.store.create(&id, epoch, &ask.principal).await.is_err() {
+        if let Err(refusal) = self.store.create(&id, epoch, &ask.principal).await {
+            if refusal == CommitRefusal::Stale {
+                self.overtaken(slot, epoch);
+                return reply.say(Err(self.not_owner(slot)));
+            }
             let error = RpcError::reason("the session store cannot be reached", "store_down");
             return reply.say(Ok(ask::refused(503, request_id(&message), &error)));
         }
@@ -254,16 +283,38 @@ impl Node {
         if self.scene.is(Sabotage::NoCertainty) || self.slots.is_certain(slot, self.ctx.now_ms()) {
             return Certainty::Owner;
         }
+        let asked = self.ctx.now_ms();
         match self.store.fence(&[(slot, epoch)]).await.first() {
             Some(Fenced::Done) => {
-                self.slots.agreed(slot, self.ctx.now_ms());
+                self.agreed(slot, asked);
                 Certainty::Owner
             }
             Some(Fenced::Higher(_)) => {
                 self.scene.pen.count(|counts| counts.stale += 1);
+                self.overtaken(slot, epoch);
                 Certainty::Lost
             }
             Some(Fenced::Down) | None => Certainty::Unknown,
+        }
+    }
+
+    /// The store knew of no other owner when it was asked.
+    pub(crate) fn agreed(&self, slot: Slot, asked_ms: u64) {
+        let is_read_late = self.scene.has(Known::AgreedWhenRead);
+        self.slots.agreed(slot, if is_read_late { self.ctx.now_ms() } else { asked_ms });
+    }
+
+    /// The store knows a later owner.
+    pub(crate) fn overtaken(&self, slot: Slot, epoch: Epoch) {
+        if self.scene.has(Known::OvertakenServes) {
+            return;
+        }
+        if self.slots.epoch(slot) == Some(epoch) {
+            self.slots.drop_all(&[slot]);
+            self.let_go(&[slot]);
+        }
+        if let Some(claims) = self.claims.borrow().as_ref() {
+            claims.overtaken(slot, epoch);
         }
     }
 
@@ -278,7 +329,7 @@ impl Node {
         let anew = |(slot, epoch): &&(Slot, Epoch)| self.slots.epoch(*slot).is_some_and(|was| was != *epoch);
         let renewed: Vec<Slot> = slots.iter().filter(anew).map(|(slot, _)| *slot).collect();
         self.let_go(&renewed);
-        self.slots.take(slots, self.ctx.now_ms());
+        self.slots.take(slots);
     }
 
     pub(crate) fn lost(&self, slots: &[Slot]) {

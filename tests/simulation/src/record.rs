@@ -125,7 +125,8 @@ impl Pen {
         for ((id, at), (t, data)) in &inner.logs {
             let session = name(id);
             let never_seen = !seen.contains(&(session.clone(), at.clone()));
-            if inner.lost.contains(&(id.clone(), at.clone())) && never_seen {
+            // A place without an event only primes one connection, and is not kept for others.
+            if never_seen && (data.is_empty() || inner.lost.contains(&(id.clone(), at.clone()))) {
                 continue;
             }
             let what = What::Log { at: at.clone(), data: data.clone() };

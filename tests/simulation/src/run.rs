@@ -1,6 +1,6 @@
 //! One run: a world from a seed, what happened in it, and the verdict.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use api::{KeyRing, Slot};
@@ -19,12 +19,15 @@ use crate::registry::Registry;
 use crate::sabotage::{Known, Sabotage};
 use crate::scene::{self, GATEWAYS, NODES, REGISTRIES, Scene};
 use crate::store::{Habits, Redis};
+use crate::trap::{Around, Trap};
 use crate::world::{Net, Sim};
 
 /// Clients of a run.
 const CLIENTS: usize = 4;
-/// When faults begin and end, when clients stop, and when everything has ended, in milliseconds.
-const FAULTS_MS: (u64, u64) = (2_000, 32_000);
+/// When faults begin and end, when a node is drained as it should be, when clients stop, and when everything has ended, in
+/// milliseconds.
+const FAULTS_MS: (u64, u64) = (2_000, 28_000);
+const PLANNED_MS: u64 = 54_000;
 const CLIENTS_MS: u64 = 60_000;
 const END_MS: u64 = 92_000;
 /// Each so many slots one is used by the mesh; the others stand for those of a version that nobody here knows, so that there is
@@ -32,6 +35,15 @@ const END_MS: u64 = 92_000;
 const SPARSE: u16 = 64;
 /// Each so many seeds one uses every slot.
 const WIDE: u64 = 50;
+
+/// Owners that are stopped at certain points, one after the other, for long enough to be replaced.
+#[derive(Debug, Clone)]
+pub struct Pauses {
+    /// Where.
+    pub around: Around,
+    /// How far behind the point, in microseconds; 0 = exactly there.
+    pub offsets: Vec<u64>,
+}
 
 /// What a run is made of.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +54,8 @@ pub struct Plan {
     pub sabotage: Option<Sabotage>,
     /// Defects that are known and put back.
     pub known: Vec<Known>,
+    /// What goes wrong, instead of what follows from the seed.
+    pub pauses: Option<Pauses>,
 }
 
 /// What a run came to.
@@ -78,7 +92,7 @@ pub fn run(plan: &Plan) -> Outcome {
     let sim = Sim::new(plan.seed);
     let net = Net::new(&sim);
     let pen = Pen::new(&sim);
-    let lossy = sim.per_mille(400);
+    let lossy = sim.per_mille(400) && plan.pauses.is_none();
     let weather = Weather { lossy };
     let lease_keys = Keys::new("/t");
     let sparse = !plan.seed.is_multiple_of(WIDE);
@@ -103,6 +117,9 @@ pub fn run(plan: &Plan) -> Outcome {
         registries: RefCell::default(),
         lists: RefCell::default(),
         draining: RefCell::new(vec![false; NODES]),
+        dates: RefCell::new(vec![0; NODES]),
+        trap: Trap::default(),
+        calm: Cell::new(false),
         sim: sim.clone(),
         net,
         pen: pen.clone(),
@@ -128,7 +145,10 @@ pub fn run(plan: &Plan) -> Outcome {
     }
     let nemesis = Nemesis::new(&scene, weather, nodes);
     let process = sim.process();
-    sim.spawn(process, nemesis.rage(FAULTS_MS.0, FAULTS_MS.1));
+    match plan.pauses.clone() {
+        None => sim.spawn(process, nemesis.rage(FAULTS_MS, PLANNED_MS)),
+        Some(pauses) => sim.spawn(process, nemesis.pause_owners(FAULTS_MS.0, pauses)),
+    }
     sim.run_until(END_MS * 1_000);
     let outcome = conclude(&scene, weather);
     sim.end();

@@ -65,8 +65,8 @@ impl FromStr for Sabotage {
     }
 }
 
-/// What the layers around the pure machines do at present and should not: see `tests/it/findings.rs`. Each is off in ordinary
-/// runs, so that these look for something new.
+/// What the layers around the pure machines have done and should not, each found by these worlds. Some are found again within
+/// a few worlds, see `tests/it/findings.rs`; others take hundreds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Known {
     /// A fence that stands at the epoch asked for counts as raised, whoever raised it.
@@ -89,11 +89,17 @@ pub enum Known {
     EndedUnsaved,
     /// A call that an owner may have begun is refused because the next one cannot take it on now.
     RefusedAfterAll,
+    /// A node goes on to serve a slot of which the store has told it that somebody else owns it.
+    OvertakenServes,
+    /// A call that its client took back is a new one when its delivery comes again.
+    CancelledAgain,
+    /// That the store knows of no other owner counts from when its answer was read.
+    AgreedWhenRead,
 }
 
 impl Known {
     /// Every one, with its name.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::EqualFence, "equal-fence"),
         (Self::ReplayEpoch, "replay-epoch"),
         (Self::AheadCursor, "ahead-cursor"),
@@ -104,6 +110,9 @@ impl Known {
         (Self::EndedUnsaved, "ended-unsaved"),
         (Self::LoadBeside, "load-beside"),
         (Self::RefusedAfterAll, "refused-after-all"),
+        (Self::OvertakenServes, "overtaken-serves"),
+        (Self::CancelledAgain, "cancelled-again"),
+        (Self::AgreedWhenRead, "agreed-when-read"),
     ];
 }
 

@@ -1,6 +1,6 @@
 //! What everything in a run is part of.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use crate::record::Pen;
 use crate::registry::RegistryDoor;
 use crate::sabotage::{Known, Sabotage};
 use crate::store::Redis;
+use crate::trap::Trap;
 use crate::world::{Net, Sim};
 
 /// The door of a session node or a gateway.
@@ -46,6 +47,12 @@ pub(crate) struct Scene {
     pub(crate) lists: RefCell<BTreeMap<String, Vec<u64>>>,
     /// Told to drain.
     pub(crate) draining: RefCell<Vec<bool>>,
+    /// How far the dates of the nodes' machines are off, in milliseconds.
+    pub(crate) dates: RefCell<Vec<i64>>,
+    /// Where an owner is stopped.
+    pub(crate) trap: Trap,
+    /// Nothing goes wrong any more, and clients do what they are asked to.
+    pub(crate) calm: Cell<bool>,
 }
 
 impl Scene {

@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use api::{Epoch, Principal, SessionId, Slot};
+use futures::channel::oneshot;
 use history::line::{Place, Source, What};
-use machines::snapshot::StreamChange;
+use machines::snapshot::{CallChange, StreamChange};
 use machines::{Change, CommitRefusal, Snapshot, StreamId};
 use mcp::Json;
 
@@ -91,6 +92,30 @@ struct Inner {
     up: bool,
     slow: Micros,
     lossy: u64,
+    /// Rung by the next write of that kind.
+    ambush: Option<(Prey, oneshot::Sender<Slot>)>,
+}
+
+/// A write that is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prey {
+    /// The end of a session.
+    End,
+    /// An answer of a client.
+    Message,
+    /// A call that is to be sent.
+    Dispatch,
+}
+
+impl Prey {
+    fn is_in(self, changes: &[Change]) -> bool {
+        changes.iter().any(|change| match change {
+            Change::Ended => self == Self::End,
+            Change::Call(_, CallChange::Answered { .. }) => self == Self::Message,
+            Change::Call(_, CallChange::Accepted(_)) => self == Self::Dispatch,
+            _ => false,
+        })
+    }
 }
 
 /// The store.
@@ -130,6 +155,7 @@ impl Redis {
             up: true,
             slow: 0,
             lossy: 0,
+            ambush: None,
         };
         let (sim, net, pen) = (sim.clone(), net.clone(), pen.clone());
         Self { me: ctx.me, sim, net, pen, habits: Rc::new(habits), inner: Rc::new(RefCell::new(inner)) }
@@ -149,6 +175,13 @@ impl Redis {
 
     pub(crate) fn lose_answers(&self, per_mille: u64) {
         self.inner.borrow_mut().lossy = per_mille;
+    }
+
+    /// Says when the next write of that kind was done, which the replica does not have yet, and of which slot.
+    pub(crate) fn ambush(&self, prey: Prey) -> oneshot::Receiver<Slot> {
+        let (rung, heard) = oneshot::channel();
+        self.inner.borrow_mut().ambush = Some((prey, rung));
+        heard
     }
 
     /// The replica takes over: with everything, or with what had reached it.
@@ -282,6 +315,10 @@ impl Redis {
         kept.version += 1;
         kept.by = by;
         remember(&mut kept, commit.answered.as_ref());
+        if let Some((_, rung)) = inner.ambush.take_if(|(prey, _)| prey.is_in(&commit.changes)) {
+            // Whoever waited has gone on to something else.
+            let _heard = rung.send(id.slot()).is_ok();
+        }
         Found::Done(self.put(&mut inner, id, kept, places))
     }
 
@@ -324,8 +361,11 @@ impl Redis {
         }
         let fits = match (instead, before) {
             // One that was given up, and comes late, is not written over what its writer wrote since.
-            (Instead::UpTo(most), Some(kept)) => kept.version <= most && !is_late(kept.by, by),
+            (Instead::UpTo(most) | Instead::Before(most), Some(kept)) => {
+                kept.version <= most && !is_late(kept.by, by)
+            }
             (Instead::UpTo(_), None) => true,
+            (Instead::Before(_), None) => return Found::Refused(CommitRefusal::Conflict),
             (Instead::By(of), Some(kept)) => kept.by == of,
             (Instead::By(_), None) => false,
         };
@@ -336,11 +376,16 @@ impl Redis {
             for event in log.events.iter().filter(|event| event.epoch == by.epoch) {
                 // Comes back at once, unless it is one of a write that was given up.
                 let at = self.place(*stream, event.epoch, event.seq);
-                let stays = commit.after.streams.get(stream).is_none_or(|log| {
-                    event.seq <= log.trimmed || log.events.iter().any(|there| there.seq == event.seq)
-                });
-                if !stays {
-                    self.pen.replaced(id.as_str(), at);
+                match commit.after.streams.get(stream) {
+                    // Whether anybody has seen it, and whether it comes back, is not known here.
+                    None => self.pen.lost(id.as_str(), at),
+                    Some(log) => {
+                        let stays =
+                            event.seq <= log.trimmed || log.events.iter().any(|there| there.seq == event.seq);
+                        if !stays {
+                            self.pen.replaced(id.as_str(), at);
+                        }
+                    }
                 }
             }
         }
@@ -381,6 +426,8 @@ impl Redis {
 #[derive(Clone, Copy)]
 enum Instead {
     UpTo(u64),
+    /// The same, if there is anything.
+    Before(u64),
     By(By),
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use api::session::{Answer, Event, Frame};
 use history::line::{Doing, Place, What};
-use mcp::rpc::{Id, Message, Response};
+use mcp::rpc::{Id, Message, Notification, Response};
 use mcp::{Json, scan};
 use serde_json::{Value, json};
 
@@ -34,6 +34,8 @@ pub(crate) struct Op {
     conns: Cell<u32>,
     /// A connection was closed on it, so that it did not end in silence.
     was_closed: Cell<bool>,
+    /// The client has taken it back, and wants no answer any more.
+    taken_back: Cell<bool>,
 }
 
 /// Where the reading of a stream stands.
@@ -53,6 +55,7 @@ impl Op {
             value,
             conns: Cell::new(0),
             was_closed: Cell::new(false),
+            taken_back: Cell::new(false),
         }
     }
 
@@ -77,6 +80,22 @@ impl Op {
         self.perform(Kind::Deliver { message, key: String::new(), again: None }).await
     }
 
+    /// The same, but the client takes it back soon.
+    pub(crate) async fn run_and_take_back(self, message: Message) -> Ended {
+        let (client, this) = (Rc::clone(&self.session.client), Rc::new(self));
+        let params = json!({"requestId": this.name, "reason": "changed its mind"}).to_string();
+        let taking_back = Rc::clone(&this);
+        client.ctx.spawn(async move {
+            let this = taking_back;
+            this.session.client.pause(1, 600).await;
+            let method = "notifications/cancelled".to_owned();
+            let params = Some(Json::trusted(params));
+            this.taken_back.set(true);
+            this.session.post(Message::Notification(Notification { method, params })).await;
+        });
+        this.run(message).await
+    }
+
     /// Ends the session.
     pub(crate) async fn close(&self) -> Ended {
         self.perform(Kind::Close).await
@@ -92,6 +111,10 @@ impl Op {
             return given_up;
         };
         let op = self.name.clone();
+        if self.taken_back.get() && ended == given_up {
+            self.write(What::Cancelled { op });
+            return ended;
+        }
         let is_ours = !matches!(self.f, Doing::Hijack | Doing::Stranger);
         if let (true, Ended::NotDone { status: 404, .. }) = (is_ours, &ended) {
             self.session.gone();
@@ -152,6 +175,9 @@ impl Op {
                 return Ended::Unknown { explicit: false, body: String::new() };
             };
             client.ctx.sleep_ms(AGAIN_MS + client.range(0, 300)).await;
+            if self.taken_back.get() {
+                return Ended::Unknown { explicit: false, body: String::new() };
+            }
             let Some(gateway) = client.gateway() else { continue };
             let ask = self.session.ask(Kind::Attach { last: Some(id) });
             let mut frames = gateway.ask(&client.scene.net, &client.ctx, ask);
@@ -178,6 +204,49 @@ impl Op {
                     Some(Ok(Frame::Accepted { .. } | Frame::Event(_))) => {}
                 }
             }
+        }
+    }
+
+    /// Reads the session's own stream for as long as there is a session, and takes it up again where it breaks.
+    pub(crate) async fn listen(&self) {
+        let client = &self.session.client;
+        let mut reading = Reading { conn: String::new(), last: None, opened: false };
+        while client.is_on() && !self.session.is_gone.get() {
+            let Some(gateway) = client.gateway() else { return };
+            let after = reading.last.clone();
+            let ask = self.session.ask(Kind::Attach { last: after.as_ref().map(|(id, _)| id.clone()) });
+            let mut frames = gateway.ask(&client.scene.net, &client.ctx, ask);
+            reading.conn = self.conn();
+            while let Some(Ok(frame)) = frames.recv().await {
+                match frame {
+                    Frame::Accepted { .. } => {}
+                    Frame::Open => {
+                        let after = after.as_ref().map(|(_, place)| place.clone());
+                        self.write(What::Open { conn: reading.conn.clone(), after });
+                    }
+                    Frame::Event(event) => {
+                        let text = event.message.as_ref().map_or("", |message| message.as_str()).to_owned();
+                        let message: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+                        self.seen(&event, &text, &message, &mut reading);
+                    }
+                    Frame::Answer(answer) | Frame::Refused(answer) => match (answer.status, &reading.last) {
+                        (404, _) => return self.session.gone(),
+                        // That the place is not kept any more is the notice of a gap.
+                        (400, Some((_, place))) => {
+                            let (conn, stream) = (reading.conn.clone(), place.stream.clone());
+                            self.write(What::Gap { conn, stream });
+                            reading.last = None;
+                        }
+                        _ => {}
+                    },
+                }
+                if reading.last.is_some() && client.scene.sim.per_mille(200) {
+                    // The client hangs up and comes back later.
+                    break;
+                }
+            }
+            drop(frames);
+            client.pause(50, 900).await;
         }
     }
 
@@ -244,7 +313,7 @@ impl Op {
             return;
         };
         let (session, op) = (Rc::clone(&self.session), self.name.clone());
-        let mood = client.range(0, 100);
+        let mood = if client.scene.calm.get() { 50 } else { client.range(0, 100) };
         if mood < 3 {
             return;
         }

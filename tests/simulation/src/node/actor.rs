@@ -7,7 +7,7 @@ use std::rc::Rc;
 use api::session::{Again, Answer, Event, Frame};
 use api::{Epoch, EventId, Principal, SessionId};
 use futures::future::{Either, select};
-use machines::{CallFrame, CallId, Cursor, Input, Millis, Session, StopReason, StreamId};
+use machines::{CallFrame, CallId, Cursor, Input, ListKind, Millis, Session, StopReason, StreamId};
 use mcp::rpc::{self, Message, RpcError};
 use mcp::{Json, code};
 
@@ -27,6 +27,7 @@ pub(crate) enum Letter {
     Close { reply: Rc<Reply> },
     Heard { call: CallId, number: u64, frame: CallFrame },
     Gone { stream: StreamId, number: u64 },
+    Changed,
     Moved,
 }
 
@@ -179,6 +180,7 @@ impl Actor {
                     self.take(Input::ReaderGone(stream)).await;
                 }
             }
+            Letter::Changed => self.take(Input::CatalogChanged(ListKind::Tools)).await,
             Letter::Moved => {
                 self.finish_sending().await;
                 self.stopped = Some(StopReason::Lost);
@@ -330,7 +332,7 @@ impl Actor {
                 Letter::Message { reply, .. } | Letter::Attach { reply, .. } | Letter::Close { reply } => {
                     reply.say(moved());
                 }
-                Letter::Heard { .. } | Letter::Gone { .. } | Letter::Moved => {}
+                Letter::Heard { .. } | Letter::Gone { .. } | Letter::Changed | Letter::Moved => {}
             }
         }
     }

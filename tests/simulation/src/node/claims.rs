@@ -104,6 +104,12 @@ impl Claims {
         self.stopped.set(true);
     }
 
+    /// The session store knows of a later owner of a slot that this node held in an epoch.
+    pub(crate) fn overtaken(&self, slot: Slot, epoch: Epoch) {
+        self.desk.borrow_mut().overtaken(slot, epoch);
+        self.quiet.set(0);
+    }
+
     /// Decides, and begins what was decided. True at the end.
     fn step(self: &Rc<Self>) -> bool {
         if self.follower.lists.get() == 0 {
@@ -190,7 +196,12 @@ impl Claims {
 
     async fn fence(&self, slots: &[(Slot, Epoch)]) -> Vec<Fenced> {
         self.node.slots.claim(slots);
+        let asked = self.client.ctx.now_ms();
         let fenced = self.node.store.fence(slots).await;
+        for ((slot, _), _) in slots.iter().zip(&fenced).filter(|(_, fenced)| **fenced == store::Fenced::Done)
+        {
+            self.node.agreed(*slot, asked);
+        }
         let told = |fenced: store::Fenced| match fenced {
             store::Fenced::Done => Fenced::Done,
             store::Fenced::Higher(epoch) => Fenced::Higher(epoch),

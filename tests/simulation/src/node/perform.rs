@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use machines::journal::JournalState;
 use machines::snapshot::CallChange;
 use machines::{CallFrame, Change, CommitRefusal, Effect, Effects, Input, StopReason};
 use mcp::rpc::{self, RpcError};
@@ -11,8 +12,9 @@ use super::call::Call;
 use super::slots::Certainty;
 use crate::ask::answer;
 use crate::registry::Wish;
-use crate::sabotage::Sabotage;
+use crate::sabotage::{Known, Sabotage};
 use crate::store::{Answered, Commit, Fenced};
+use crate::trap::Point;
 
 impl Actor {
     pub(crate) async fn perform(&mut self, effects: Effects) {
@@ -48,6 +50,7 @@ impl Actor {
                     self.close(stream);
                 }
                 Effect::Call { call, params, deadline, .. } => {
+                    self.node.scene.trap.pass(&self.node.ctx, Point::Send).await;
                     let (epoch, generation) = self.machine.place_in_journal(call);
                     let running = Call::new(self, call, (epoch, generation), params, deadline);
                     self.calls.insert(call, running.clone());
@@ -116,27 +119,33 @@ impl Actor {
         let answered = self.answered(&changes, left);
         let after = self.machine.snapshot();
         let commit = |answered| Commit { changes: changes.clone(), after: after.clone(), answered };
+        self.node.scene.trap.pass(&self.node.ctx, Point::of(&changes)).await;
         let (version, principal) = (self.version, self.principal.clone());
         let store = &self.node.store;
+        let asked = self.node.ctx.now_ms();
         let committed = store.commit(&self.id, self.epoch, (version, &principal), commit(answered)).await;
         let committed = match committed {
             Err(CommitRefusal::Regress) => match store.fence(&[(self.id.slot(), self.epoch)]).await.first() {
                 // The store has lost the fence, too. To raise it again is no claim: a rival has a higher one.
                 Some(Fenced::Done) => {
-                    store.repair(&self.id, self.epoch, (&principal, version + 1), commit(None)).await
+                    store.repair(&self.id, self.epoch, ((&principal, version + 1), true), commit(None)).await
                 }
                 Some(Fenced::Higher(_)) => Err(CommitRefusal::Stale),
                 Some(Fenced::Down) | None => Err(CommitRefusal::Down),
             },
             Err(CommitRefusal::Conflict) => {
-                store.repair(&self.id, self.epoch, (&principal, version + 1), commit(None)).await
+                store.repair(&self.id, self.epoch, ((&principal, version + 1), false), commit(None)).await
             }
             Ok(()) | Err(CommitRefusal::Stale | CommitRefusal::Down) => committed,
         };
-        if committed.is_ok() {
-            self.version += 1;
-            self.machine.settle();
-            self.node.slots.agreed(self.id.slot(), self.node.ctx.now_ms());
+        match committed {
+            Ok(()) => {
+                self.version += 1;
+                self.machine.settle();
+                self.node.agreed(self.id.slot(), asked);
+            }
+            Err(CommitRefusal::Stale) => self.node.overtaken(self.id.slot(), self.epoch),
+            Err(CommitRefusal::Regress | CommitRefusal::Conflict | CommitRefusal::Down) => {}
         }
         committed
     }
@@ -144,8 +153,15 @@ impl Actor {
     /// The answer that leaves with the end of a journaled call, for a gateway that never gets it.
     fn answered(&self, changes: &[Change], left: &VecDeque<Effect>) -> Option<Answered> {
         let ends = |change: &Change| matches!(change, Change::Call(_, CallChange::Ended(_)));
-        if self.keys.is_empty() || !changes.iter().any(ends) {
+        if !changes.iter().any(ends) {
             return None;
+        }
+        let taken_back = changes.iter().find_map(|change| match change {
+            Change::Call(call, CallChange::Ended(JournalState::Cancelled)) => self.machine.key_of(*call),
+            _ => None,
+        });
+        if let Some(key) = taken_back.filter(|_| !self.node.scene.has(Known::CancelledAgain)) {
+            return Some(Answered { key: key.to_owned(), status: 200, body: None });
         }
         left.iter().find_map(|effect| match effect {
             Effect::Answer { stream, status, body } => {

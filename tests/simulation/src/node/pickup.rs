@@ -14,6 +14,7 @@ use super::call::Call;
 use crate::ask::{outcome_unknown, refused};
 use crate::registry::Wish;
 use crate::sabotage::Known;
+use crate::store::Answered;
 
 impl Actor {
     /// Takes a loaded session up again.
@@ -71,6 +72,7 @@ impl Actor {
             return true;
         }
         match self.node.store.answered(&self.id, key).await {
+            Ok(Some(Answered { body: None, .. })) => reply.say(Ok(Frame::Open)),
             Ok(Some(answered)) => {
                 reply.say(Ok(Frame::Answer(Answer::new(answered.status, answered.body))));
             }

@@ -45,10 +45,9 @@ impl Slots {
         owned.get(usize::try_from(random).ok()?.checked_rem(owned.len())?).copied()
     }
 
-    pub(crate) fn take(&self, slots: &[(Slot, Epoch)], now_ms: u64) {
+    pub(crate) fn take(&self, slots: &[(Slot, Epoch)]) {
         for (slot, epoch) in slots {
             self.epochs.borrow_mut().insert(*slot, Some(*epoch));
-            self.agreed(*slot, now_ms);
         }
     }
 
@@ -64,11 +63,11 @@ impl Slots {
         }
     }
 
-    /// The store has just shown that it knows of no other owner.
-    pub(crate) fn agreed(&self, slot: Slot, now_ms: u64) {
+    /// The store has shown, to what it was asked at that time, that it knows of no other owner.
+    pub(crate) fn agreed(&self, slot: Slot, asked_ms: u64) {
         let mut certain = self.certain.borrow_mut();
         let at = certain.entry(slot).or_default();
-        *at = now_ms.max(*at);
+        *at = asked_ms.max(*at);
     }
 
     pub(crate) fn is_certain(&self, slot: Slot, now_ms: u64) -> bool {

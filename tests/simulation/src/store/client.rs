@@ -184,14 +184,15 @@ impl Client {
         &self,
         id: &SessionId,
         epoch: Epoch,
-        stored: (&Principal, u64),
+        (stored, may_be_lost): ((&Principal, u64), bool),
         commit: Commit,
     ) -> Result<(), CommitRefusal> {
         let (of, by) = (id.clone(), self.stamp(epoch));
         let (principal, version) = (stored.0.clone(), stored.1);
         let written = self
             .ask(move |redis| {
-                redis.rewrite((&of, by), Instead::UpTo(version), (&principal, version), &commit)
+                let instead = if may_be_lost { Instead::UpTo(version) } else { Instead::Before(version) };
+                redis.rewrite((&of, by), instead, (&principal, version), &commit)
             })
             .await;
         done(written)?;

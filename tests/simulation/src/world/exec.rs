@@ -64,6 +64,8 @@ struct Process {
     rate: u64,
     since: Micros,
     local: Micros,
+    /// When it was started, in milliseconds of the world: its date is right then.
+    born_ms: u64,
     /// How far its date is off, in milliseconds.
     off_ms: i64,
 }
@@ -149,6 +151,7 @@ impl Sim {
             rate: PARTS,
             since: self.now(),
             local: 0,
+            born_ms: self.now() / 1000,
             off_ms: 0,
         });
         Proc(processes.len() - 1)
@@ -310,8 +313,8 @@ impl Ctx {
 
     /// The date, as this process believes.
     pub(crate) fn wall_ms(&self) -> u64 {
-        let off = self.sim.of(self.me, |p| p.off_ms).unwrap_or(0);
-        (DATE + self.now_ms()).saturating_add_signed(off)
+        let (born_ms, off) = self.sim.of(self.me, |p| (p.born_ms, p.off_ms)).unwrap_or_default();
+        (DATE + born_ms + self.now_ms()).saturating_add_signed(off)
     }
 
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) {

@@ -45,7 +45,6 @@ fn forget_principal() {
 }
 
 #[test]
-#[ignore = "not yet seen to be noticed within 200 worlds"]
 fn ack_before_wait() {
     assert!(is_convicted(Sabotage::AckBeforeWait));
 }

