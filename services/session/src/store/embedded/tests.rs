@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
@@ -306,10 +307,15 @@ async fn commits_that_wait_share_one_write_and_the_queue_is_bounded() {
     let before = writes();
     disk.set(Trouble::Still);
     let change = level(Level::Error);
-    let all = futures::future::join_all(writers.iter().map(|writer| writer.attempt(&store, &change, "k")));
+    let asked = Cell::new(0);
+    let all = futures::future::join_all(writers.iter().map(async |writer| {
+        asked.set(asked.get() + 1);
+        writer.attempt(&store, &change, "k").await
+    }));
     let release = async {
-        // All of them wait before the disk goes on.
-        while store.orders.as_ref().unwrap().capacity() > QUEUE - 199 {
+        // All of them wait before the disk goes on: in the queue, or for the write that stands still.
+        disk.until_stuck().await;
+        while asked.get() < writers.len() {
             tokio::task::yield_now().await;
         }
         disk.set(Trouble::None);
