@@ -57,7 +57,7 @@ pub const ALL: &[Fault] = &[
         &[Limit::RecoveryP99(2_000), Limit::NoUnknownThatRan],
     ),
     fault("F2", "pause the owner for 3 s", (3, 1), &[Limit::Moves(0), Limit::NoErrors]),
-    zombie("F3", "pause the owner for 30 s, then let it go on", (2, 1), &[Limit::RecoveryP99(6_500)]),
+    zombie("F3", "pause the owner for 30 s, then let it go on", (2, 3), &[Limit::RecoveryP99(6_500)]),
     zombie("F4", "pause the owner at random moments around commits", (10, 3), &[Limit::RecoveryP99(6_500)]),
     zombie(
         "F5",
