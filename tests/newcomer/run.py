@@ -232,7 +232,10 @@ def beyond(new: Newcomer) -> None:
 
     def watch() -> None:
         new.open("watch", readme.block("sh", "watch").commands()[0]).address("admin")
-        readme.expects("health", new.type(readme.block("sh", "health").commands()[0]))
+        health = readme.block("sh", "health").commands()[0]
+        # It starts for a moment before it is ready.
+        new.until(health, '"healthy"')
+        readme.expects("health", new.type(health))
         for path in ("metrics", "livez", "readyz"):
             new.type(f"curl -sSf http://127.0.0.1:9090/{path}")
         new.interrupt("watch")
