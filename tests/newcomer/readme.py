@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to do, taken from the README itself.
+"""What pages of the manual tell one to do, taken from the pages themselves.
 
 A block's label is what follows its language: ```sh start. Labels are not shown when the page is. The output a block is
 followed by, ```text LABEL, is part of it; `..` in it stands for anything.
@@ -27,16 +27,17 @@ class Block:
 
 
 class Readme:
-    """The labelled blocks, each of which has to be used."""
+    """The labelled blocks of some pages, each of which has to be used."""
 
-    def __init__(self, path: Path):
-        text = path.read_text(encoding="utf-8")
+    def __init__(self, *pages: Path):
+        text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+        self._name = pages[0].name if len(pages) == 1 else f"{pages[0].name} with what it leads to"
         self._blocks = [Block(language, label, body) for language, label, body in _BLOCK.findall(text)]
         self._used: set[Block] = set()
 
     def block(self, language: str, label: str) -> Block:
         found = [block for block in self._blocks if (block.language, block.label) == (language, label)]
-        assert len(found) == 1, f"README.md has {len(found)} blocks labelled `{language} {label}`, not 1"
+        assert len(found) == 1, f"{self._name} has {len(found)} blocks labelled `{language} {label}`, not 1"
         self._used.add(found[0])
         return found[0]
 
@@ -46,7 +47,7 @@ class Readme:
         for line in self.block("text", label).text.strip().splitlines():
             pattern = ".*?".join(re.escape(part) for part in line.strip().split(".."))
             found = re.compile(pattern).search(said, end)
-            assert found, f"README.md promises {line!r}, which is not what was said:\n{said}"
+            assert found, f"{self._name} promises {line!r}, which is not what was said:\n{said}"
             end = found.end()
 
     def unused(self) -> list[str]:

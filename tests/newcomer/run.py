@@ -37,8 +37,8 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:16686")
 class Newcomer:
     """Does the steps, each in terminals of its own; counts and times them."""
 
-    def __init__(self, readme: Readme, terminals: Mesh, build: str):
-        self.readme, self.terminals, self.build = readme, terminals, build
+    def __init__(self, readme: Readme, terminals: Mesh, build: str, cwd: Path = ROOT):
+        self.readme, self.terminals, self.build, self.cwd = readme, terminals, build, cwd
         self.passed = self.failed = 0
 
     def step(self, name: str, body) -> None:
@@ -57,9 +57,9 @@ class Newcomer:
         command = command.replace("$PWD/target/release", self.build)
         return ["bash", "-c", command if self.build.endswith("release") else command.replace("cargo run --release", "cargo run")]
 
-    def open(self, name: str, command: str | list[str], cwd: Path = ROOT) -> Process:
+    def open(self, name: str, command: str | list[str], cwd: Path | None = None) -> Process:
         """Types commands, the last of which goes on, into a new terminal."""
-        os.chdir(cwd)
+        os.chdir(cwd or self.cwd)
         # The process is the program itself, so that it gets the signals.
         *before, last = command if isinstance(command, list) else [command]
         argv = self.shell("; ".join([*before, f"exec {last}"]))
@@ -70,7 +70,7 @@ class Newcomer:
     def type(self, command: str, ends: int = 0) -> str:
         """Types a command and returns what it says."""
         done = subprocess.run(
-            self.shell(command), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=COMMAND_S
+            self.shell(command), cwd=self.cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=COMMAND_S
         )
         assert done.returncode == ends, f"{command}: exit code {done.returncode}\n{done.stdout}"
         return done.stdout

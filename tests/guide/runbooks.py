@@ -1,0 +1,2 @@
+"""TODO"""
+def follow(guide, _): pass
