@@ -33,6 +33,8 @@ SETTLES_S = 20
 class Guide(Newcomer):
     """Does what a page says in a directory of its own."""
 
+    root = ROOT
+
     def script(self, label: str) -> str:
         """Types a whole block."""
         return self.type(f"set -eu\n{self.readme.block('sh', label).text}")
