@@ -20,6 +20,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE.parent / name) for name in ("newcomer", "harness")]
 
 import containers  # noqa: E402
+import figures  # noqa: E402
 import network  # noqa: E402
 import runbooks  # noqa: E402
 from mesh import Mesh, exit_on_signals  # noqa: E402
@@ -162,7 +163,8 @@ def back(guide: Guide, keep: Path) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/guide", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binaries", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("part", nargs="?", choices=["all", "growing", "runbooks"], default="all", help="which of the two pages; all without")
+    parser.add_argument("part", nargs="?", choices=["all", "growing", "runbooks", "figures"], default="all",
+                        help="one of the two pages; `figures` measures what docs/sizing.md says of Redis, etcd and open files, on the mesh of the runbooks")
     parser.add_argument("--containers", action="store_true", help="also the steps with containers, which need a container engine, free ports and "
                         "minutes; without it they are only read, because scripts/compose brings that stack up already")
     return parser.parse_args()
@@ -176,15 +178,15 @@ def main() -> int:
         print("# on the network of this machine: the ports that the pages name have to be free", flush=True)
     passed = failed = 0
     os.environ["PATH"] = f"{args.binaries.resolve()}:{os.environ['PATH']}"
-    for name, follow in (("growing", follow_growing), ("runbooks", runbooks.follow)):
-        if args.part not in ("all", name):
-            continue
-        readme = Readme(ROOT / "docs" / f"{name}.md")
+    parts = {"growing": follow_growing, "runbooks": runbooks.follow, "figures": figures.follow}
+    for name in ["growing", "runbooks"] if args.part == "all" else [args.part]:
+        readme = Readme(ROOT / "docs" / ("runbooks.md" if name == "figures" else f"{name}.md"))
         with tempfile.TemporaryDirectory(prefix="trunkline-guide-") as work, Mesh(args.binaries, Path(work, "logs")) as terminals:
             Path(work, "here").mkdir()
             guide = Guide(readme, terminals, str(args.binaries), Path(work, "here"))
-            follow(guide, args.containers)
-            guide.step(f"nothing in docs/{name}.md is left out", lambda: left_out(readme))
+            parts[name](guide, args.containers)
+            if name != "figures":
+                guide.step(f"nothing in docs/{name}.md is left out", lambda: left_out(readme))
             os.chdir(ROOT)
         passed, failed = passed + guide.passed, failed + guide.failed
     print(f"       {time.monotonic() - begun:6.1f} s  in all")

@@ -293,6 +293,17 @@ class Troubles:
         self.until(self.goes_on)
         self.role(self.command(owner))
 
+    def empty_etcd(self) -> None:
+        for name in ("etcd-1", "etcd-2"):
+            self.processes[name].kill()
+        self.guide.script("etcd-empty")
+        for command in self.guide.readme.block("sh", "stores").commands():
+            if config := re.search(r"(etcd-\d)\.yml", command):
+                self.guide.open(config[1], command)
+        self.until(self.owned)
+        self.goes_on()
+        self.new()
+
     def upgrade(self) -> None:
         script = self.guide.readme.block("text", "rehearse").text.split()[0]
         assert os.access(self.guide.root / script, os.X_OK), script
@@ -316,3 +327,4 @@ def follow(guide, _containers: bool) -> None:
     guide.step("a registry that does not answer is found and ended", troubles.stuck)
     guide.step("Redis is full: sessions wait, others do not", troubles.full_redis)
     guide.step("two of three etcd are lost: nobody notices; the third begins anew", troubles.quorum)
+    guide.step("all of etcd is lost: sessions go on with an empty one", troubles.empty_etcd)

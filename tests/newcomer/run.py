@@ -1,6 +1,6 @@
-"""A newcomer's first five minutes, and what README.md tells beyond them; see scripts/first-five-minutes.
+"""A newcomer's first five minutes, and what README.md and the pages after it tell beyond them; see scripts/first-five-minutes.
 
-Commands, addresses and outputs are those of README.md. They are run in a network of their own, so that the ports it names are
+Commands, addresses and outputs are those of the pages. They are run in a network of their own, so that the ports it names are
 free; where the operating system does not allow one, they have to be free. Two things differ: the build is unoptimised unless
 --release is given, and `.trunkline` is elsewhere.
 """
@@ -30,6 +30,8 @@ from mesh import Mesh, Process, exit_on_signals  # noqa: E402
 from readme import Readme  # noqa: E402
 from traces import Page  # noqa: E402
 
+# Where commands, settings and outputs stand. docs/growing.md and docs/runbooks.md are scripts/guide's.
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("configuration", "containers", "security", "watching"))]
 COMMAND_S, APPEARS_S = 60, 30
 ADDRESS = re.compile(r"http://127\.0\.0\.1:16686")
 
@@ -291,7 +293,7 @@ def main(target: Path, release: bool) -> int:
         os.environ["PROFILE"] = "dev"
     if not network.private():
         print("# no network of its own is allowed here: the ports that README.md names have to be free", flush=True)
-    readme = Readme(ROOT / "README.md")
+    readme = Readme(*PAGES)
     build = str(target.resolve() / ("release" if release else "debug"))
     with tempfile.TemporaryDirectory(prefix="trunkline-newcomer-") as work:
         os.environ["TRUNKLINE_DATA"] = str(Path(work, "data"))
@@ -301,7 +303,7 @@ def main(target: Path, release: bool) -> int:
             terminals.stop()
             print(f"       {time.monotonic() - begin:6.1f} s  the first five minutes", flush=True)
             beyond(new)
-            new.step("nothing in README.md is left out", lambda: left_out(readme))
+            new.step("nothing of the pages is left out", lambda: left_out(readme))
     print(f"       {time.monotonic() - begin:6.1f} s  in all")
     print(f"{new.passed} passed, {new.failed} failed")
     return 0 if new.failed == 0 else 1
@@ -310,10 +312,14 @@ def main(target: Path, release: bool) -> int:
 def left_out(readme: Readme) -> None:
     for command in readme.block("sh", "test").commands():
         assert (ROOT / command).is_file(), f"README.md names {command}"
-    for script in set(re.findall(r"`\./(scripts/[\w-]+)", (ROOT / "README.md").read_text(encoding="utf-8"))):
-        assert (ROOT / script).is_file(), f"README.md names {script}"
+    for page in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]):
+        text = page.read_text(encoding="utf-8")
+        for script in set(re.findall(r"`\./(scripts/[\w-]+)", text)):
+            assert (ROOT / script).is_file(), f"{page.name} names {script}"
+        for linked in set(re.findall(r"\]\((?!https?:)([^)#]+)", text)):
+            assert (page.parent / linked).exists(), f"{page.name} leads to {linked}"
     unused = readme.unused()
-    assert not unused, "\n  ".join(["README.md has blocks that nothing checks:", *unused])
+    assert not unused, "\n  ".join(["the pages have blocks that nothing checks:", *unused])
 
 
 if __name__ == "__main__":
