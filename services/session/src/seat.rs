@@ -64,6 +64,8 @@ pub(crate) async fn take(
     let mut seen = claimed.directory.changed();
     // An etcd that does not answer is waited for by the claims.
     let _silent = tokio::time::timeout(SETTLE, seen.wait_for(|changes| *changes > 0)).await.is_err();
+    // Those that show themselves already are waited for, so they have to be known before.
+    use_shown(shared, &claimed.directory, &claimed.dialler);
     let finding = find_registries(shared.clone(), claimed.directory.clone(), claimed.dialler);
     let finding = task::spawn(Kind::Upkeep, "registries found", finding);
     settle(shared).await;
@@ -115,24 +117,29 @@ async fn find_registries(shared: Arc<Shared>, directory: Arc<Directory>, dialler
     let mut changed = directory.changed();
     loop {
         changed.mark_unchanged();
-        let shown = directory.registries();
-        let shown: BTreeMap<&str, &RegistryRecord> =
-            shown.iter().map(|record| (&*record.address, record)).collect();
-        let used = shared.registries.announced();
-        for gone in used.iter().filter(|address| !shown.contains_key(address.as_str())) {
-            shared.registries.remove(gone);
-        }
-        for (address, record) in
-            shown.iter().filter(|(address, _)| !used.iter().any(|used| used == **address))
-        {
-            let namespace = record.namespace.as_deref().map(str::to_owned);
-            match Deps::registry(address, namespace, &dialler) {
-                Ok(peer) => shared.registries.add(peer),
-                Err(error) => tracing::warn!(%error, "a registry shows itself with an address of no use"),
-            }
-        }
+        use_shown(&shared, &directory, &dialler);
         if changed.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Begins with those that show themselves now, and ends with those that do no more.
+fn use_shown(shared: &Shared, directory: &Directory, dialler: &Dialler) {
+    let shown = directory.registries();
+    let shown: BTreeMap<&str, &RegistryRecord> =
+        shown.iter().map(|record| (&*record.address, record)).collect();
+    let used = shared.registries.announced();
+    for gone in used.iter().filter(|address| !shown.contains_key(address.as_str())) {
+        shared.registries.remove(gone);
+    }
+    for (address, record) in
+        shown.iter().filter(|(address, _)| !used.iter().any(|used| used == **address))
+    {
+        let namespace = record.namespace.as_deref().map(str::to_owned);
+        match Deps::registry(address, namespace, dialler) {
+            Ok(peer) => shared.registries.add(peer),
+            Err(error) => tracing::warn!(%error, "a registry shows itself with an address of no use"),
         }
     }
 }
