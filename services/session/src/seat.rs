@@ -133,9 +133,7 @@ fn use_shown(shared: &Shared, directory: &Directory, dialler: &Dialler) {
     for gone in used.iter().filter(|address| !shown.contains_key(address.as_str())) {
         shared.registries.remove(gone);
     }
-    for (address, record) in
-        shown.iter().filter(|(address, _)| !used.iter().any(|used| used == **address))
-    {
+    for (address, record) in shown.iter().filter(|(address, _)| !used.iter().any(|used| used == **address)) {
         let namespace = record.namespace.as_deref().map(str::to_owned);
         match Deps::registry(address, namespace, dialler) {
             Ok(peer) => shared.registries.add(peer),
