@@ -22,6 +22,8 @@ class Span:
     trace: str
     id: str
     parent: str | None
+    # Spans that it goes on from.
+    links: list[str]
     tags: dict
     micros: int
 
@@ -58,13 +60,15 @@ class Trace:
 
 
 def _span(span: dict, services: dict) -> Span:
-    parents = [link["spanID"] for link in span["references"] or [] if link["refType"] == "CHILD_OF"]
+    references = span["references"] or []
+    parents = [link["spanID"] for link in references if link["refType"] == "CHILD_OF"]
     return Span(
         service=services[span["processID"]],
         name=span["operationName"],
         trace=span["traceID"],
         id=span["spanID"],
         parent=parents[0] if parents else None,
+        links=[link["spanID"] for link in references if link["refType"] == "FOLLOWS_FROM"],
         tags={tag["key"]: tag["value"] for tag in span["tags"]},
         micros=span["duration"],
     )

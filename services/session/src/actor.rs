@@ -216,6 +216,8 @@ impl Actor {
                 scope.clone().within(self.take(Input::Client { stream, message, key })).await;
                 if self.resident.version > before {
                     scope.describe(|to| _ = to.set(attribute::JOURNAL_OUTCOME, "committed"));
+                    // From here on it is its owner's, whoever that will be: should it be killed, this much is told.
+                    scope.end();
                 }
                 self.listen_to_all().await;
             }

@@ -237,7 +237,7 @@ impl Host {
         let Some(text) = delivery.session.as_deref() else { return self.initialise(delivery, message).await };
         let Some((id, epoch)) = self.session(text).await? else { return Ok(refuse::session_not_found()) };
         let request_id = request_id(&message).cloned();
-        let scope = observe::hop(&message);
+        let scope = observe::hop_of(&message, &delivery.request_key, delivery.again.as_ref());
         self.0.describe(&scope, Some(&id));
         let letter = |reply| Letter::Message {
             message: message.clone(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api::registry::{Operation, Start};
+use api::session::Again;
 use chassis::metrics::{Counter, Gauge, Grid, LIVES, Metrics, Names, SECONDS};
 use chassis::telemetry::{Scope, Side, records_content};
 use machines::{CallFrame, Millis, StopReason};
@@ -365,12 +366,25 @@ fn failed(error: &RpcError) -> Outcome {
 
 /// This hop of a message; its parent is the gateway's.
 pub(crate) fn hop(message: &Message) -> Scope {
-    Scope::current().child(ROLE, Side::Internal, || match message.method() {
+    Scope::current().child(ROLE, Side::Internal, || name(message))
+}
+
+/// The same for one that may come again under its key: what took it on before is linked to.
+pub(crate) fn hop_of(message: &Message, key: &str, again: Option<&Again>) -> Scope {
+    let was_taken_on = again.is_some_and(|again| again.accepted);
+    if key.is_empty() || (again.is_some() && !was_taken_on) {
+        return hop(message);
+    }
+    Scope::current().child_of_key(ROLE, Side::Internal, (key, !was_taken_on), || name(message))
+}
+
+fn name(message: &Message) -> Cow<'static, str> {
+    match message.method() {
         Some(method) => Method::parse(method).map_or("trunkline.session notification".into(), |known| {
             format!("trunkline.session {}", known.as_str()).into()
         }),
         None => "trunkline.session response".into(),
-    })
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ from daemon import Trouble
 
 REVISION = "2025-11-25"
 STEPS, PAUSE_MS = 12, 400
+# By then the owner has sent the span of its part, which it does every second.
+KILLED_AT = 4
 # No new span for so long: all are there.
 QUIET_S = 7
 ACCEPT = "application/json, text/event-stream"
@@ -50,7 +52,8 @@ def events(answer: http.client.HTTPResponse):
             yield name, json.loads(line[5:])
 
 
-def kill_owner(mesh) -> None:
+def kill_owner(mesh) -> str:
+    """Kills the owner of a session in the middle of a call, and starts it again; returns the id of the call's trace."""
     client = Client(mesh)
     client.begin()
     slot = int(client.session.split(".")[2], 16)
@@ -70,7 +73,7 @@ def kill_owner(mesh) -> None:
         heard = now
         if "method" in said:
             print(f"{now - begun:6.2f} s     event {name.rsplit('.', 1)[0]:10} progress {said['params']['progress']} of {STEPS}")
-            if said["params"]["progress"] == 3:
+            if said["params"]["progress"] == KILLED_AT:
                 how = mesh.kill(owner)
                 killed = monotonic()
                 print(f"{killed - begun:6.2f} s     {how}")
@@ -87,6 +90,7 @@ def kill_owner(mesh) -> None:
     show_trace(mesh, trace)
     if "result" not in ended:
         raise Trouble("the call did not survive its owner")
+    return trace
 
 
 def show_trace(mesh, trace: str) -> None:
@@ -105,21 +109,31 @@ def show_trace(mesh, trace: str) -> None:
     ids = {span["spanID"] for span in spans}
     children: dict[str, list[dict]] = {}
     for span in sorted(spans, key=lambda span: span["startTime"]):
-        parents = [reference["spanID"] for reference in span.get("references", []) if reference["refType"] == "CHILD_OF"]
+        parents = [reference["spanID"] for reference in span.get("references") or [] if reference["refType"] == "CHILD_OF"]
         parent = parents[0] if parents and parents[0] in ids else ""
         children.setdefault(parent, []).append(span)
     first = min(span["startTime"] for span in spans)
 
     def show(parent: str, depth: int) -> None:
         for span in children.get(parent, []):
-            tags = {tag["key"]: tag["value"] for tag in processes[span["processID"]].get("tags", [])}
-            where = tags.get("service.instance.id", processes[span["processID"]]["serviceName"])
+            where = place(span, processes[span["processID"]])
+            if any(reference["refType"] == "FOLLOWS_FROM" and reference["spanID"] in ids for reference in span.get("references") or []):
+                where += ", goes on with what another began"
             at, took = (span["startTime"] - first) / 1e6, span["duration"] / 1e6
             print(f"{at:6.2f} s +{took:5.2f} s  {'  ' * depth}{span['operationName']}  [{where}]")
             show(span["spanID"], depth + 1)
 
     show("", 0)
     print(f"trace: {mesh.page()}/trace/{trace}")
+
+
+def place(span: dict, process: dict) -> str:
+    """Which process a span is of: session nodes say their names, others what they drew when they started."""
+    own = {tag["key"]: tag["value"] for tag in span["tags"]}
+    if process["serviceName"] == "trunkline-session" and "trunkline.owner" in own:
+        return own["trunkline.owner"]
+    tags = {tag["key"]: tag["value"] for tag in process.get("tags", [])}
+    return tags.get("service.instance.id", process["serviceName"])
 
 
 def fetch(mesh, trace: str) -> dict | None:

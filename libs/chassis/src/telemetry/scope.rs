@@ -184,6 +184,25 @@ impl Scope {
         recorded.unwrap_or_else(|| Self { role, ..self.clone() })
     }
 
+    /// The same for a hop that another process goes on with if this one is lost, without having been told of it: `key` is what both
+    /// know. The span of whoever is first has an id that is made of the key; the others' are linked to that.
+    #[must_use]
+    pub fn child_of_key(
+        &self,
+        role: &'static str,
+        side: Side,
+        (key, is_first): (&str, bool),
+        name: impl FnOnce() -> Cow<'static, str>,
+    ) -> Self {
+        let Some(sink) = self.sink() else { return Self { role, ..self.clone() } };
+        let mut draft = Self::draft(&sink, role, side, name());
+        let first = self.trace.as_ref().map(|above| above.below_as(digest(key)));
+        if let (false, Some(first)) = (is_first, &first) {
+            draft.link(first);
+        }
+        Self::of_draft(role, sink, draft, self.above(), first.filter(|_| is_first))
+    }
+
     /// Where spans below this one go, if it is recorded.
     fn sink(&self) -> Option<Arc<Sink>> {
         match self.live.as_ref()? {
@@ -205,16 +224,28 @@ impl Scope {
         above: Option<(&Trace, bool)>,
         link: Option<Trace>,
     ) -> Self {
-        let mut draft = Draft::new(sink.place(role).unwrap_or_default(), name, side);
-        draft.written.set(ROLE, role);
+        let mut draft = Self::draft(&sink, role, side, name);
         if let Some(link) = link {
             draft.link(&link);
         }
-        Self::of_draft(role, sink, draft, above)
+        Self::of_draft(role, sink, draft, above, None)
     }
 
-    fn of_draft(role: &'static str, sink: Arc<Sink>, draft: Draft, above: Option<(&Trace, bool)>) -> Self {
-        let trace = above.map_or_else(Trace::begun, |(trace, _)| trace.below());
+    fn draft(sink: &Sink, role: &'static str, side: Side, name: Cow<'static, str>) -> Draft {
+        let mut draft = Draft::new(sink.place(role).unwrap_or_default(), name, side);
+        draft.written.set(ROLE, role);
+        draft
+    }
+
+    /// Begins a span, `at` a place that is known or at one of its own.
+    fn of_draft(
+        role: &'static str,
+        sink: Arc<Sink>,
+        draft: Draft,
+        above: Option<(&Trace, bool)>,
+        at: Option<Trace>,
+    ) -> Self {
+        let trace = at.unwrap_or_else(|| above.map_or_else(Trace::begun, |(trace, _)| trace.below()));
         let above = above.map(|(trace, is_remote)| Above { span: trace.span(), is_remote });
         let live = Live::Here(Arc::new(Recorded::begin(sink, draft, &trace, above)));
         Self { role, trace: Some(trace), live: Some(live) }
@@ -229,7 +260,7 @@ impl Scope {
         let sink = self.sink()?;
         let mut draft = Draft::new(sink.place(self.role).unwrap_or_default(), name.into(), Side::Internal);
         describe(&mut draft, &mut |role| sink.place(role));
-        Some(Self::of_draft(self.role, sink.clone(), draft, self.above()))
+        Some(Self::of_draft(self.role, sink.clone(), draft, self.above(), None))
     }
 
     /// Adds to the span, if it is recorded here and has not ended.
@@ -298,6 +329,12 @@ impl Scope {
     pub const fn within<F>(self, inner: F) -> Within<F> {
         Within { inner, scope: self }
     }
+}
+
+/// FNV-1a: the same in every process.
+fn digest(key: &str) -> u64 {
+    key.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Makes the current scope's request another one, for as long as whatever it is in is polled.

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use http::HeaderMap;
@@ -95,6 +96,30 @@ fn roles_of_one_process_are_services_of_their_own_in_one_trace() {
     assert!(spans[0].1.parent_span_id.is_empty());
     let role = text(&spans[3].1.attributes, ROLE);
     assert_eq!(role.as_deref(), Some("tool-registry"));
+}
+
+#[test]
+fn a_hop_that_happens_again_is_linked_to_the_first() {
+    let spans = recorded(|| {
+        let edge = edge(Origin::default());
+        let hop = |name: &'static str, key: &str, is_first| {
+            drop(edge.child_of_key("session", Side::Internal, (key, is_first), || name.into()));
+        };
+        hop("first", "a-1", true);
+        hop("other", "a-2", true);
+        hop("again", "a-1", false);
+        hop("more", "a-1", false);
+    });
+    let of = |name: &str| &spans.iter().find(|(_, span)| span.name == name).unwrap().1;
+    let (first, again, more) = (of("first"), of("again"), of("more"));
+    let ids: BTreeSet<_> = spans.iter().map(|(_, span)| &span.span_id).collect();
+    assert_eq!(ids.len(), 5);
+    assert!(first.links.is_empty() && of("other").links.is_empty());
+    for later in [again, more] {
+        let [link] = later.links.as_slice() else { panic!("{later:?}") };
+        assert_eq!((&link.trace_id, &link.span_id), (&first.trace_id, &first.span_id));
+        assert_eq!((&later.trace_id, &later.parent_span_id), (&first.trace_id, &first.parent_span_id));
+    }
 }
 
 #[test]

@@ -54,7 +54,12 @@ impl Trace {
 
     /// A span that is recorded, below this one.
     pub(super) fn below(&self) -> Self {
-        Self { id: self.id, span: draw().max(1), sampled: true, state: self.state.clone() }
+        self.below_as(draw())
+    }
+
+    /// The same under an id of somebody's choice.
+    pub(super) fn below_as(&self, span: u64) -> Self {
+        Self { id: self.id, span: span.max(1), sampled: true, state: self.state.clone() }
     }
 
     /// A span that is recorded and begins a trace.
