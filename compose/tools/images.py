@@ -257,4 +257,4 @@ def compile_programs() -> None:
         return
     say("building trunkline and ledger-registry (target/debug)")
     debian.run([str(ROOT / "scripts" / "install"), "protoc=protobuf-compiler,libprotobuf-dev"])
-    debian.run(["cargo", "build", "--quiet", "--locked", *[word for program in PROGRAMS for word in ("-p", program)]], ROOT)
+    debian.run(["cargo", "build", "--quiet", "--locked", "--workspace", *[word for program in PROGRAMS for word in ("--bin", program)]], ROOT)

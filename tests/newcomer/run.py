@@ -57,7 +57,10 @@ class Newcomer:
 
     def shell(self, command: str) -> list[str]:
         command = command.replace("$PWD/target/release", self.build)
-        return ["bash", "-c", command if self.build.endswith("release") else command.replace("cargo run --release", "cargo run")]
+        if not self.build.endswith("release"):
+            # What `prepare` has built, in the same way.
+            command = command.replace("cargo run --release -p registry", "cargo run")
+        return ["bash", "-c", command]
 
     def open(self, name: str, command: str | list[str], cwd: Path | None = None) -> Process:
         """Types commands, the last of which goes on, into a new terminal."""
@@ -272,9 +275,9 @@ def beyond(new: Newcomer) -> None:
 
 def prepare(target: Path, release: bool) -> list[str]:
     """Builds and installs what README.md takes for granted, or takes minutes for; returns the command of the client."""
-    builds = [["-p", "registry", "--example", "calculator"], *([] if release else [["-p", "trunkline"]])]
+    builds = [["--example", "calculator"], *([] if release else [["--bin", "trunkline"]])]
     for build in builds:
-        subprocess.run(["cargo", "build", "--quiet", "--locked", *build], cwd=ROOT, check=True)
+        subprocess.run(["cargo", "build", "--quiet", "--locked", "--workspace", *build], cwd=ROOT, check=True)
     subprocess.run([ROOT / "tests" / "stranger" / "install"], check=True, stdout=subprocess.DEVNULL)
     folder = tools.npm("clients", ROOT / "tests" / "clients")
     # Node resolves packages from where a script lies.
