@@ -15,6 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
 
+import failover  # noqa: E402
 import report  # noqa: E402
 import stores  # noqa: E402
 from contestants import UNBOUND, Bench, Running, threads_of_three  # noqa: E402
@@ -23,7 +24,7 @@ from rows import GROUPS, GROWN, GROWTH, Group, Row  # noqa: E402
 
 ROOT = HERE.parents[1]
 IDLE, STREAMS, KEPT = 100_000, 10_000, 200_000
-SINGLES = ("growth", "memory")
+SINGLES = ("growth", "memory", failover.NAME)
 
 
 class Wrong(RuntimeError):
@@ -158,6 +159,16 @@ class Run:
         self.results.add("idle-redis", {**made, "title": title})
         say(f"idle-redis         {made['bytes_in_redis']:,.0f} B in Redis, {made['bytes_per_session']:,.0f} B in gateway and owner")
 
+    def failover(self) -> None:
+        """What sessions feel when their owner goes."""
+        try:
+            rows = failover.measure(self.binaries, release(), self.wanted.quick)
+        except failover.Failed as failed:
+            raise Wrong(f"fail-over:\n{failed}") from failed
+        for row, figures in rows:
+            self.results.add(row, figures)
+            say(f"{row:<18} p50 {figures['p50_ms']} ms  p99 {figures['p99_ms']} ms  max {figures['max_ms']} ms  of {figures['felt']}")
+
     def all(self) -> None:
         before = os.getloadavg()
         for group in GROUPS:
@@ -168,6 +179,8 @@ class Run:
             self.memory()
         if self.wants("memory", "idle-redis"):
             self.kept()
+        if self.wants(failover.NAME):
+            self.failover()
         with tempfile.TemporaryDirectory() as work:
             effective = self.bench(Mesh(self.binaries, Path(work))).effective()
         settings = dict(setting.split("=", 1) for setting in [*UNBOUND, *self.wanted.set])

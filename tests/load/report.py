@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import failover
 from rows import GOALS, Goal, Group
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -49,7 +50,7 @@ def markdown(results: Results, groups: list[Group]) -> str:
     """The whole report."""
     parts = [_machine(results)]
     parts += [_calls(results, group) for group in groups if any(row.name in results.rounds for row in group.rows)]
-    parts += [_memory(results), _goals(results)]
+    parts += [_memory(results), failover.markdown(results.rounds), _goals(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -114,7 +115,7 @@ def _goals(results: Results) -> str:
 
 
 def _shown(number: float, unit: str) -> str:
-    return f"{number:.2f} x" if unit == "x" else f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.0f}{unit}"
+    return f"{number:.2f} x" if unit == "x" else f"{number:,.0f} {unit}" if unit in ("B", "ms") else f"{number:,.0f}{unit}"
 
 
 def write(results: Results, text: str, folder: Path) -> None:

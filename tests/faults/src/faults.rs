@@ -108,6 +108,7 @@ pub const ALL: &[Fault] = &[
         &[Limit::NoErrors, Limit::Slower(1)],
     ),
     fault("I17", "etcd and Redis are down", (2, 2), &[]),
+    fault("drain", "restart the session nodes in turn: how long a session waits", (6, 3), &[Limit::NoErrors]),
 ];
 
 /// Those of a quick run.
@@ -221,6 +222,7 @@ pub async fn inject(fault: &Fault, run: &mut Run) -> Result<()> {
         "F23" => processes::killed_registry(run, times).await,
         "F30" => links::collector(run).await,
         "I17" => stores::both_down(run).await,
+        "drain" => processes::drained(run, times).await,
         other => anyhow::bail!("nobody knows how to inject {other}"),
     }
 }

@@ -2,16 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
+
 use crate::history::{Ending, History};
-use crate::line::What;
+use crate::line::{Doing, What};
 use crate::verdict;
 use crate::windows::{outages_of, windows};
 
 /// A session that was out for less than this felt nothing, in nanoseconds.
 const FELT: u64 = 250_000_000;
 
+/// What goes on so long before or after a slot changed hands may have waited for it, in nanoseconds.
+const AROUND: u64 = 250_000_000;
+
 /// Numbers of a run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Figures {
     /// Operations that clients began.
     pub operations: usize,
@@ -33,10 +38,12 @@ pub struct Figures {
     pub refused: u64,
     /// How long sessions were out because of the faults.
     pub recovery: Spread,
+    /// How long what sessions were asked took while their slot changed hands.
+    pub moved: Spread,
 }
 
 /// How durations are spread, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Spread {
     /// How many there were.
     pub count: usize,
@@ -88,6 +95,7 @@ impl Figures {
         let left_out = crate::streams::in_order(history).breaches;
         figures.lost += left_out.iter().filter(|breach| breach.lines.len() == 3).count();
         figures.recovery = recovery(history);
+        figures.moved = moved(history);
         figures
     }
 }
@@ -109,6 +117,47 @@ fn recovery(history: &History) -> Spread {
         }
     }
     Spread::of(worst.into_values().filter(|took| *took >= FELT).map(|took| took / 1_000_000).collect())
+}
+
+/// For each change of hands within a window and each session of the slot, the longest of the short operations that it met.
+fn moved(history: &History) -> Spread {
+    let windows = windows(history);
+    let mut slots: BTreeMap<u16, BTreeSet<&str>> = BTreeMap::new();
+    let mut epochs: BTreeMap<u16, u64> = BTreeMap::new();
+    let mut changes: Vec<(u16, u64)> = Vec::new();
+    for (at, line) in history.lines.iter().enumerate() {
+        match &line.what {
+            What::Commit { slot, .. } => {
+                slots.entry(*slot).or_default().insert(history.session(at));
+            }
+            // Raised by every new owner before it serves.
+            What::Fence { slot, epoch } => {
+                let before = epochs.insert(*slot, *epoch);
+                let inside = windows.iter().any(|window| window.spans(line.t));
+                if inside && before.is_some_and(|before| before < *epoch) {
+                    changes.push((*slot, line.t));
+                }
+            }
+            _other => {}
+        }
+    }
+    let mut asked: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
+    for operation in history.operations.values() {
+        let short = matches!(operation.f, Doing::Append | Doing::Read | Doing::Count | Doing::Ping);
+        if let (true, Some((Ending::Done, line))) = (short, history.ending(operation)) {
+            let of = asked.entry(history.session(operation.invoked)).or_default();
+            of.push((history.at(operation.invoked), line.t));
+        }
+    }
+    let mut took = Vec::new();
+    for (slot, t) in changes {
+        for session in slots.get(&slot).into_iter().flatten() {
+            let of = asked.get(session).into_iter().flatten();
+            let met = of.filter(|(begun, ended)| *begun <= t + AROUND && ended + AROUND >= t);
+            took.extend(met.map(|(begun, ended)| ended.saturating_sub(*begun) / 1_000_000).max());
+        }
+    }
+    Spread::of(took)
 }
 
 impl Spread {

@@ -24,6 +24,11 @@ impl Window<'_> {
     pub(crate) fn meets(&self, from: u64, to: u64) -> bool {
         self.of == Span::Fault && from <= self.to && to >= self.from
     }
+
+    /// Whether it was open, whatever it is of.
+    pub(crate) const fn spans(&self, t: u64) -> bool {
+        self.from <= t && t <= self.to
+    }
 }
 
 /// All windows; one without an end lasts to the end of the history.

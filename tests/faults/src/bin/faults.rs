@@ -1,5 +1,6 @@
 //! Hurts a mesh of real processes under load and judges what its clients saw: `faults [--quick] [F1 F3 ..]`
 
+use std::fs::File;
 use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +37,9 @@ struct Args {
     /// The binary of an earlier version, which F9 begins with and replaces under load: scripts/upgrade builds one.
     #[arg(long, value_name = "PROGRAM")]
     former: Option<PathBuf>,
+    /// Writes the numbers of each run to a file, a line of JSON each.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Prints what there is and ends.
     #[arg(long)]
     list: bool,
@@ -94,6 +98,7 @@ async fn all(args: &Args, chosen: &[&'static Fault]) -> Result<ExitCode> {
             let well = match run(fault, &options).await {
                 Ok(outcome) => {
                     show(fault, &options, &outcome)?;
+                    note(args, fault, &outcome)?;
                     outcome.is_well()
                 }
                 Err(error) => {
@@ -108,14 +113,28 @@ async fn all(args: &Args, chosen: &[&'static Fault]) -> Result<ExitCode> {
     Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// For programs: what was seen, and whether it was well.
+fn note(args: &Args, fault: &Fault, outcome: &Outcome) -> Result<()> {
+    let Some(path) = &args.json else { return Ok(()) };
+    let line = serde_json::json!({
+        "fault": fault.name,
+        "about": fault.about,
+        "well": outcome.is_well(),
+        "moves": outcome.moves,
+        "figures": outcome.judgement.figures,
+    });
+    let mut file = File::options().create(true).append(true).open(path)?;
+    Ok(writeln!(file, "{line}")?)
+}
+
 fn show(fault: &Fault, options: &Options, outcome: &Outcome) -> Result<()> {
     let mut out = stdout().lock();
     let figures = &outcome.judgement.figures;
-    let recovery = figures.recovery;
+    let (recovery, moved) = (figures.recovery, figures.moved);
     writeln!(
         out,
         "{:4} {}: {} operations ({} done, {} refused, {} broken), {} faults, recovery p50 {} p99 {} max {} ms ({} outages), \
-         {} lost, {} duplicated, {} unknown, {} zombie writes refused, {} take-overs, {:.0} s, seed {}: {}",
+         moved p50 {} p99 {} max {} ms ({}), {} lost, {} duplicated, {} unknown, {} zombie writes refused, {} take-overs, {:.0} s, seed {}: {}",
         fault.name,
         fault.about,
         figures.operations,
@@ -127,6 +146,10 @@ fn show(fault: &Fault, options: &Options, outcome: &Outcome) -> Result<()> {
         recovery.p99,
         recovery.max,
         recovery.count,
+        moved.p50,
+        moved.p99,
+        moved.max,
+        moved.count,
         figures.lost,
         figures.duplicated,
         figures.unknown,

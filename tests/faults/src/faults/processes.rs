@@ -142,6 +142,19 @@ pub(super) async fn rolled(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
+/// Session nodes leave in good order, and come back.
+pub(super) async fn drained(run: &mut Run, times: usize) -> Result<()> {
+    let window = run.begin(Span::Planned, None);
+    for name in run.names(Role::Session).into_iter().cycle().take(times) {
+        run.injected(format!("restart {name}"));
+        run.cluster.stop(&name).await?;
+        run.cluster.restart(&name).await?;
+        run.wait(5.0).await;
+    }
+    run.over(&window);
+    Ok(())
+}
+
 pub(super) async fn killed_registry(run: &mut Run, times: usize) -> Result<()> {
     for number in 0..times {
         run.burst(100, 4, 1_000).await;

@@ -3,5 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test that cannot go on fails")]
 
+mod figures;
 mod mutations;
 mod verdicts;
