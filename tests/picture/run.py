@@ -1,16 +1,20 @@
-"""Checks what the trace page has of calls, and takes the picture of one; see scripts/picture."""
+"""Checks what the trace page and the dashboard have of a mesh, and takes pictures of them; see scripts/picture."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from time import time
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "harness"))
+for folder in ("harness", "faults/dev"):
+    sys.path.insert(0, str(HERE.parent / folder))
 
 import tools  # noqa: E402
 from mesh import Mesh, exit_on_signals  # noqa: E402
@@ -19,6 +23,9 @@ from wire import Session, modern  # noqa: E402
 
 LARGEST = 300_000
 BROWSER_S = 120
+# How long clients keep the mesh busy before an owner is killed, how much of that the dashboard shows, and how long they go on: rates are
+# those of a minute.
+LONG, QUICK = (65, 15, 45), (6, 6, 6)
 SLOW = {"name": "team__weather", "arguments": {"location": "Reykjavik"}, "_meta": {"progressToken": "p"}}
 # What a registry in a process of its own is shown as, and what the built-in ones are.
 TEAM = "trunkline-weather"
@@ -83,25 +90,83 @@ def turn(url: str, page: Page) -> None:
     print(f"ok an agent's turn is one trace of {len(wanted)} services")
 
 
-def main(binaries: Path, image: Path) -> int:
-    exit_on_signals()
-    folder = tools.npm("picture", HERE)
-    # Node resolves packages from where a script lies.
-    shutil.copy(HERE / "take.mjs", folder)
-    with tempfile.TemporaryDirectory(prefix="trunkline-picture-") as work, Mesh(binaries, Path(work)) as mesh:
-        url, page = start(mesh)
-        slow = calls(url, page)
-        turn(url, page)
+class Camera:
+    """Takes pictures into a folder, each no larger than it should be."""
+
+    def __init__(self):
+        self.folder = tools.npm("picture", HERE)
+        self.taken = 0
+        # Node resolves packages from where a script lies.
+        shutil.copy(HERE / "take.mjs", self.folder)
+
+    def take(self, image: Path, kind: str, *rest) -> None:
         image.parent.mkdir(parents=True, exist_ok=True)
-        browser = shutil.which("chromium")
-        argv = [tools.node(), folder / "take.mjs", browser, f"{page.url}/trace/{slow.id}", TEAM, image.resolve()]
+        argv = [tools.node(), self.folder / "take.mjs", shutil.which("chromium"), image.resolve(), kind, *rest]
         subprocess.run(argv, check=True, timeout=BROWSER_S)
         size = image.stat().st_size
         assert 0 < size < LARGEST, f"{image} has {size} bytes"
-        print(f"ok {image}: {size} bytes, {slow}")
-    print(f"{len(BUILT_IN) * 2 + 2} passed, 0 failed")
+        self.taken += 1
+        print(f"ok {image}: {size} bytes", flush=True)
+
+
+def first(binaries: Path, work: Path, camera: Camera, image: Path) -> None:
+    """One process: calls of both eras, and the picture of one."""
+    with Mesh(binaries, work / "up") as mesh:
+        url, page = start(mesh)
+        slow = calls(url, page)
+        turn(url, page)
+        camera.take(image, "call", f"{page.url}/trace/{slow.id}", TEAM)
+        print(slow)
+
+
+def second(binaries: Path, work: Path, camera: Camera, images: Path, times: tuple[int, int, int]) -> None:
+    """Many processes under load: a call that outlives the owner of its session, and the dashboard meanwhile."""
+    os.environ["TRUNKLINE_DEV_HOME"] = str(work / "dev")
+    import board
+    import dev
+    import failover
+    from load import Load
+
+    dev.BINARIES = binaries.resolve()
+    dev.up(argparse.Namespace(processes=True, free_ports=True))
+    watched = board.Watched.load()
+    try:
+        with Mesh(binaries, work / "watching") as watching:
+            prometheus = board.Prometheus(watching, watched)
+            before, shown_before, after = times
+            with Load(watched.url()) as load:
+                load.wait(before)
+                begun = time() - shown_before
+                trace, owners = failover.crossed(watched)
+                print(f"ok one trace, {owners[0]} and then {owners[1]}: {trace}")
+                camera.take(images / "failover.png", "crossing", f"{watched.page()}/trace/{trace.id}", failover.SESSION)
+                load.wait(after)
+                ended = time()
+            panels = board.filled(prometheus, begun, ended)
+            about = f"the queries of {board.DASHBOARD.relative_to(board.ROOT)}, answered by Prometheus, drawn by scripts/picture"
+            shown = {"title": "Trunkline", "about": about, "begun": begun, "ended": ended, "step": board.READ_EVERY_S, "events": watched.events, "panels": panels}
+            data = work / "board.json"
+            data.write_text(json.dumps(shown), encoding="utf-8")
+            camera.take(images / "dashboard.png", "dashboard", HERE / "dashboard.html", data)
+            print(f"ok {sum(panel['kind'] != 'row' for panel in panels)} panels, after {next(load.sent)} calls")
+    finally:
+        dev.take_down(watched)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/picture", description=__doc__)
+    parser.add_argument("--binaries", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="kill the owner after seconds of load, not after a minute; what scripts/test does")
+    parser.add_argument("file", type=Path, nargs="?", default=HERE / "trace.png", help="the picture of a call; the others are put beside it")
+    args = parser.parse_args()
+    exit_on_signals()
+    camera = Camera()
+    with tempfile.TemporaryDirectory(prefix="trunkline-picture-") as work:
+        first(args.binaries, Path(work), camera, args.file)
+        second(args.binaries, Path(work), camera, args.file.parent, QUICK if args.quick else LONG)
+    print(f"{len(BUILT_IN) * 2 + 3 + camera.taken} passed, 0 failed")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main())

@@ -25,12 +25,13 @@ from daemon import Daemon, Trouble, wait_for
 from mesh import SAMPLES, toml
 
 ROOT = Path(__file__).resolve().parents[3]
-HOME = ROOT / ".trunkline" / "dev"
+# Another one for a second mesh, on free ports, that others start and end.
+HOME = Path(os.environ.get("TRUNKLINE_DEV_HOME", ROOT / ".trunkline" / "dev"))
 STATE = HOME / "state.json"
 LAST = HOME / "last-trace"
 # There while the mesh of compose.yaml is up.
 CONTAINERS = HOME / "compose.json"
-BINARIES = ROOT / "target" / "debug"
+BINARIES = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "debug"
 PREFIX = "/trunkline"
 
 # Name of each process and the port it is found at; etcd has one more for its own kind (PEERS).
@@ -185,7 +186,7 @@ def up(args: argparse.Namespace) -> None:
         raise
     print(f"clients:     {mesh.url()}")
     print(f"traces:      {mesh.page()}")
-    print(f"logs:        {(HOME / 'logs').relative_to(ROOT)}")
+    print(f"logs:        {os.path.relpath(HOME / 'logs', ROOT)}")
     print("try:         scripts/dev call, scripts/dev kill-owner, scripts/dev down")
 
 
@@ -316,7 +317,7 @@ def logs(args: argparse.Namespace) -> None:
     for name in chosen:
         lines = Path(mesh.daemons[name].log).read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
         print(*[f"{name:20} {line}" for line in lines], sep="\n")
-    print(f"all of it: {(HOME / 'logs').relative_to(ROOT)}")
+    print(f"all of it: {os.path.relpath(HOME / 'logs', ROOT)}")
 
 
 def trace(args: argparse.Namespace) -> None:
