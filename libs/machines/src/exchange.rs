@@ -93,9 +93,9 @@ impl Exchange {
     pub fn payload(params: &Json) -> Json {
         // Most have nothing of it, and looking is cheaper than editing.
         let keys = [meta::META, meta::INPUT_RESPONSES, meta::REQUEST_STATE];
-        let [kept, responses, state] = scan::fields(params.as_str(), keys);
+        let [kept, responses, state] = params.part().fields(keys);
         let [token, baggage] =
-            kept.map_or([None; 2], |kept| scan::fields(kept, [meta::PROGRESS_TOKEN, meta::BAGGAGE]));
+            kept.map_or([None; 2], |kept| kept.fields([meta::PROGRESS_TOKEN, meta::BAGGAGE]));
         if [responses, state, token, baggage].iter().all(Option::is_none) {
             return params.clone();
         }
@@ -107,7 +107,7 @@ impl Exchange {
 
     /// Makes the call. `params` as the client sent them.
     pub fn start(&mut self, params: &Json) -> Effects {
-        self.personal = scan::member(params.as_str(), meta::INPUT_RESPONSES).is_some();
+        self.personal = params.part().get(meta::INPUT_RESPONSES).is_some();
         let params = Self::payload(params);
         let context = CallContext {
             revision: Revision::V2026_07_28,
@@ -264,6 +264,14 @@ impl Exchange {
     /// A complete result with the members every modern result has. What a registry says with them stays, where clients can
     /// read it.
     fn completed(&self, result: &Json) -> Json {
+        let kept = scan::fields(result.as_str(), [meta::RESULT_TYPE, meta::META]);
+        if kept == [None; 2] && !self.settings.method.is_cacheable() {
+            // Most have nothing of it.
+            let name = self.settings.server_info.as_str();
+            let signature = edit::append("{}", &[(meta::SERVER_INFO, name)]);
+            let members = [(meta::RESULT_TYPE, "\"complete\""), (meta::META, signature.as_str())];
+            return Json::trusted(edit::append(result.as_str(), &members));
+        }
         let mut editor = ObjectEditor::new(result.as_str());
         editor.set_default(meta::RESULT_TYPE, "\"complete\"");
         if self.settings.method.is_cacheable() {

@@ -121,7 +121,7 @@ impl<'a> ObjectEditor<'a> {
         }
         for (key, raw) in &self.added {
             separate(&mut out, &mut first);
-            out.push_str(&quote(key));
+            quote_into(&mut out, key);
             out.push(':');
             out.push_str(raw);
         }
@@ -145,8 +145,61 @@ fn separate(out: &mut String, first: &mut bool) {
 /// Text as a JSON string, quotes included.
 #[must_use]
 pub fn quote(text: &str) -> String {
-    // Text can always be written.
-    serde_json::to_string(text).unwrap_or_default()
+    let mut out = String::with_capacity(text.len() + 2);
+    quote_into(&mut out, text);
+    out
+}
+
+/// Adds text as a JSON string, quotes included.
+pub fn quote_into(out: &mut String, text: &str) {
+    out.push('"');
+    let mut rest = text;
+    loop {
+        let (plain, behind) = rest.split_at(scan::plain(rest.as_bytes(), 0));
+        out.push_str(plain);
+        let Some(next) = behind.chars().next() else { break };
+        escape_into(out, next);
+        rest = &behind[next.len_utf8()..];
+    }
+    out.push('"');
+}
+
+fn escape_into(out: &mut String, c: char) {
+    match c {
+        '"' => out.push_str("\\\""),
+        '\\' => out.push_str("\\\\"),
+        '\n' => out.push_str("\\n"),
+        '\r' => out.push_str("\\r"),
+        '\t' => out.push_str("\\t"),
+        '\u{8}' => out.push_str("\\b"),
+        '\u{c}' => out.push_str("\\f"),
+        other => {
+            out.push_str("\\u");
+            let code = u32::from(other);
+            let digits = [12, 8, 4, 0].map(|shift| char::from_digit((code >> shift) & 15, 16).unwrap_or('0'));
+            out.extend(digits);
+        }
+    }
+}
+
+/// An object with members added at its end. It must have none of these names; anything else than an object is treated as the
+/// empty one.
+#[must_use]
+pub fn append(source: &str, members: &[(&str, &str)]) -> String {
+    let source = if scan::is_object(source) { source } else { "{}" };
+    let (before, close) = source.split_at(source.rfind('}').unwrap_or(source.len()));
+    let extra: usize = members.iter().map(|(name, raw)| name.len() + raw.len() + 8).sum();
+    let mut out = String::with_capacity(source.len() + extra);
+    let mut first = before.trim_ascii() == "{";
+    out.push_str(if first { before.trim_ascii_end() } else { before });
+    for (name, raw) in members {
+        separate(&mut out, &mut first);
+        quote_into(&mut out, name);
+        out.push(':');
+        out.push_str(raw);
+    }
+    out.push_str(close);
+    out
 }
 
 /// Builds an object from raw values, in the order given.
@@ -228,7 +281,22 @@ mod tests {
         assert_eq!(set_inside("{}", "_meta", &[("y", "2")]), "{\"_meta\":{\"y\":2}}");
     }
 
+    #[test]
+    fn what_is_appended_is_what_an_editor_sets() {
+        for source in ["{}", " { } ", "{\"a\":1}", " {\"a\": {\"b\":\"}\"} } ", "7"] {
+            let edited = edited(source, |e| {
+                e.set("x", "1").set("_meta", "{\"y\":2}");
+            });
+            assert_eq!(append(source, &[("x", "1"), ("_meta", "{\"y\":2}")]), edited, "{source}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn quoted_as_serde_quotes(text in "[a\"\\\\é\u{0}-\u{1f}\u{7f}\u{2028}]{0,40}|\\PC{0,60}") {
+            prop_assert_eq!(quote(&text), serde_json::to_string(&text).unwrap());
+        }
+
         #[test]
         fn setting_then_removing_restores(keys in proptest::collection::btree_map("[a-z]{1,3}", "[0-9]{1,3}", 0..5)) {
             let body: Vec<String> = keys.iter().map(|(k, v)| format!(" \"{k}\" :1{v}")).collect();

@@ -1,18 +1,118 @@
 //! A piece of checked JSON text that is passed along unparsed.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::outline::Outline;
 use crate::scan::{self, Limits, ScanError};
 
 const NULL: ByteString = ByteString::from_static("null");
 
-/// One JSON value as text, known to be well formed. Cloning and slicing share the bytes.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Json(ByteString);
+/// One JSON value as text, known to be well formed. Cloning and slicing share the bytes. One that was parsed knows where the
+/// members of its outermost objects stand, and so do its slices; as values, only the text counts.
+#[derive(Clone)]
+pub struct Json {
+    text: ByteString,
+    outline: Option<Arc<Outline>>,
+}
+
+/// A value inside a [`Json`], borrowed from it.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    text: &'a str,
+    outline: Option<&'a Outline>,
+}
+
+impl<'a> Part<'a> {
+    /// The text.
+    #[must_use]
+    pub const fn as_str(self) -> &'a str {
+        self.text
+    }
+
+    /// The value of the last member with this name, if this is an object that has it.
+    #[must_use]
+    pub fn get(self, key: &str) -> Option<Self> {
+        let found = match self.noted() {
+            Some(members) => members.rev().find(|(name, _)| *name == key).map(|(_, value)| value),
+            None => scan::member(self.text, key),
+        };
+        found.map(|text| Self { text, ..self })
+    }
+
+    /// As [`Part::get`] for several names, in one pass.
+    #[must_use]
+    pub fn fields<const N: usize>(self, keys: [&str; N]) -> [Option<Self>; N] {
+        let Some(members) = self.noted() else {
+            return scan::fields(self.text, keys).map(|text| text.map(|text| Self { text, ..self }));
+        };
+        let mut found = [None; N];
+        for (name, text) in members {
+            if let Some(index) = keys.iter().position(|key| *key == name) {
+                found[index] = Some(Self { text, ..self });
+            }
+        }
+        found
+    }
+
+    /// The members, in order: names with escapes resolved, and values. None for what is no object.
+    pub fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Self)> {
+        let noted = self.noted();
+        let read = noted.is_none().then(|| scan::members(self.text));
+        let noted = noted.into_iter().flatten().map(|(name, value)| (Cow::Borrowed(name), value));
+        let read = read.into_iter().flatten().map(|member| (member.key, member.value));
+        noted.chain(read).map(move |(name, text)| (name, Self { text, ..self }))
+    }
+
+    /// Its content, if it is a string.
+    #[must_use]
+    pub fn string(self) -> Option<Cow<'a, str>> {
+        scan::string(self.text)
+    }
+
+    fn noted(self) -> Option<impl DoubleEndedIterator<Item = (&'a str, &'a str)>> {
+        self.outline?.members(self.text)
+    }
+}
+
+impl fmt::Debug for Part<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text)
+    }
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Json {}
+
+impl Hash for Json {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl PartialOrd for Json {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Json {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.text.cmp(&other.text)
+    }
+}
 
 impl Json {
     /// Checks `bytes` against `limits`.
@@ -21,8 +121,8 @@ impl Json {
     /// [`ScanError`] if it is not one JSON value within the limits.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, ScanError> {
         let text = scan::text(bytes)?;
-        scan::check_text(&text, limits)?;
-        Ok(Self(text))
+        let outline = scan::outline(&text, limits)?.map(Arc::new);
+        Ok(Self { text, outline })
     }
 
     /// Wraps text that was made or checked by this program: editor output, a slice of checked text, a literal.
@@ -45,61 +145,72 @@ impl Json {
             .is_ok(),
             "trusted JSON is not JSON"
         );
-        Self(text)
+        Self::bare(text)
+    }
+
+    const fn bare(text: ByteString) -> Self {
+        Self { text, outline: None }
     }
 
     /// The same for bytes. What is not even text becomes `null`.
     #[must_use]
     pub fn trusted_bytes(bytes: Bytes) -> Self {
-        ByteString::try_from(bytes).map_or_else(|_| Self(NULL), Self::trusted)
+        ByteString::try_from(bytes).map_or_else(|_| Self::bare(NULL), Self::trusted)
     }
 
     /// Writes a value as JSON. A value that cannot be written (a map with keys that are not text) becomes `null`.
     #[must_use]
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Self {
-        Self(serde_json::to_string(value).map_or(NULL, ByteString::from))
+        Self::bare(serde_json::to_string(value).map_or(NULL, ByteString::from))
     }
 
     /// The empty object.
     #[must_use]
     pub fn empty_object() -> Self {
-        Self(ByteString::from_static("{}"))
+        Self::bare(ByteString::from_static("{}"))
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The same, to look into.
+    #[must_use]
+    pub fn part(&self) -> Part<'_> {
+        Part { text: &self.text, outline: self.outline.as_deref() }
     }
 
     /// The bytes, shared.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
-        self.0.as_bytes().clone()
+        self.text.as_bytes().clone()
     }
 
     /// A part of this text that was found by [`scan`], sharing the bytes.
     #[must_use]
     pub fn slice(&self, part: &str) -> Self {
-        Self(self.0.slice_ref(part))
+        let outline = self.outline.as_ref().filter(|_| part.starts_with('{')).cloned();
+        Self { text: self.text.slice_ref(part), outline }
     }
 
     /// A member of this object, sharing the bytes.
     #[must_use]
     pub fn member(&self, key: &str) -> Option<Self> {
-        scan::member(self.as_str(), key).map(|part| self.slice(part))
+        self.part().get(key).map(|part| self.slice(part.text))
     }
 
     /// Several members of this object, found in one pass.
     #[must_use]
     pub fn fields<const N: usize>(&self, keys: [&str; N]) -> [Option<Self>; N] {
-        scan::fields(self.as_str(), keys).map(|part| part.map(|part| self.slice(part)))
+        self.part().fields(keys).map(|part| part.map(|part| self.slice(part.text)))
     }
 
     /// The text content of a member that is a string.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<String> {
-        scan::string(scan::member(self.as_str(), key)?).map(|s| s.into_owned())
+        self.part().get(key)?.string().map(Cow::into_owned)
     }
 
     /// Reads it into a typed value.
@@ -134,6 +245,80 @@ impl Serialize for Json {
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
-        Ok(Self(ByteString::from(String::from(Box::<str>::from(raw)))))
+        Ok(Self::bare(ByteString::from(String::from(Box::<str>::from(raw)))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(text: &str) -> Json {
+        Json::parse(Bytes::from(text.to_owned()), &Limits::MESSAGE).unwrap()
+    }
+
+    /// What is found in what was parsed is what is found by reading, at every level and whatever it is.
+    fn same(noted: &Json, read: &Json, keys: &[String]) {
+        assert_eq!(noted, read);
+        let pairs = |json: &Json| -> Vec<(String, String)> {
+            json.part().members().map(|(name, part)| (name.into_owned(), part.as_str().to_owned())).collect()
+        };
+        assert_eq!(pairs(noted), pairs(read), "{read}");
+        for key in keys {
+            let (one, other) = (noted.member(key), read.member(key));
+            assert_eq!(one, other, "{read} {key}");
+            let [same_one] = noted.fields([key]);
+            assert_eq!(same_one, other, "{read} {key}");
+            assert_eq!(noted.text(key), read.text(key), "{read} {key}");
+            if let (Some(one), Some(other)) = (one, other) {
+                same(&one, &other, keys);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_noted_is_what_is_read() {
+        let keys: Vec<String> = ["a", "b", "c", "", "n7", "n31"].map(str::to_owned).to_vec();
+        let many = |count: usize| -> String {
+            let all: Vec<String> = (0..count).map(|n| format!("\"n{n}\":{{\"a\":{n}}}")).collect();
+            format!("{{\"a\":{{\"b\":1}},\"b\":{{{}}},\"c\":{{\"a\":{{\"b\":{{\"a\":2}}}}}}}}", all.join(","))
+        };
+        let texts = [
+            "{}",
+            " { \"a\" : { \"b\" : [ { \"a\" : 1 } ] } , \"a\" : 2 } ",
+            "{\"a\":{},\"b\":{\"a\":{\"a\":{\"a\":{\"a\":1}}}}}",
+            "{\"a\":\"}\\\"{\",\"b\":{\"c\":\"\\u0061\"}}",
+            "{\"\\u0061\":1,\"b\":{\"a\":2}}",
+            "{\"b\":{\"\\u0061\":{\"a\":3}},\"c\":{\"a\":4}}",
+            "{\"\":{\"\":{\"\":{}}}}",
+            "[{\"a\":1}]",
+            "7",
+        ];
+        let made = [0, 1, 7, 11, 12, 13, 31, 32, 33, 100].map(many);
+        for text in texts.iter().copied().chain(made.iter().map(String::as_str)) {
+            same(&parsed(text), &Json::trusted(text.to_owned()), &keys);
+        }
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![Just("1".to_owned()), Just("\"x\\\"}\"".to_owned()), Just("[]".to_owned())];
+        leaf.prop_recursive(5, 60, 8, |inner| {
+            let member =
+                ("[abc]|\\\\u0061", inner.clone()).prop_map(|(name, value)| format!("\"{name}\" :{value}"));
+            prop_oneof![
+                proptest::collection::vec(member, 0..8).prop_map(|all| format!("{{{}}}", all.join(", "))),
+                proptest::collection::vec(inner, 0..3).prop_map(|all| format!("[{}]", all.join(","))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_it_is(text in value()) {
+            let keys: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+            same(&parsed(&text), &Json::trusted(text.clone()), &keys);
+        }
     }
 }

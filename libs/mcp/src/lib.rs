@@ -13,6 +13,7 @@ pub mod log;
 pub mod meta;
 pub mod method;
 pub mod name;
+mod outline;
 pub mod revision;
 pub mod rpc;
 pub mod scan;

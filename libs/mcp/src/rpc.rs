@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::code;
 use crate::edit::{self, ObjectEditor};
-use crate::json::Json;
+use crate::json::{Json, Part};
 use crate::scan::{self, Limits, ScanError};
 
 /// Longest id, in bytes as written.
@@ -194,15 +194,27 @@ impl Body {
         Self::parse_within(body, &Limits::MESSAGE)
     }
 
+    /// The same, with the whole text.
+    ///
+    /// # Errors
+    /// As [`Body::parse`].
+    pub fn parse_whole(body: &Bytes) -> Result<(Json, Self), Malformed> {
+        let json = Self::check(body, &Limits::MESSAGE)?;
+        Self::of(&json).map(|read| (json, read))
+    }
+
     fn parse_within(body: &Bytes, limits: &Limits) -> Result<Self, Malformed> {
+        Self::of(&Self::check(body, limits)?)
+    }
+
+    fn check(body: &Bytes, limits: &Limits) -> Result<Json, Malformed> {
         let bad = |code, message| Malformed { code, message, id: None };
-        let json = Json::parse(body.clone(), limits).map_err(|e| match e {
+        Json::parse(body.clone(), limits).map_err(|e| match e {
             ScanError::Syntax(_) => bad(code::PARSE_ERROR, "the body is not JSON"),
             ScanError::Limit(_) => {
                 bad(code::INVALID_REQUEST, "the message exceeds a limit on depth, size or number of values")
             }
-        })?;
-        Self::of(&json)
+        })
     }
 
     /// Reads what is known to be JSON within the limits, since whoever took it in has checked it.
@@ -242,12 +254,12 @@ impl Malformed {
 }
 
 struct Envelope<'a> {
-    version: Option<&'a str>,
-    id: Option<&'a str>,
-    method: Option<&'a str>,
-    params: Option<&'a str>,
-    result: Option<&'a str>,
-    error: Option<&'a str>,
+    version: Option<Part<'a>>,
+    id: Option<Part<'a>>,
+    method: Option<Part<'a>>,
+    params: Option<Part<'a>>,
+    result: Option<Part<'a>>,
+    error: Option<Part<'a>>,
 }
 
 impl<'a> Envelope<'a> {
@@ -255,8 +267,8 @@ impl<'a> Envelope<'a> {
         let mut found =
             Self { version: None, id: None, method: None, params: None, result: None, error: None };
         let (mut repeated, mut two_ids) = (false, false);
-        for member in scan::members(json.as_str()) {
-            let place = match member.key.as_ref() {
+        for (key, value) in json.part().members() {
+            let place = match key.as_ref() {
                 "jsonrpc" => &mut found.version,
                 "id" => &mut found.id,
                 "method" => &mut found.method,
@@ -265,9 +277,9 @@ impl<'a> Envelope<'a> {
                 "error" => &mut found.error,
                 _ => continue,
             };
-            let again = place.replace(member.value).is_some();
+            let again = place.replace(value).is_some();
             repeated |= again;
-            two_ids |= again && member.key == "id";
+            two_ids |= again && key == "id";
         }
         if two_ids {
             // Neither is the one to answer with.
@@ -280,7 +292,7 @@ impl<'a> Envelope<'a> {
     }
 
     fn readable_id(&self, json: &Json) -> Option<Id> {
-        self.id.and_then(|raw| Id::read(&json.slice(raw)))
+        self.id.and_then(|raw| Id::read(&json.slice(raw.as_str())))
     }
 
     fn malformed(&self, json: &Json, message: &'static str) -> Malformed {
@@ -289,7 +301,7 @@ impl<'a> Envelope<'a> {
 
     fn message(&self, json: &Json) -> Result<Message, Malformed> {
         let fail = |message| Err(self.malformed(json, message));
-        if self.version.and_then(scan::string).as_deref() != Some("2.0") {
+        if self.version.and_then(Part::string).as_deref() != Some("2.0") {
             return fail("`jsonrpc` must be \"2.0\"");
         }
         let id = self.readable_id(json);
@@ -297,16 +309,16 @@ impl<'a> Envelope<'a> {
             return fail("`id` must be a string or an integer of at most 256 characters");
         }
         if let Some(method) = self.method {
-            let Some(method) = scan::string(method) else {
+            let Some(method) = method.string() else {
                 return fail("`method` must be a string");
             };
             if self.result.is_some() || self.error.is_some() {
                 return fail("a message has either `method` or `result` or `error`");
             }
             let params = match self.params {
-                Some(raw) if !scan::is_object(raw) => return fail("`params` must be an object"),
+                Some(raw) if !scan::is_object(raw.as_str()) => return fail("`params` must be an object"),
                 Some(raw) if repeats(raw) => return fail("a member of `params` occurs twice"),
-                other => other.map(|raw| json.slice(raw)),
+                other => other.map(|raw| json.slice(raw.as_str())),
             };
             let method = method.into_owned();
             return Ok(match id {
@@ -318,8 +330,8 @@ impl<'a> Envelope<'a> {
             return fail("a message needs a `method`, or an `id` with `result` or `error`");
         };
         let outcome = match (self.result, self.error) {
-            (Some(result), None) => Ok(json.slice(result)),
-            (None, Some(error)) => match json.slice(error).read::<RpcError>() {
+            (Some(result), None) => Ok(json.slice(result.as_str())),
+            (None, Some(error)) => match json.slice(error.as_str()).read::<RpcError>() {
                 Ok(error) => Err(error),
                 Err(_) => return fail("`error` must have an integer `code` and a `message`"),
             },
@@ -330,22 +342,22 @@ impl<'a> Envelope<'a> {
 }
 
 /// Whether a name that decides something occurs twice in `params` or in its `_meta`.
-fn repeats(params: &str) -> bool {
+fn repeats(params: Part<'_>) -> bool {
     const DECIDING: [&str; 8] =
         ["name", "uri", "arguments", "_meta", "requestState", "inputResponses", "cursor", "notifications"];
     let mut seen = [false; DECIDING.len()];
     let mut meta = None;
-    for member in scan::members(params) {
-        let Some(place) = DECIDING.iter().position(|name| *name == member.key) else { continue };
+    for (key, value) in params.members() {
+        let Some(place) = DECIDING.iter().position(|name| *name == key) else { continue };
         if std::mem::replace(&mut seen[place], true) {
             return true;
         }
-        if member.key == "_meta" {
-            meta = Some(member.value);
+        if key == "_meta" {
+            meta = Some(value);
         }
     }
+    let mut names: Vec<_> = meta.into_iter().flat_map(Part::members).map(|(key, _)| key).collect();
     // Sorted, because a client may send as many as a message holds.
-    let mut names: Vec<_> = meta.into_iter().flat_map(scan::members).map(|member| member.key).collect();
     names.sort_unstable();
     names.windows(2).any(|pair| pair[0] == pair[1])
 }

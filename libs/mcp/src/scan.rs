@@ -10,7 +10,9 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use self::skip::{plain, skip_space, skip_value};
+pub(crate) use self::skip::plain;
+use self::skip::{skip_space, skip_value};
+use crate::outline::{NEVER, Notes, Outline};
 
 /// Bounds on one JSON text.
 #[derive(Debug, Clone, Copy)]
@@ -62,12 +64,21 @@ pub(crate) fn text(bytes: Bytes) -> Result<ByteString, ScanError> {
 
 /// As [`check`], for what is known to be text.
 pub(crate) fn check_text(text: &str, limits: &Limits) -> Result<(), ScanError> {
+    checked(text, limits, Notes::none()).map(drop)
+}
+
+/// The same; notes where members stand.
+pub(crate) fn outline(text: &str, limits: &Limits) -> Result<Option<Outline>, ScanError> {
+    checked(text, limits, Notes::of(text.len())).map(|notes| notes.finish(text))
+}
+
+fn checked(text: &str, limits: &Limits, notes: Notes) -> Result<Notes, ScanError> {
     let bytes = text.as_bytes();
-    let mut checker = Checker { bytes, at: 0, values: 0, limits };
+    let mut checker = Checker { bytes, at: 0, values: 0, limits, notes };
     checker.space();
-    checker.value(0)?;
+    checker.value(0, 0)?;
     checker.space();
-    if checker.at == bytes.len() { Ok(()) } else { Err(ScanError::Syntax(checker.at)) }
+    if checker.at == bytes.len() { Ok(checker.notes) } else { Err(ScanError::Syntax(checker.at)) }
 }
 
 struct Checker<'a> {
@@ -75,6 +86,7 @@ struct Checker<'a> {
     at: usize,
     values: usize,
     limits: &'a Limits,
+    notes: Notes,
 }
 
 impl Checker<'_> {
@@ -92,15 +104,16 @@ impl Checker<'_> {
         Err(ScanError::Syntax(self.at))
     }
 
-    fn value(&mut self, depth: usize) -> Result<(), ScanError> {
+    /// `level` counts the objects around it, as far as their members are noted.
+    fn value(&mut self, depth: usize, level: u8) -> Result<(), ScanError> {
         self.values += 1;
         if self.values > self.limits.values {
             return Err(ScanError::Limit(self.at));
         }
         match self.peek() {
-            b'{' => self.object(depth + 1),
+            b'{' => self.object(depth + 1, level),
             b'[' => self.array(depth + 1),
-            b'"' => self.string(self.limits.string),
+            b'"' => self.string(self.limits.string).map(drop),
             b't' => self.word(b"true"),
             b'f' => self.word(b"false"),
             b'n' => self.word(b"null"),
@@ -117,7 +130,8 @@ impl Checker<'_> {
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<(), ScanError> {
+    fn object(&mut self, depth: usize, level: u8) -> Result<(), ScanError> {
+        let mut noted = self.notes.begin(self.at, level);
         self.open(depth)?;
         if self.peek() == b'}' {
             self.at += 1;
@@ -128,14 +142,18 @@ impl Checker<'_> {
             if self.peek() != b'"' {
                 return self.syntax();
             }
-            self.string(self.limits.key)?;
+            let key = self.at + 1;
+            let is_plain = self.string(self.limits.key)?;
+            let place = self.notes.add(&mut noted, (key, self.at - 1), is_plain);
             self.space();
             if self.peek() != b':' {
                 return self.syntax();
             }
             self.at += 1;
             self.space();
-            self.value(depth)?;
+            let value = self.at;
+            self.value(depth, noted.inside())?;
+            self.notes.end(place, (value, self.at));
             if !self.next_or_close(b'}')? {
                 return Ok(());
             }
@@ -150,7 +168,7 @@ impl Checker<'_> {
         }
         loop {
             self.space();
-            self.value(depth)?;
+            self.value(depth, NEVER)?;
             if !self.next_or_close(b']')? {
                 return Ok(());
             }
@@ -177,8 +195,10 @@ impl Checker<'_> {
         Ok(found == b',')
     }
 
-    fn string(&mut self, limit: usize) -> Result<(), ScanError> {
+    /// Whether it has no escapes.
+    fn string(&mut self, limit: usize) -> Result<bool, ScanError> {
         let start = self.at;
+        let mut is_plain = true;
         self.at += 1;
         loop {
             self.at = plain(self.bytes, self.at);
@@ -187,9 +207,10 @@ impl Checker<'_> {
                 Some(b'\\') => self.escape()?,
                 Some(_) | None => return self.syntax(),
             }
+            is_plain = false;
         }
         self.at += 1;
-        if self.at - start - 2 > limit { Err(ScanError::Limit(start)) } else { Ok(()) }
+        if self.at - start - 2 > limit { Err(ScanError::Limit(start)) } else { Ok(is_plain) }
     }
 
     fn escape(&mut self) -> Result<(), ScanError> {

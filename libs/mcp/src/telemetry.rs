@@ -3,6 +3,10 @@
 //! Follows the OpenTelemetry conventions for MCP, which are still in development: a name that changes is changed here and
 //! nowhere else. Pure; whoever records and counts is elsewhere.
 
+use std::sync::LazyLock;
+
+use memchr::memmem;
+
 use crate::{Json, Method, code, scan};
 
 /// Attributes of spans.
@@ -241,7 +245,7 @@ impl Outcome {
     #[must_use]
     pub fn of_result(method: Option<Method>, result: &str) -> Self {
         let is_error = method == Some(Method::ToolsCall)
-            && result.contains("isError")
+            && mentions_error(result)
             && scan::member(result, "isError") == Some("true");
         if is_error { Self::of(Failure::Tool) } else { Self::OK }
     }
@@ -265,6 +269,11 @@ impl Outcome {
         };
         Self { failure: Some(failure), code }
     }
+}
+
+fn mentions_error(result: &str) -> bool {
+    static WORD: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new("isError"));
+    WORD.find(result.as_bytes()).is_some()
 }
 
 /// What stands behind `"result":` in a response as [`crate::rpc::result`] writes it. It is not read for that, however long it is.

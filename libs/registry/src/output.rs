@@ -52,7 +52,13 @@ impl Output {
     #[must_use]
     pub fn structured<T: Serialize + ?Sized>(value: &T) -> Self {
         let value = Json::of(value);
-        Self::text(value.as_str()).with("structuredContent", value)
+        let mut text = String::with_capacity(2 * value.as_str().len() + 96);
+        text.push_str("{\"content\":[{\"type\":\"text\",\"text\":");
+        edit::quote_into(&mut text, value.as_str());
+        text.push_str("}],\"structuredContent\":");
+        text.push_str(value.as_str());
+        text.push('}');
+        Self::raw(Json::trusted(text))
     }
 
     /// A tool's result that says that it failed, so that the model can correct itself.
@@ -106,9 +112,15 @@ impl Output {
     }
 
     fn list<T: Into<Json>>(member: &str, items: impl IntoIterator<Item = T>) -> Self {
-        let items: Vec<Json> = items.into_iter().map(Into::into).collect();
-        let items: Vec<&str> = items.iter().map(Json::as_str).collect();
-        Self::raw(edit::object([(member, format!("[{}]", items.join(",")).into())]))
+        let mut text = format!("{{{}:[", edit::quote(member));
+        for (index, item) in items.into_iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(item.into().as_str());
+        }
+        text.push_str("]}");
+        Self::raw(Json::trusted(text))
     }
 }
 

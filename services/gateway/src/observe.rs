@@ -381,7 +381,7 @@ const fn params(message: &Message) -> Option<&Json> {
 /// The tool or prompt it names.
 fn target(letter: &Letter) -> Option<Cow<'_, str>> {
     match letter.method?.target() {
-        Target::Name => scan::member(params(&letter.message)?.as_str(), "name").and_then(scan::string),
+        Target::Name => params(&letter.message)?.part().get("name")?.string(),
         Target::Uri | Target::None => None,
     }
 }

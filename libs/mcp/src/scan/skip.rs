@@ -1,4 +1,4 @@
-//! Where values end. Strings are most of a message: they are looked through eight bytes at a time.
+//! Where values end. Strings are most of a message: they are looked through many bytes at a time.
 
 use memchr::memchr2;
 
@@ -58,42 +58,47 @@ fn skip_string(bytes: &[u8], at: usize) -> usize {
     bytes.len()
 }
 
-/// Words that are looked at one by one. Most strings are shorter; for what is longer it pays to ask a function made for it.
-const SHORT: usize = 8;
+/// Bytes that are looked at in a row. Most strings are shorter; for what is longer it pays to ask a function made for it.
+const SHORT: usize = 128;
 
 /// Where plain text of a string ends: at a quote, a backslash or a control character, else at the end of `bytes`.
-pub(super) fn plain(bytes: &[u8], from: usize) -> usize {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    const TOP: u64 = 0x8080_8080_8080_8080;
-    // The top bit of each byte that is less than `bound`, and perhaps of bytes behind the first such.
-    const fn below(word: u64, bound: u64) -> u64 {
-        word.wrapping_sub(EACH * bound) & !word & TOP
-    }
+pub(crate) fn plain(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
-    let mut words = 0;
-    while let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*eight);
-        let found = below(word, 0x20)
-            | below(word ^ (EACH * u64::from(b'"')), 1)
-            | below(word ^ (EACH * u64::from(b'\\')), 1);
-        if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+    // Without a branch for each byte, so that it is done for all of them at a time.
+    while let Some(some) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+        if some.iter().fold(false, |found, c| found | (*c < 0x20) | (*c == b'"') | (*c == b'\\')) {
+            break;
         }
-        at += 8;
-        words += 1;
-        if words == SHORT {
+        at += 16;
+        if at - from == SHORT {
             let rest = &bytes[at..];
             let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-            // Without a branch for each byte, so that it is done for many at a time.
             if rest[..end].iter().fold(false, |found, c| found | (*c < 0x20)) {
                 return at + rest.iter().position(|c| *c < 0x20).unwrap_or(end);
             }
             return at + end;
         }
     }
+    while let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let found = stops(u64::from_le_bytes(*eight));
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
     let rest = bytes.get(at..).unwrap_or_default();
     let end = rest.iter().position(|c| matches!(c, 0..0x20 | b'"' | b'\\'));
     at.min(bytes.len()) + end.unwrap_or(rest.len())
+}
+
+/// The top bit of the first byte at which plain text ends, and perhaps of others behind it.
+const fn stops(word: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const TOP: u64 = 0x8080_8080_8080_8080;
+    const fn below(word: u64, bound: u64) -> u64 {
+        word.wrapping_sub(EACH * bound) & !word & TOP
+    }
+    below(word, 0x20) | below(word ^ (EACH * 0x22), 1) | below(word ^ (EACH * 0x5c), 1)
 }
 
 #[cfg(test)]
@@ -105,7 +110,7 @@ mod tests {
     fn plain_text_ends_at_the_first_byte_that_is_none() {
         let stops = [b'"', b'\\', 0x00, 0x1f];
         let others = [0x20, 0x21, 0x23, b'[', b']', 0x7f, 0x80, 0xa2, 0xdc, 0xff];
-        for length in 0..100_usize {
+        for length in 0..180_usize {
             for at in 0..=length {
                 for (turn, stop) in stops.iter().enumerate() {
                     let mut bytes: Vec<u8> =

@@ -9,8 +9,12 @@ pub(super) fn lenient(raw: &str) -> Value {
     let raw = raw.trim_ascii();
     match raw.as_bytes().first() {
         Some(b'{') => {
-            let members = scan::members(raw).map(|m| (m.key.into_owned(), lenient(m.value)));
-            Value::Object(members.collect::<Map<_, _>>())
+            // One by one: most objects are small, and sorting them first costs more.
+            let mut members = Map::new();
+            for member in scan::members(raw) {
+                members.insert(member.key.into_owned(), lenient(member.value));
+            }
+            Value::Object(members)
         }
         Some(b'[') => Value::Array(scan::elements(raw).map(lenient).collect()),
         Some(b'"') => Value::String(scan::string(raw).map(std::borrow::Cow::into_owned).unwrap_or_default()),

@@ -13,10 +13,17 @@ use api::{KeyRing, SessionId, Slot};
 use axum::http::{HeaderMap, HeaderName, Method as Verbatim, StatusCode};
 use bytes::Bytes;
 use mcp::rpc::{self, Body, Id, Message, RpcError};
-use mcp::{Era, Json, Method, Revision, code, header as names, meta, scan};
+use mcp::{Era, Json, Method, Revision, code, header as names, meta};
 
 pub(crate) use self::batch::Batch;
 use self::media::{Accepted, accepts, is_json};
+
+/// Names of headers that are looked for in every request.
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static(names::PROTOCOL_VERSION);
+const METHOD: HeaderName = HeaderName::from_static(names::METHOD);
+const NAME: HeaderName = HeaderName::from_static(names::NAME);
+const SESSION_ID: HeaderName = HeaderName::from_static(names::SESSION_ID);
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static(names::LAST_EVENT_ID);
 
 /// What may be done at the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,9 +147,9 @@ pub(crate) fn head(method: &Verbatim, headers: &HeaderMap) -> Result<Verb, Refus
 
 /// The rest of the checks of a POST.
 pub(crate) fn post(keys: &KeyRing, headers: &HeaderMap, body: &Bytes) -> Result<Admitted, Refusal> {
-    let message = match Body::parse(body) {
-        Ok(Body::One(message)) => message,
-        Ok(Body::Batch(members)) => {
+    let (raw, message) = match Body::parse_whole(body) {
+        Ok((raw, Body::One(message))) => (raw, message),
+        Ok((_, Body::Batch(members))) => {
             return batch::check(keys, headers, body, &members).map(|b| Admitted::Batch(Box::new(b)));
         }
         Err(bad) => {
@@ -150,7 +157,7 @@ pub(crate) fn post(keys: &KeyRing, headers: &HeaderMap, body: &Bytes) -> Result<
             return Err(Refusal::new(StatusCode::BAD_REQUEST, bad.id.as_ref(), &error));
         }
     };
-    let version = One::of(headers, names::PROTOCOL_VERSION);
+    let version = One::of(headers, &PROTOCOL_VERSION);
     let era = classify(headers, claim(&message));
     let session = match era {
         Era::Modern => match modern::check(headers, &version, &message)? {
@@ -163,7 +170,7 @@ pub(crate) fn post(keys: &KeyRing, headers: &HeaderMap, body: &Bytes) -> Result<
         era,
         session,
         revision: version.text(),
-        raw: Json::trusted_bytes(body.clone()),
+        raw,
         method: message.method().and_then(Method::parse),
         message,
         param_headers: param_headers(headers),
@@ -173,7 +180,7 @@ pub(crate) fn post(keys: &KeyRing, headers: &HeaderMap, body: &Bytes) -> Result<
 /// The rest of the checks of a GET.
 pub(crate) fn get(keys: &KeyRing, headers: &HeaderMap) -> Result<Visit, Refusal> {
     let mut visit = delete(keys, headers)?;
-    visit.last_event_id = match One::of(headers, names::LAST_EVENT_ID) {
+    visit.last_event_id = match One::of(headers, &LAST_EVENT_ID) {
         One::None => None,
         One::Value(value) => Some(String::from_utf8_lossy(value).into_owned()),
         One::Many => {
@@ -189,7 +196,7 @@ pub(crate) fn get(keys: &KeyRing, headers: &HeaderMap) -> Result<Visit, Refusal>
 
 /// The rest of the checks of a DELETE.
 pub(crate) fn delete(keys: &KeyRing, headers: &HeaderMap) -> Result<Visit, Refusal> {
-    let version = One::of(headers, names::PROTOCOL_VERSION);
+    let version = One::of(headers, &PROTOCOL_VERSION);
     let session = older::session(keys, headers, None)?;
     older::version(&version, None)?;
     Ok(Visit { session, revision: version.text(), last_event_id: None })
@@ -197,7 +204,7 @@ pub(crate) fn delete(keys: &KeyRing, headers: &HeaderMap) -> Result<Visit, Refus
 
 /// Modern is who says so, in the header or in `_meta`, and who names a version nobody knows.
 fn classify(headers: &HeaderMap, claim: Option<&str>) -> Era {
-    let mut versions = headers.get_all(names::PROTOCOL_VERSION).iter();
+    let mut versions = headers.get_all(&PROTOCOL_VERSION).iter();
     let older = versions.all(|value| is_older(names::trim(value.as_bytes())));
     if older && claim.is_none() { Era::Older } else { Era::Modern }
 }
@@ -209,7 +216,7 @@ fn is_older(value: &[u8]) -> bool {
 
 fn names_modern(headers: &HeaderMap) -> bool {
     let modern = Revision::V2026_07_28.as_str().as_bytes();
-    headers.get_all(names::PROTOCOL_VERSION).iter().any(|value| names::trim(value.as_bytes()) == modern)
+    headers.get_all(&PROTOCOL_VERSION).iter().any(|value| names::trim(value.as_bytes()) == modern)
 }
 
 /// The raw value of the version in `_meta`.
@@ -219,7 +226,7 @@ fn claim(message: &Message) -> Option<&str> {
         Message::Notification(notification) => notification.params.as_ref(),
         Message::Response(_) => None,
     };
-    scan::path(params?.as_str(), &[meta::META, meta::PROTOCOL_VERSION])
+    Some(params?.part().get(meta::META)?.get(meta::PROTOCOL_VERSION)?.as_str())
 }
 
 /// The id of a request. That of a response names a request of ours: an error must not carry it back.
@@ -245,8 +252,8 @@ enum One<'a> {
 }
 
 impl<'a> One<'a> {
-    fn of(headers: &'a HeaderMap, name: &'static str) -> Self {
-        let mut values = headers.get_all(HeaderName::from_static(name)).iter();
+    fn of(headers: &'a HeaderMap, name: &HeaderName) -> Self {
+        let mut values = headers.get_all(name).iter();
         match (values.next(), values.next()) {
             (None, _) => Self::None,
             (Some(value), None) => Self::Value(names::trim(value.as_bytes())),

@@ -4,9 +4,9 @@ use api::{KeyRing, SessionId};
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use mcp::rpc::{Id, Malformed, Message};
-use mcp::{Json, Method, Revision, header as names};
+use mcp::{Json, Method, Revision};
 
-use super::{One, Refusal, claim, older, request_id};
+use super::{One, PROTOCOL_VERSION, Refusal, SESSION_ID, claim, older, request_id};
 
 /// Messages in one batch.
 const MOST: usize = 50;
@@ -32,7 +32,7 @@ pub(super) fn check(
     body: &Bytes,
     members: &Members,
 ) -> Result<Batch, Refusal> {
-    if One::of(headers, names::SESSION_ID) == One::None {
+    if One::of(headers, &SESSION_ID) == One::None {
         return Err(refuse(Malformed::bare().message));
     }
     let session = older::session(keys, headers, None)?;
@@ -46,7 +46,7 @@ pub(super) fn of_session(
     body: &Bytes,
     members: &Members,
 ) -> Result<Batch, Refusal> {
-    let version = One::of(headers, names::PROTOCOL_VERSION);
+    let version = One::of(headers, &PROTOCOL_VERSION);
     let batches = match version {
         One::None => true,
         One::Value(value) => value == Revision::V2025_03_26.as_str().as_bytes(),

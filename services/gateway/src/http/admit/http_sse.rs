@@ -4,10 +4,10 @@ use api::{KeyRing, SessionId};
 use axum::http::{HeaderMap, Method as Verbatim, StatusCode, Uri};
 use bytes::Bytes;
 use mcp::rpc::{Body, RpcError};
-use mcp::{Era, Json, Method, header as names};
+use mcp::{Era, Method};
 
 use super::media::{Accepted, accepts, is_json};
-use super::{Admitted, Letter, One, Refusal, batch, claim, older, request_id};
+use super::{Admitted, Letter, One, PROTOCOL_VERSION, Refusal, batch, claim, older, request_id};
 
 /// The name of the session in the query.
 pub(crate) const SESSION: &str = "sessionId";
@@ -21,7 +21,7 @@ pub(crate) fn events(method: &Verbatim, headers: &HeaderMap) -> Result<(), Refus
         let message = "`Accept` must allow text/event-stream";
         return Err(Refusal::invalid(StatusCode::NOT_ACCEPTABLE, None, message));
     }
-    older::version(&One::of(headers, names::PROTOCOL_VERSION), None)
+    older::version(&One::of(headers, &PROTOCOL_VERSION), None)
 }
 
 /// What can be told of a message before the body is read: the session it belongs to. `Accept` says nothing here: the answer
@@ -52,10 +52,10 @@ pub(crate) fn head(
 
 /// The rest of the checks of a message.
 pub(crate) fn message(session: SessionId, headers: &HeaderMap, body: &Bytes) -> Result<Admitted, Refusal> {
-    let version = One::of(headers, names::PROTOCOL_VERSION);
-    let message = match Body::parse(body) {
-        Ok(Body::One(message)) => message,
-        Ok(Body::Batch(members)) => {
+    let version = One::of(headers, &PROTOCOL_VERSION);
+    let (raw, message) = match Body::parse_whole(body) {
+        Ok((raw, Body::One(message))) => (raw, message),
+        Ok((_, Body::Batch(members))) => {
             let batch = batch::of_session(session, headers, body, &members)?;
             return Ok(Admitted::Batch(Box::new(batch)));
         }
@@ -74,7 +74,7 @@ pub(crate) fn message(session: SessionId, headers: &HeaderMap, body: &Bytes) -> 
         era: Era::Older,
         session: Some(session),
         revision: version.text(),
-        raw: Json::trusted_bytes(body.clone()),
+        raw,
         method: message.method().and_then(Method::parse),
         message,
         param_headers: Vec::new(),

@@ -53,7 +53,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
         .get_all(header::CONTENT_ENCODING)
         .iter()
         .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    plain && value.to_str().is_ok_and(is_json_type)
+    plain && (value.as_bytes() == b"application/json" || value.to_str().is_ok_and(is_json_type))
 }
 
 fn is_json_type(text: &str) -> bool {

@@ -1,12 +1,15 @@
 //! Checks of 2026-07-28, in order. Each line of [`request`] is one rung.
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderMap, StatusCode};
 use mcp::header::{self as names, HeaderMismatch, Problem, decode};
+use mcp::json::Part;
 use mcp::method::Target;
 use mcp::rpc::{Message, Request, RpcError};
 use mcp::{Json, Method, Revision, code, edit, meta, scan};
 
-use super::{One, Refusal};
+use super::{METHOD, NAME, One, Refusal};
 
 /// What becomes of a message that passed.
 pub(super) enum Verdict {
@@ -58,20 +61,19 @@ fn the<'a>(name: &str, value: &One<'a>) -> Result<&'a [u8], HeaderMismatch> {
 }
 
 /// Checks that `_meta` has what every request must have; the version it names.
-fn metadata(request: &Request) -> Result<String, Rung> {
+fn metadata(request: &Request) -> Result<Cow<'_, str>, Rung> {
     let missing = |key: &str| {
         let text = format!("invalid params: `_meta` must have `{key}`");
         Rung(StatusCode::BAD_REQUEST, RpcError::new(code::INVALID_PARAMS, text))
     };
-    let params = request.params.as_ref().map_or("{}", Json::as_str);
     let keys = [meta::PROTOCOL_VERSION, meta::CLIENT_CAPABILITIES];
-    let [version, capabilities] =
-        scan::member(params, meta::META).map_or([None; 2], |meta| scan::fields(meta, keys));
-    let version = version.and_then(scan::string).ok_or_else(|| missing(meta::PROTOCOL_VERSION))?;
-    if !capabilities.is_some_and(scan::is_object) {
+    let metadata = request.params.as_ref().and_then(|params| params.part().get(meta::META));
+    let [version, capabilities] = metadata.map_or([None; 2], |metadata| metadata.fields(keys));
+    let version = version.and_then(Part::string).ok_or_else(|| missing(meta::PROTOCOL_VERSION))?;
+    if !capabilities.is_some_and(|capabilities| scan::is_object(capabilities.as_str())) {
         return Err(missing(meta::CLIENT_CAPABILITIES));
     }
-    Ok(version.into_owned())
+    Ok(version)
 }
 
 fn same_version(header: &[u8], claimed: &str) -> Result<(), HeaderMismatch> {
@@ -93,7 +95,7 @@ fn supported(claimed: &str) -> Result<(), Rung> {
 }
 
 fn same_method(headers: &HeaderMap, request: &Request) -> Result<(), HeaderMismatch> {
-    let header = the(names::METHOD, &One::of(headers, names::METHOD))?;
+    let header = the(names::METHOD, &One::of(headers, &METHOD))?;
     if header == request.method.as_bytes() {
         Ok(())
     } else {
@@ -107,11 +109,12 @@ fn same_target(headers: &HeaderMap, request: &Request, target: Target) -> Result
         Target::Name => "name",
         Target::Uri => "uri",
         // Says nothing about such a request; but two of them are never right.
-        Target::None if One::of(headers, names::NAME) == One::Many => return fail(Problem::Repeated),
+        Target::None if One::of(headers, &NAME) == One::Many => return fail(Problem::Repeated),
         Target::None => return Ok(()),
     };
-    let header = the(names::NAME, &One::of(headers, names::NAME))?;
-    let Some(value) = request.params.as_ref().and_then(|params| params.text(key)) else {
+    let header = the(names::NAME, &One::of(headers, &NAME))?;
+    let value = request.params.as_ref().and_then(|params| params.part().get(key)).and_then(Part::string);
+    let Some(value) = value else {
         return fail(Problem::Unexpected);
     };
     match decode(header) {

@@ -3,10 +3,9 @@
 use api::{KeyRing, SessionId};
 use axum::http::{HeaderMap, StatusCode};
 use mcp::Method;
-use mcp::header as names;
 use mcp::rpc::{Id, Message};
 
-use super::{One, Refusal, is_older, request_id};
+use super::{One, Refusal, SESSION_ID, is_older, request_id};
 
 /// The session a message belongs to; `None` for `initialize`, which begins one and belongs to none, whatever it carries.
 pub(super) fn check(
@@ -31,7 +30,7 @@ pub(super) fn check(
 /// The session that the header names. An id this mesh did not make is refused without asking anybody.
 pub(super) fn session(keys: &KeyRing, headers: &HeaderMap, id: Option<&Id>) -> Result<SessionId, Refusal> {
     let bad = |message| Err(Refusal::invalid(StatusCode::BAD_REQUEST, id, message));
-    match One::of(headers, names::SESSION_ID) {
+    match One::of(headers, &SESSION_ID) {
         One::None => bad("`Mcp-Session-Id` is missing: send `initialize` first, or 2026-07-28 requests"),
         One::Many => bad("`Mcp-Session-Id` occurs more than once"),
         One::Value(value) => std::str::from_utf8(value)
