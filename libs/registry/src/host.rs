@@ -85,7 +85,7 @@ impl Host {
             clock: runtime.clock.clone(),
             limits,
             parking: Arc::new(Semaphore::new(limits.parked)),
-            instance: runtime.instance.clone(),
+            instance: runtime.instance.as_str().into(),
         };
         let table = Table::new(shared.clone(), runtime.spawner.clone());
         let inner = Inner { registries: members, runtime, shared, table, feed, fences: Fences::default() };
@@ -186,7 +186,7 @@ impl Member {
 impl Port for Inner {
     async fn describe(&self) -> Result<Description, Error> {
         let registries = self.registries.values().map(Member::describe).collect();
-        Ok(Description { instance: self.shared.instance.clone(), registries })
+        Ok(Description { instance: self.shared.instance.to_string(), registries })
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Result<CatalogEvent, Error>>, Error> {
@@ -219,7 +219,7 @@ impl Port for Inner {
         let state = &self.member(&context.registry)?.state;
         let (key, registry, operation) = (Key::of(&context), context.registry.clone(), start.operation);
         let begun = self.fences.pass(Stamp::of(&context), || {
-            self.table.begin(key, || Invocation::new(context, operation, self.shared.clone()))
+            self.table.begin(key, |key| Invocation::new(key, context, operation, self.shared.clone()))
         })??;
         let invocation = match begun {
             Begun::New(invocation) => invocation,

@@ -45,12 +45,12 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// Places for invocations that wait for their client.
     pub(crate) parking: Arc<Semaphore>,
-    pub(crate) instance: String,
+    pub(crate) instance: Arc<str>,
 }
 
 /// See the module.
 pub(crate) struct Invocation {
-    pub(crate) key: Key,
+    pub(crate) key: Arc<Key>,
     pub(crate) registry: String,
     pub(crate) operation: Operation,
     /// Whether a session owns it: only then it outlives its callers and its own ending.
@@ -89,13 +89,16 @@ enum Phase {
 }
 
 impl Invocation {
-    pub(crate) fn new(context: Context, operation: Operation, shared: Shared) -> Arc<Self> {
+    pub(crate) fn new(key: Arc<Key>, context: Context, operation: Operation, shared: Shared) -> Arc<Self> {
         let deadline = context.deadline;
-        let (key, registry, owned) = (Key::of(&context), context.registry.clone(), context.owner.is_some());
-        let accepted =
-            FrameBody::Accepted { invocation: context.invocation.clone(), instance: shared.instance.clone() };
+        let (registry, owned) = (context.registry.clone(), context.owner.is_some());
+        let instance = shared.instance.to_string();
+        let accepted = FrameBody::Accepted { invocation: context.invocation.clone(), instance };
+        // Most have an ending and nothing else.
+        let mut frames = Vec::with_capacity(2);
+        frames.push(Frame { number: 1, body: accepted });
         let inner = Inner {
-            frames: vec![Frame { number: 1, body: accepted }],
+            frames,
             bytes: FRAME_BYTES,
             note_bytes: 0,
             progress: f64::NEG_INFINITY,

@@ -76,7 +76,7 @@ pub(crate) struct Paths {
 #[derive(Clone)]
 pub(crate) struct Edge {
     shared: Arc<Shared>,
-    shutdown: Shutdown,
+    shutdown: Arc<Shutdown>,
 }
 
 /// Why a configuration cannot be used.
@@ -295,7 +295,7 @@ impl App {
 
     /// What every request goes through.
     pub(crate) fn stack(&self, loopback: bool, shutdown: &Shutdown) -> impl http::Stack + use<> {
-        let edge = Edge { shared: self.shared.clone(), shutdown: shutdown.clone() };
+        let edge = Edge { shared: self.shared.clone(), shutdown: Arc::new(shutdown.clone()) };
         let is_open = self.shared.is_open;
         let auth = self.shared.auth.clone();
         let with = Around {
@@ -354,6 +354,10 @@ impl Paths {
 }
 
 impl Edge {
+    pub(crate) fn mcp_path(&self) -> &str {
+        &self.shared.paths.mcp
+    }
+
     pub(crate) fn message_path(&self) -> &str {
         &self.shared.paths.message
     }
@@ -399,7 +403,7 @@ impl Edge {
     }
 
     pub(crate) fn shutdown(&self) -> Shutdown {
-        self.shutdown.clone()
+        self.shutdown.as_ref().clone()
     }
 }
 

@@ -12,14 +12,16 @@ mod owner;
 mod reach;
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use api::session::{Answer, Frame, Frames};
 use api::{Code, Detail, Error, Slot};
 use chassis::metrics::Metrics;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, poll};
 use placement::{Locator, Peer};
 use tokio::time::{Instant, sleep_until};
 
@@ -55,7 +57,8 @@ pub(crate) struct Forward {
     locator: Arc<dyn Locator>,
     peers: Arc<dyn Peers>,
     patience: Patience,
-    seed: u64,
+    /// What request keys begin with.
+    seed: String,
     requests: AtomicU64,
     turn: AtomicU64,
     reach: Reach,
@@ -85,7 +88,7 @@ impl Forward {
             locator,
             peers,
             patience,
-            seed,
+            seed: format!("{seed:016x}-"),
             requests: AtomicU64::new(0),
             turn: AtomicU64::new(0),
             reach: Reach::default(),
@@ -96,7 +99,15 @@ impl Forward {
 
     /// A key that no other request has.
     pub(crate) fn request_key(&self) -> String {
-        format!("{:016x}-{:x}", self.seed, self.requests.fetch_add(1, Ordering::Relaxed))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut key = String::with_capacity(self.seed.len() + 16);
+        key.push_str(&self.seed);
+        let digits = (64 - number.leading_zeros()).div_ceil(4).max(1);
+        let value = |place: u32| usize::try_from((number >> (4 * place)) & 15).unwrap_or_default();
+        let digit = |place| char::from(DIGITS[value(place)]);
+        key.extend((0..digits).rev().map(digit));
+        key
     }
 
     /// Hands a request to the owner of `slot`, or to any ready node if no session owns it.
@@ -106,13 +117,17 @@ impl Forward {
     /// [`Code::OutcomeUnknown`]: then nobody can tell.
     pub(crate) async fn send(self: &Arc<Self>, mut call: Call, slot: Option<Slot>) -> Result<Taken, Error> {
         let found = {
-            let finding = async {
+            let mut finding = pin!(async {
                 match slot {
                     Some(slot) => self.find(&mut call, slot, None).await,
                     None => self.ask_in_turn(&call).await,
                 }
-            };
-            tokio::time::timeout(self.patience.request, finding).await
+            });
+            // Within one process it is found at once, and needs no timer.
+            match poll!(finding.as_mut()) {
+                Poll::Ready(found) => Ok(found),
+                Poll::Pending => tokio::time::timeout(self.patience.request, finding).await,
+            }
         };
         let Ok(found) = found else {
             let code = if call.is_repeatable() { Code::Deadline } else { Code::OutcomeUnknown };
@@ -136,12 +151,13 @@ impl Forward {
     /// may have any: that passes in a moment.
     async fn ask_in_turn(&self, call: &Call) -> Result<Found, Error> {
         self.somebody_is_ready().await;
-        let until = Instant::now() + self.patience.owner.min(SETTLING);
+        let mut until = None;
         loop {
             let error = match self.ask_each(call).await {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
+            let until = *until.get_or_insert_with(|| Instant::now() + self.patience.owner.min(SETTLING));
             if !has_moved(&error) || Instant::now() >= until {
                 return Err(error);
             }

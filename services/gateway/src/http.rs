@@ -18,12 +18,18 @@ mod reply;
 pub(crate) mod sse;
 pub(crate) mod stack;
 
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::future::RouteFuture;
 use axum::routing::{MethodRouter, any, get};
+use futures::future::{BoxFuture, Either};
+use tower::Service;
 
 use self::admit::Verb;
 use self::caller::Policy;
@@ -56,10 +62,37 @@ pub(crate) fn table(paths: &Paths) -> Vec<Route> {
     table
 }
 
+/// What answers, by path. Nearly every request is for the one endpoint: that is compared first, and needs no table.
+#[derive(Clone)]
+pub(crate) struct Routes {
+    edge: Edge,
+    table: Router,
+}
+
 /// Every path that is not in the table is unknown, to everybody.
-pub(crate) fn routes(paths: &Paths, edge: Edge) -> Router {
+pub(crate) fn routes(paths: &Paths, edge: Edge) -> Routes {
     let add = |router: Router<Edge>, route: Route| router.route(&route.path, route.handler);
-    table(paths).into_iter().fold(Router::new(), add).fallback(async || unknown_path()).with_state(edge)
+    let routes = table(paths).into_iter().fold(Router::new(), add).fallback(async || unknown_path());
+    Routes { table: routes.with_state(edge.clone()), edge }
+}
+
+impl Service<Request> for Routes {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<BoxFuture<'static, Result<Response, Infallible>>, RouteFuture<Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Tables are always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        if request.uri().path() != self.edge.mcp_path() {
+            return Either::Right(self.table.call(request));
+        }
+        let edge = self.edge.clone();
+        Either::Left(Box::pin(async move { Ok(at_endpoint(&edge, request).await) }))
+    }
 }
 
 /// Whether clients may be sent here, for load balancers. It names nothing but the node.
@@ -71,14 +104,18 @@ async fn health(State(edge): State<Edge>) -> Response {
 }
 
 async fn endpoint(State(edge): State<Edge>, request: Request) -> Response {
+    at_endpoint(&edge, request).await
+}
+
+async fn at_endpoint(edge: &Edge, request: Request) -> Response {
     let verb = match admit::head(request.method(), request.headers()) {
         Ok(verb) => verb,
         Err(refusal) => return reply::refusal(refusal),
     };
     match verb {
-        Verb::Post => post::post(&edge, request).await,
-        Verb::Get => get::get(&edge, &request.into_parts().0).await,
-        Verb::Delete => delete::delete(&edge, &request.into_parts().0).await,
+        Verb::Post => post::post(edge, request).await,
+        Verb::Get => get::get(edge, &request.into_parts().0).await,
+        Verb::Delete => delete::delete(edge, &request.into_parts().0).await,
     }
 }
 

@@ -15,8 +15,8 @@ use mcp::{Json, Method, Revision, code, edit, scan};
 use sha2::{Digest as _, Sha256};
 
 use crate::observe::Asking;
-use crate::registries::Registries;
 use crate::registries::call::{self, Call, Heard};
+use crate::registries::{Registries, Route};
 
 /// On whose behalf calls are made.
 #[derive(Debug, Clone)]
@@ -47,6 +47,26 @@ pub(crate) struct Wish<'a> {
     pub(crate) brought: Option<Round>,
     /// Name of the invocation; `None` if there is no need to know it again.
     pub(crate) invocation: Option<String>,
+    /// What it names and who serves that, where it was looked up already.
+    pub(crate) found: Option<Found>,
+}
+
+/// What a request names, and who serves that.
+pub(crate) struct Found {
+    pub(crate) target: String,
+    pub(crate) route: Route,
+}
+
+/// Looks up what a request names.
+pub(crate) fn find(
+    registries: &Arc<Registries>,
+    operation: Operation,
+    params: &Json,
+    modern: bool,
+) -> Result<Found, RpcError> {
+    let target = target(operation, params)?;
+    let route = registries.route(operation, &target, modern)?;
+    Ok(Found { target, route })
 }
 
 /// Begins what the machine asked for.
@@ -105,12 +125,14 @@ pub(crate) fn target(operation: Operation, params: &Json) -> Result<String, RpcE
 
 fn start(registries: &Arc<Registries>, caller: &Caller, operation: Operation, mut wish: Wish<'_>) -> Opened {
     let modern = wish.context.revision >= Revision::V2026_07_28;
-    let named = target(operation, wish.params);
-    let (name, route) =
-        match named.and_then(|name| registries.route(operation, &name, modern).map(|route| (name, route))) {
-            Ok(found) => found,
-            Err(error) => return Opened::Now(CallFrame::Error(error)),
-        };
+    let found = match wish.found.take() {
+        Some(found) => Ok(found),
+        None => find(registries, operation, wish.params, modern),
+    };
+    let Found { target: name, route } = match found {
+        Ok(found) => found,
+        Err(error) => return Opened::Now(CallFrame::Error(error)),
+    };
     // A read by template names the URI, not the template.
     let target = if operation == Operation::Read { name } else { route.entry.own.clone() };
     let invocation = wish.invocation.take().or_else(new_invocation);

@@ -1,6 +1,7 @@
 //! Serves one request of a 2026-07-28 client: nothing is kept, the exchange machine lives as long as the answer.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use api::registry::{Continuation as Goes, InputRequired, InputResponse, Operation, Round, Start};
 use api::session::{Answer, Delivery, Event, Frame, Frames};
@@ -12,10 +13,9 @@ use mcp::log::Level;
 use mcp::rpc::{Message, Request, RpcError};
 use mcp::{Json, Method, Revision, code, header, meta, scan};
 
-use crate::calling::{self, Caller, Opened, Wish};
+use crate::calling::{self, Caller, Found, Opened, Wish};
 use crate::host::Shared;
 use crate::refuse;
-use crate::registries::Route;
 use crate::registries::call::{Call, Heard};
 use crate::{seal, wake};
 
@@ -118,30 +118,27 @@ enum Refusal {
 /// How the exchange begins.
 enum Prepared {
     /// The machine is told to start.
-    Fresh,
+    Fresh(Option<Found>),
     /// The same, with answers to questions that the client expects. A handler may use them, or ask.
-    Brought(Vec<InputResponse>),
+    Brought(Found, Vec<InputResponse>),
     /// A retry with answers.
     Retry { call: Arc<Call>, round: u32, responses: Vec<InputResponse>, state: Option<bytes::Bytes> },
 }
 
 fn prepare(shared: &Arc<Shared>, delivery: &Delivery, admitted: &Admitted) -> Result<Prepared, Refusal> {
-    let Some(operation) = calling::operation(admitted.method) else { return Ok(Prepared::Fresh) };
-    let target = calling::target(operation, &admitted.params).map_err(|error| Refusal::Rpc(200, error))?;
-    let route =
-        shared.registries.route(operation, &target, true).map_err(|error| Refusal::Rpc(200, error))?;
+    let Some(operation) = calling::operation(admitted.method) else { return Ok(Prepared::Fresh(None)) };
+    let found = calling::find(&shared.registries, operation, &admitted.params, true)
+        .map_err(|error| Refusal::Rpc(200, error))?;
     if operation == Operation::Call {
         let arguments = admitted.arguments.as_ref().map(Json::as_str);
-        header::check_params(&delivery.param_headers, arguments, &route.entry.headers).map_err(
+        header::check_params(&delivery.param_headers, arguments, &found.route.entry.headers).map_err(
             |mismatch| Refusal::Rpc(400, RpcError::new(code::HEADER_MISMATCH, mismatch.to_string())),
         )?;
     }
     match (&admitted.state, &admitted.responses) {
-        (None, None) => Ok(Prepared::Fresh),
-        (None, Some(responses)) => Ok(Prepared::Brought(answers(responses).ok_or(Refusal::BadState)?)),
-        (Some(state), responses) => {
-            retry(shared, admitted, route, operation, target, state, responses.clone())
-        }
+        (None, None) => Ok(Prepared::Fresh(Some(found))),
+        (None, Some(responses)) => Ok(Prepared::Brought(found, answers(responses).ok_or(Refusal::BadState)?)),
+        (Some(state), responses) => retry(shared, admitted, found, operation, state, responses.clone()),
     }
 }
 
@@ -149,12 +146,12 @@ fn prepare(shared: &Arc<Shared>, delivery: &Delivery, admitted: &Admitted) -> Re
 fn retry(
     shared: &Shared,
     admitted: &Admitted,
-    route: Route,
+    found: Found,
     operation: Operation,
-    target: String,
     state: &Json,
     responses: Option<Json>,
 ) -> Result<Prepared, Refusal> {
+    let Found { target, route } = found;
     let text = scan::string(state.as_str()).ok_or(Refusal::BadState)?;
     let state = seal::open(&shared.keys, &text).ok_or(Refusal::BadState)?;
     let responses = responses.unwrap_or_else(Json::empty_object);
@@ -206,10 +203,14 @@ fn unbase64(text: &str) -> Option<bytes::Bytes> {
 
 /// Everything that may happen while a request is served.
 struct Serving {
+    /// The moment of what is being done.
+    now: Millis,
     shared: Arc<Shared>,
     admitted: Admitted,
     exchange: Exchange,
     call: Option<Arc<Call>>,
+    /// What the request names, until it is called.
+    found: Option<Found>,
     /// Answers that came with the request itself.
     brought: Option<Round>,
     heard: BoxStream<'static, Heard>,
@@ -229,12 +230,15 @@ fn run(shared: Arc<Shared>, admitted: Admitted, prepared: Prepared, scope: Scope
         open_after_ms: 500,
         call_timeout_ms: shared.config.call_timeout_s * 1000,
     };
-    let exchange = Exchange::new(settings, chassis::clock::dated_millis());
+    let now = chassis::clock::dated_millis();
+    let exchange = Exchange::new(settings, now);
     let mut serving = Serving {
+        now,
         shared,
         admitted,
         exchange,
         call: None,
+        found: None,
         brought: None,
         heard: stream::pending().boxed(),
         wake: None,
@@ -263,8 +267,12 @@ fn run(shared: Arc<Shared>, admitted: Admitted, prepared: Prepared, scope: Scope
 impl Serving {
     fn begin(&mut self, prepared: Prepared) {
         let effects = match prepared {
-            Prepared::Fresh => self.exchange.start(&self.admitted.params),
-            Prepared::Brought(responses) => {
+            Prepared::Fresh(found) => {
+                self.found = found;
+                self.exchange.start(&self.admitted.params)
+            }
+            Prepared::Brought(found, responses) => {
+                self.found = Some(found);
                 self.brought = Some(Round { state: bytes::Bytes::new(), round: 0, responses });
                 self.exchange.start(&self.admitted.params)
             }
@@ -280,6 +288,8 @@ impl Serving {
     async fn turn(&mut self) {
         let timer = wake::reached(self.wake);
         let input = tokio::select! {
+            // What is there needs no timer.
+            biased;
             heard = self.heard.next() => match heard {
                 Some(Heard::Frame(frame)) => self.frame(frame),
                 Some(Heard::InputRequired(input)) => {
@@ -296,8 +306,15 @@ impl Serving {
                 Input::DeadlineReached
             }
         };
-        let effects = self.exchange.step(chassis::clock::dated_millis(), input);
+        self.now = chassis::clock::dated_millis();
+        let effects = self.exchange.step(self.now, input);
         self.perform(effects);
+        // Whoever is never silent does not keep the time from passing.
+        if self.wake.is_some_and(|at| at <= self.now) {
+            self.wake = None;
+            let effects = self.exchange.step(self.now, Input::DeadlineReached);
+            self.perform(effects);
+        }
     }
 
     const fn frame(&self, frame: CallFrame) -> Input {
@@ -338,8 +355,10 @@ impl Serving {
             self.heard = now(CallFrame::Result(result));
             return;
         }
-        let deadline = Some(calling::instant(deadline));
-        let wish = Wish { method, params, context, deadline, brought: self.brought.take(), invocation: None };
+        let left = Duration::from_millis(deadline.saturating_sub(self.now));
+        let deadline = Some(Instant::now() + left);
+        let (found, brought) = (self.found.take(), self.brought.take());
+        let wish = Wish { method, params, context, deadline, brought, invocation: None, found };
         match calling::open(&self.shared.registries, &self.admitted.caller, wish) {
             Opened::Now(CallFrame::Result(result)) => {
                 self.heard = now(CallFrame::Result(self.with_ttl(result)))

@@ -17,6 +17,7 @@ use mcp::telemetry::{Failure, OTHER, Outcome, attribute, bare_uri, metric};
 use mcp::{Json, Method, Revision, scan};
 
 use crate::host::ROLE;
+use crate::registries::catalogue::SourceKey;
 use crate::registries::{Link, Route};
 
 /// Tools that have series of their own; those of a larger catalogue share one.
@@ -182,7 +183,7 @@ pub(crate) struct Asking {
     method: Method,
     era: usize,
     tool: Option<Arc<ByTool>>,
-    registry: String,
+    source: Arc<SourceKey>,
     /// The replica that is asked, the last one if it was refused by others.
     asked: Option<Arc<Link>>,
     is_over: bool,
@@ -260,7 +261,7 @@ impl Asking {
             method,
             era: usize::from(revision >= Revision::V2026_07_28),
             tool: (method == Method::ToolsCall).then(|| series(target)).flatten(),
-            registry: route.entry.source.registry.clone(),
+            source: route.entry.source.clone(),
             asked: None,
             is_over: false,
         }
@@ -279,7 +280,7 @@ impl Asking {
     fn describe_asked(&self) {
         let Some(link) = &self.asked else { return };
         self.scope.describe(|to| {
-            if let Some(version) = link.version_of(&self.registry) {
+            if let Some(version) = link.version_of(&self.source.registry) {
                 to.set(attribute::REGISTRY_VERSION, version);
             }
             if let Some((host, port)) = link.address().rsplit_once(':')

@@ -266,6 +266,7 @@ impl Actor {
             deadline,
             brought: None,
             invocation: Some(self.invocation(call)),
+            found: None,
         };
         match calling::open(&self.shared.registries, &self.caller, wish) {
             Opened::Now(frame) => self.pending.push_back(Input::Frame { call, number: 0, frame }),

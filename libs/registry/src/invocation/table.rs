@@ -28,13 +28,13 @@ pub(crate) struct Table {
 
 #[derive(Default)]
 struct Inner {
-    entries: BTreeMap<Key, Entry>,
+    entries: BTreeMap<Arc<Key>, Entry>,
     /// Finished ones, oldest first.
-    kept: BTreeMap<u64, (Instant, Key)>,
+    kept: BTreeMap<u64, (Instant, Arc<Key>)>,
     kept_bytes: usize,
     next_kept: u64,
-    lost: VecDeque<(Instant, Key)>,
-    lost_keys: BTreeSet<Key>,
+    lost: VecDeque<(Instant, Arc<Key>)>,
+    lost_keys: BTreeSet<Arc<Key>>,
     active: usize,
     draining: bool,
     sweeping: bool,
@@ -62,10 +62,13 @@ impl Table {
     }
 
     /// Takes an invocation on, unless it is known.
-    pub(crate) fn begin(&self, key: Key, make: impl FnOnce() -> Arc<Invocation>) -> Result<Begun, Error> {
-        let now = self.shared.clock.now();
+    pub(crate) fn begin(
+        &self,
+        key: Key,
+        make: impl FnOnce(Arc<Key>) -> Arc<Invocation>,
+    ) -> Result<Begun, Error> {
         let mut inner = self.lock();
-        self.sweep(&mut inner, now);
+        self.sweep_now(&mut inner);
         if let Some(entry) = inner.entries.get(&key) {
             return Ok(Begun::Known(entry.invocation.clone()));
         }
@@ -81,7 +84,8 @@ impl Table {
         if inner.active >= self.shared.limits.running {
             return Err(Error::overloaded("too many running invocations", Duration::from_secs(1)));
         }
-        let invocation = make();
+        let key = Arc::new(key);
+        let invocation = make(key.clone());
         let entry = Entry { invocation: invocation.clone(), kept: None, released: false };
         inner.entries.insert(key, entry);
         inner.active += 1;
@@ -90,16 +94,14 @@ impl Table {
 
     /// A known invocation of this registry.
     pub(crate) fn find(&self, key: &Key, registry: &str) -> Option<Arc<Invocation>> {
-        let now = self.shared.clock.now();
         let mut inner = self.lock();
-        self.sweep(&mut inner, now);
+        self.sweep_now(&mut inner);
         let entry = inner.entries.get(key)?;
         (entry.invocation.registry == registry).then(|| entry.invocation.clone())
     }
 
     /// The invocation has its ending.
     pub(super) fn finished(self: &Arc<Self>, invocation: &Arc<Invocation>) {
-        let now = self.shared.clock.now();
         let bytes = invocation.bytes() + ENTRY_BYTES;
         let mut inner = self.lock();
         inner.active -= 1;
@@ -112,6 +114,7 @@ impl Table {
             inner.entries.remove(&invocation.key);
             return;
         }
+        let now = self.shared.clock.now();
         entry.kept = Some((place, bytes));
         inner.next_kept += 1;
         inner.kept.insert(place, (now, invocation.key.clone()));
@@ -182,6 +185,13 @@ impl Table {
         }
     }
 
+    /// The same, without a look at the clock where nothing is kept.
+    fn sweep_now(&self, inner: &mut Inner) {
+        if !inner.kept.is_empty() || !inner.lost.is_empty() {
+            self.sweep(inner, self.shared.clock.now());
+        }
+    }
+
     /// When the oldest finished one has been kept long enough; `None` ends the sweeping.
     fn next_sweep(&self) -> Option<Instant> {
         let now = self.shared.clock.now();
@@ -213,7 +223,7 @@ impl Inner {
         }
     }
 
-    fn remember_lost(&mut self, now: Instant, key: Key) {
+    fn remember_lost(&mut self, now: Instant, key: Arc<Key>) {
         if self.lost.len() >= MOST_LOST {
             self.forget_oldest_lost();
         }

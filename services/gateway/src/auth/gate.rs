@@ -96,7 +96,7 @@ impl Gate {
 impl Authenticate for Gate {
     async fn authenticate(&self, head: Head<'_>) -> Result<Caller, Denied> {
         let rules = self.rules();
-        let token = match rules.at_once(head, (self.now)()) {
+        let token = match rules.at_once(head, self.now) {
             Ok(told) => return told,
             Err(token) => token,
         };
@@ -115,7 +115,7 @@ impl Authenticate for Gate {
     }
 
     fn at_once(&self, head: Head<'_>) -> Option<Result<Caller, Denied>> {
-        self.rules().at_once(head, (self.now)()).ok()
+        self.rules().at_once(head, self.now).ok()
     }
 
     fn admits_remote(&self) -> bool {
@@ -188,7 +188,7 @@ impl Rules {
     }
 
     /// Whatever needs no waiting; else the token that has to be judged.
-    fn at_once<'a>(&self, head: Head<'a>, now: u64) -> Result<Result<Caller, Denied>, &'a str> {
+    fn at_once<'a>(&self, head: Head<'a>, now: fn() -> u64) -> Result<Result<Caller, Denied>, &'a str> {
         if names_token(head.uri) {
             return Ok(Err(self.invalid()));
         }
@@ -204,9 +204,9 @@ impl Rules {
             Shown::Token(token) => token,
         };
         if api_key::is_key(token) {
-            return Ok(self.keys.find(token, now).ok_or_else(|| self.invalid()));
+            return Ok(self.keys.find(token, now()).ok_or_else(|| self.invalid()));
         }
-        self.recall(token, now).map(Ok).ok_or(token)
+        self.recall(token, now()).map(Ok).ok_or(token)
     }
 
     fn invalid(&self) -> Denied {

@@ -4,10 +4,10 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Router};
 use tower::{Service, ServiceBuilder};
 
 use super::admit::Refusal;
@@ -17,7 +17,7 @@ use super::gate::{Gate, Hold, Rescue};
 use super::origin::Guard;
 use super::peer::Peer;
 use super::reason::Reason;
-use super::{quota, reply};
+use super::{Routes, quota, reply};
 use crate::app::Paths;
 use crate::config::Config;
 use crate::limits::Limits;
@@ -67,7 +67,7 @@ impl<S> Stack for S where
 }
 
 /// The one stack. The body has its own bounds, in `body.rs`, where it is read; those of connections are in `connection.rs`.
-pub(crate) fn around(routes: Router, with: Around) -> impl Stack {
+pub(crate) fn around(routes: Routes, with: Around) -> impl Stack {
     let Around { guard, ask, limits, paths, sizes, observed } = with;
     let (rules, all, each) = (guard.clone(), limits.clone(), limits);
     ServiceBuilder::new()

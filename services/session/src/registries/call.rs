@@ -230,7 +230,7 @@ impl Call {
         let before = self.endings.load(Ordering::Relaxed);
         let scope = self.scope.clone();
         let frames = async_stream::stream! {
-            let mut search = self.route.search(&self.context());
+            let mut search = self.route.search(&self.state().context);
             let mut opened = match first {
                 Some(frames) => Ok(frames),
                 None => self.open(&again, &mut search).await,
@@ -275,7 +275,7 @@ impl Call {
         scope.within(frames).boxed()
     }
 
-    async fn open(&self, again: &Again, search: &mut Search) -> Result<Frames, Error> {
+    async fn open(&self, again: &Again, search: &mut Search<'_>) -> Result<Frames, Error> {
         match again {
             Again::Call(start) | Again::Read(start) => self.somewhere(start, search).await,
             Again::Attach | Again::Resume(..) => self.once_more(again, search).await,
@@ -283,7 +283,7 @@ impl Call {
     }
 
     /// Starts it at the first replica that does not provably refuse it.
-    async fn somewhere(&self, start: &Start, search: &mut Search) -> Result<Frames, Error> {
+    async fn somewhere(&self, start: &Start, search: &mut Search<'_>) -> Result<Frames, Error> {
         let mut refused = super::route::nobody();
         while let Some(link) = search.next().await {
             self.put(&link);
@@ -311,7 +311,7 @@ impl Call {
         &self,
         again: &Again,
         mut broken: Error,
-        search: &mut Search,
+        search: &mut Search<'_>,
         until: Instant,
     ) -> Result<Frames, CallFrame> {
         let unknown = |reason| CallFrame::Lost { reason, not_executed: false };
@@ -360,7 +360,7 @@ impl Call {
         }
     }
 
-    async fn once_more(&self, again: &Again, search: &mut Search) -> Result<Frames, Error> {
+    async fn once_more(&self, again: &Again, search: &mut Search<'_>) -> Result<Frames, Error> {
         match again {
             Again::Call(_) | Again::Attach => self.at().await?.port.attach(self.context(), self.last()).await,
             Again::Read(start) => {

@@ -77,10 +77,10 @@ impl Route {
     }
 
     /// Looks for replicas one after the other.
-    pub(super) fn search(&self, context: &Context) -> Search {
+    pub(super) fn search(&self, context: &Context) -> Search<'_> {
         let by = if context.affinity.is_empty() { &context.invocation } else { &context.affinity };
         let stirred = self.all.stirred.subscribe();
-        Search { route: self.clone(), affinity: by.clone(), tried: Vec::new(), until: None, stirred }
+        Search { route: self, affinity: by.clone(), tried: Vec::new(), until: None, stirred }
     }
 
     /// Asks for one answer, and again while it can be had nowhere.
@@ -114,8 +114,8 @@ impl Route {
 }
 
 /// See [`Route::search`].
-pub(super) struct Search {
-    route: Route,
+pub(super) struct Search<'a> {
+    route: &'a Route,
     affinity: String,
     /// Replicas that refused.
     tried: Vec<LinkId>,
@@ -124,7 +124,7 @@ pub(super) struct Search {
     stirred: watch::Receiver<()>,
 }
 
-impl Search {
+impl Search<'_> {
     /// The next replica to ask; `None` if none serves for too long. Who has refused is asked again when anything has changed.
     pub(super) async fn next(&mut self) -> Option<Arc<Link>> {
         loop {
