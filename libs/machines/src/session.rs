@@ -32,7 +32,7 @@ use crate::effect::{CallContext, Effect, Effects};
 use crate::input::{CallId, Input, Millis, StreamId};
 use crate::journal::{Entry, JournalState};
 use crate::settings::Settings;
-use crate::snapshot::{Snapshot, StreamLog};
+use crate::snapshot::{Snapshot, StreamLog, give_back};
 use crate::wire::{self, Outcome};
 
 /// A session. See the module.
@@ -255,6 +255,15 @@ impl Session {
     /// The host may say that the last commit succeeded; frees the memory that is kept for its refusal.
     pub fn settle(&mut self) {
         self.mark = None;
+    }
+
+    /// The host has nothing in hand for this session: what only calls need room for is given back.
+    pub fn rest(&mut self) {
+        give_back(&mut self.live.calls);
+        give_back(&mut self.live.used);
+        if self.live.owed.is_empty() {
+            self.live.owed = Vec::new();
+        }
     }
 
     /// The durable state: what folding all committed changes yields.

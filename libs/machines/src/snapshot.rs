@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::input::{CallId, Millis, StreamId};
 use crate::journal::{Answer, Entry, JournalState, Round};
 
-pub(crate) use self::apply::Undo;
+pub(crate) use self::apply::{Undo, give_back};
 
 /// Everything that outlives an owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -284,13 +284,14 @@ impl Residents {
     /// Lets an actor go to rest, unless a letter has come meanwhile; then both are given back.
     pub(crate) fn rest(
         &self,
-        resident: Box<Resident>,
+        mut resident: Box<Resident>,
         letters: &mut mpsc::Receiver<Box<Letter>>,
     ) -> Result<(), Box<(Box<Resident>, Letter)>> {
         let mut shard = self.shard(&resident.id);
         if let Ok(letter) = letters.try_recv() {
             return Err(Box::new((resident, *letter)));
         }
+        resident.machine.rest();
         let (id, wake) = (resident.id.clone(), resident.machine.next_wake());
         if let Some(entry) = shard.sessions.get_mut(&id) {
             entry.cell = Some(Cell::Idle(resident));

@@ -1,5 +1,7 @@
 //! Applying a change, and taking it back when its commit was refused.
 
+use std::collections::BTreeMap;
+
 use super::{CallChange, Change, Handshake, Logged, Snapshot, StreamChange, StreamLog};
 use crate::input::{CallId, Continuation, StreamId};
 use crate::journal::{Entry, JournalState};
@@ -25,6 +27,13 @@ pub(crate) struct Counters {
     stream: u64,
     call: u64,
     ask: u64,
+}
+
+/// An emptied map keeps room for eleven entries: of calls and their streams, that is many times what an idle session needs.
+pub(crate) fn give_back<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    if map.is_empty() {
+        *map = BTreeMap::new();
+    }
 }
 
 impl Snapshot {
@@ -67,6 +76,7 @@ impl Snapshot {
         }
         if let CallChange::Ended(_) = change {
             self.journal.remove(&call);
+            give_back(&mut self.journal);
             return;
         }
         let Some(entry) = self.journal.get_mut(&call) else { return };
@@ -111,6 +121,7 @@ impl Snapshot {
         }
         if let StreamChange::Dropped = change {
             self.streams.remove(&stream);
+            give_back(&mut self.streams);
             return;
         }
         let Some(log) = self.streams.get_mut(&stream) else { return };
