@@ -264,8 +264,8 @@ impl Exchange {
     /// A complete result with the members every modern result has. What a registry says with them stays, where clients can
     /// read it.
     fn completed(&self, result: &Json) -> Json {
-        let kept = scan::fields(result.as_str(), [meta::RESULT_TYPE, meta::META]);
-        if kept == [None; 2] && !self.settings.method.is_cacheable() {
+        let kept = result.part().fields([meta::RESULT_TYPE, meta::META]);
+        if kept.iter().all(Option::is_none) && !self.settings.method.is_cacheable() {
             // Most have nothing of it.
             let name = self.settings.server_info.as_str();
             let signature = edit::append("{}", &[(meta::SERVER_INFO, name)]);

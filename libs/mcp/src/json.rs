@@ -10,7 +10,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::outline::Outline;
+use crate::edit;
+use crate::outline::{Notes, Outline};
 use crate::scan::{self, Limits, ScanError};
 
 const NULL: ByteString = ByteString::from_static("null");
@@ -164,6 +165,32 @@ impl Json {
         Self::bare(serde_json::to_string(value).map_or(NULL, ByteString::from))
     }
 
+    /// An object with these members, whose values are JSON, in their order. Knows where they stand.
+    #[must_use]
+    pub fn object(members: &[(&str, &str)]) -> Self {
+        let bytes = members.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>() + 2;
+        let mut notes = Notes::of(bytes);
+        let mut noted = notes.begin(0, 0);
+        let mut text = String::with_capacity(bytes);
+        text.push('{');
+        for (index, (name, value)) in members.iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            let from = text.len() + 1;
+            edit::quote_into(&mut text, name);
+            let key = (from, text.len() - 1);
+            let place = notes.add(&mut noted, key, key.1 - key.0 == name.len());
+            text.push(':');
+            let from = text.len();
+            text.push_str(value.trim_ascii());
+            notes.end(place, (from, text.len()));
+        }
+        text.push('}');
+        let json = Self::trusted(text);
+        Self { outline: notes.finish(&json.text).map(Arc::new), ..json }
+    }
+
     /// The empty object.
     #[must_use]
     pub fn empty_object() -> Self {
@@ -299,6 +326,29 @@ mod tests {
         let made = [0, 1, 7, 11, 12, 13, 31, 32, 33, 100].map(many);
         for text in texts.iter().copied().chain(made.iter().map(String::as_str)) {
             same(&parsed(text), &Json::trusted(text.to_owned()), &keys);
+        }
+    }
+
+    #[test]
+    fn what_is_made_of_members_is_what_is_read() {
+        let keys: Vec<String> = ["a", "b", "c\"", ""].map(str::to_owned).to_vec();
+        for members in [
+            &[][..],
+            &[("a", "1")],
+            &[("a", "{\"b\":{\"a\":2}}"), ("", "\"x\""), ("b", " [1] "), ("a", "3")],
+            &[("a", "1"), ("c\"", "{\"a\":1}")],
+        ] {
+            let made = Json::object(members);
+            let pairs: Vec<(String, String)> =
+                made.part().members().map(|(n, v)| (n.into_owned(), v.as_str().trim().to_owned())).collect();
+            let given: Vec<(String, String)> =
+                members.iter().map(|(n, v)| ((*n).to_owned(), v.trim().to_owned())).collect();
+            assert_eq!(pairs, given);
+            let read = Json::trusted(made.as_str().to_owned());
+            for key in &keys {
+                let trimmed = |json: &Json| json.member(key).map(|value| value.as_str().trim().to_owned());
+                assert_eq!(trimmed(&made), trimmed(&read), "{read} {key}");
+            }
         }
     }
 

@@ -52,13 +52,11 @@ impl Output {
     #[must_use]
     pub fn structured<T: Serialize + ?Sized>(value: &T) -> Self {
         let value = Json::of(value);
-        let mut text = String::with_capacity(2 * value.as_str().len() + 96);
-        text.push_str("{\"content\":[{\"type\":\"text\",\"text\":");
-        edit::quote_into(&mut text, value.as_str());
-        text.push_str("}],\"structuredContent\":");
-        text.push_str(value.as_str());
-        text.push('}');
-        Self::raw(Json::trusted(text))
+        let mut content = String::with_capacity(2 * value.as_str().len() + 32);
+        content.push_str("[{\"type\":\"text\",\"text\":");
+        edit::quote_into(&mut content, value.as_str());
+        content.push_str("}]");
+        Self::raw(Json::object(&[("content", content.as_str()), ("structuredContent", value.as_str())]))
     }
 
     /// A tool's result that says that it failed, so that the model can correct itself.

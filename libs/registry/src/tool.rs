@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use mcp::Json;
 use mcp::edit::ObjectEditor;
-use mcp::{Json, scan};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -284,12 +284,12 @@ impl ToolEntry {
 /// A result with an output schema must have fitting structured content, unless it says that the tool failed.
 fn check_output(schema: &Schema, result: &Json) -> Result<(), Error> {
     use mcp::rpc::RpcError;
-    let [flag, content] = scan::fields(result.as_str(), ["isError", "structuredContent"]);
-    if flag == Some("true") {
+    let [flag, content] = result.part().fields(["isError", "structuredContent"]);
+    if flag.is_some_and(|flag| flag.as_str() == "true") {
         return Ok(());
     }
     let problem = match content {
-        Some(content) => schema.check(content).err(),
+        Some(content) => schema.check(content.as_str()).err(),
         None => Some("`structuredContent` is missing".to_owned()),
     };
     match problem {
