@@ -10,7 +10,6 @@ from statistics import median
 import failover
 from rows import GOALS, Goal, Group
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 FLOOR, ECHO = "floor", "echo"
 
 
@@ -46,12 +45,17 @@ class Results:
         return value, "yes, both" if good[0] else "the first" if good[1] else "**no**"
 
 
-def markdown(results: Results, groups: list[Group]) -> str:
-    """The whole report."""
-    parts = [_machine(results)]
-    parts += [_calls(results, group) for group in groups if any(row.name in results.rounds for row in group.rows)]
-    parts += [_memory(results), failover.markdown(results.rounds), _goals(results)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+def parts(results: Results, groups: list[Group]) -> dict[str, str]:
+    """The report, in the parts that were measured."""
+    about = _machine(results)
+    waits = failover.markdown(results.rounds)
+    tables = [_calls(results, group) for group in groups if any(row.name in results.rounds for row in group.rows)]
+    tables += [_memory(results), _goals(results, [goal for goal in GOALS if goal.row not in failover.ROWS])]
+    found = {"bench": "\n\n".join([about, *filter(None, tables)])} if any(tables) else {}
+    if waits:
+        goals = _goals(results, [goal for goal in GOALS if goal.row in failover.ROWS])
+        found[failover.NAME] = "\n\n".join([_where(results, "bench failover"), waits, goals])
+    return found
 
 
 def _machine(results: Results) -> str:
@@ -60,11 +64,17 @@ def _machine(results: Results) -> str:
     settings = ", ".join(f"`{name} = {value}`" for name, value in about["settings"].items()) or "defaults"
     quick = "**A quick run, with fewer sessions: it says that every answer was right, and nothing else.** " if about["quick"] else ""
     return quick + (
-        f"Written by `./scripts/bench` on {about['date']}: {about['processor']}, {about['cores']} cores, {about['system']}; "
-        f"generator and servers share the cores, over loopback; {about['rounds']} rounds of {about['seconds']:g} s in turn, medians; "
-        f"every answer checked. Load average {about['load_before']} before, {about['load_after']} after; "
-        f"{about['elsewhere']:.0%} of the machine were used by others meanwhile{priority}. Settings: {settings}. Release {about['release']}.\n\n"
+        f"{_where(results, 'bench')} Generator and servers share the cores, over loopback; {about['rounds']} rounds of {about['seconds']:g} s in turn, medians; "
+        f"every answer checked; {about['elsewhere']:.0%} of the machine were used by others meanwhile{priority}. Settings: {settings}.\n\n"
         "CPU is that of all processes of the chain, the generator not among them. Figures of shared machines are proportions: compare within the table."
+    )
+
+
+def _where(results: Results, script: str) -> str:
+    about = results.machine
+    return (
+        f"Written by `./scripts/{script}` on {about['date']}: {about['processor']}, {about['cores']} cores, {about['system']}; "
+        f"load average {about['load_before']} before, {about['load_after']} after; release {about['release']}."
     )
 
 
@@ -102,9 +112,9 @@ def _memory(results: Results) -> str:
     return "\n".join(["**Memory of all processes**", "", "| | |", "|---|---|", *lines]) if lines else ""
 
 
-def _goals(results: Results) -> str:
+def _goals(results: Results, goals: list[Goal]) -> str:
     lines = []
-    for goal in GOALS:
+    for goal in goals:
         if (reached := results.reached(goal)) is None:
             continue
         sign = ">=" if goal.least else "<="
@@ -126,11 +136,14 @@ def write(results: Results, text: str, folder: Path) -> None:
     (folder / "bench.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def into_readme(text: str, readme: Path) -> None:
-    """Replaces what stands between the two marks."""
+def into_readme(found: dict[str, str], readme: Path) -> None:
+    """Replaces what stands between the marks of each part that was measured."""
     whole = readme.read_text(encoding="utf-8")
-    head, begin, rest = whole.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{readme} has no place for it: {BEGIN} .. {END}")
-    readme.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}", encoding="utf-8")
+    for part, text in found.items():
+        begin, end = f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
+        head, first, rest = whole.partition(begin)
+        _, last, tail = rest.partition(end)
+        if not first or not last:
+            raise SystemExit(f"{readme} has no place for it: {begin} .. {end}")
+        whole = f"{head}{begin}\n\n{text}\n\n{end}{tail}"
+    readme.write_text(whole, encoding="utf-8")
