@@ -10,9 +10,14 @@ use crate::run::Run;
 const BOUND: u64 = 6_500;
 /// Longest that a session may be out when a gateway dies.
 const GATEWAY: u64 = 5_000;
+/// A slot is taken from a suspect every 30 s at most; sooner than that, its lease has to end. What follows a kill lasts 12 s.
+const APART: f64 = 20.0;
 
 pub(super) async fn killed_owner(run: &mut Run, times: usize) -> Result<()> {
-    for _ in 0..times {
+    for number in 0..times {
+        if number > 0 {
+            run.wait(APART).await;
+        }
         run.burst(200, 4, 1_500).await;
         let victim = run.busiest().await?;
         let window = run.begin(Span::Fault, Some(BOUND));
@@ -83,8 +88,7 @@ pub(super) async fn killed_gateway(run: &mut Run) -> Result<()> {
 pub(super) async fn killed_gateway_and_owner(run: &mut Run, times: usize) -> Result<()> {
     for number in 0..times {
         if number > 0 {
-            // A slot is taken from a suspect every 30 s at most; sooner than that, its lease has to end.
-            run.wait(20.0).await;
+            run.wait(APART).await;
         }
         run.burst(200, 4, 1_500).await;
         let victim = run.busiest().await?;
