@@ -23,7 +23,7 @@ pub enum Error {
     },
     /// The server refuses.
     #[error("{0}")]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// The server does something that the protocol does not allow.
     #[error("the server does not keep the protocol: {0}")]
     Protocol(String),

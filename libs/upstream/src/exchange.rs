@@ -73,7 +73,12 @@ impl Wire {
             }
         };
         let refused = |error| {
-            Error::Refused(Refusal { status, error: Some(error), text: String::new(), challenge: None })
+            Error::Refused(Box::new(Refusal {
+                status,
+                error: Some(error),
+                text: String::new(),
+                challenge: None,
+            }))
         };
         outcome.map(|result| Answer { result, session }).map_err(refused)
     }

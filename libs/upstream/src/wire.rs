@@ -157,7 +157,7 @@ impl Reply {
             Some(_) => String::new(),
             None => String::from_utf8_lossy(&bytes).trim().chars().take(SHOWN).collect(),
         };
-        Error::Refused(Refusal { status: self.status.as_u16(), error, text: shown, challenge })
+        Error::Refused(Box::new(Refusal { status: self.status.as_u16(), error, text: shown, challenge }))
     }
 
     fn redirect(&self) -> Option<String> {
