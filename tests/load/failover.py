@@ -11,7 +11,7 @@ NAME = "failover"
 # What is asked of the fault runner, and which of its spreads is the answer: the longest time without success, or the longest operation.
 FAULTS = {
     "F1": ("failover-killed", "the owner is killed, 200 calls in flight", "recovery"),
-    "F3": ("failover-silent", "the owner is paused for 30 s and takes nothing with it", "recovery"),
+    "F3": ("failover-silent", "the owner is paused for 30 s, then goes on", "recovery"),
     "drain": ("failover-drained", "session nodes leave in turn and come back", "moved"),
 }
 ROWS = [name for name, _, _ in FAULTS.values()]
