@@ -58,8 +58,8 @@ class Newcomer:
     def shell(self, command: str) -> list[str]:
         command = command.replace("$PWD/target/release", self.build)
         if not self.build.endswith("release"):
-            # What `prepare` has built, in the same way.
-            command = command.replace("cargo run --release -p registry", "cargo run")
+            # What `prepare` has built, and not what cargo builds for one package alone.
+            command = command.replace("cargo run --release -p registry --example calculator --", f"{self.build}/examples/calculator")
         return ["bash", "-c", command]
 
     def open(self, name: str, command: str | list[str], cwd: Path | None = None) -> Process:
