@@ -149,17 +149,17 @@ class Proof:
             sleep(0.5)
         assert len(up) == 14 and all(found["value"][1] == "1" for found in up), up
         # Nodes are read one after the other: a slot that moves meanwhile is seen twice, or not at all.
-        end, owned = monotonic() + 60, ""
-        while monotonic() < end and owned != str(stack.SLOTS):
+        end, owned, slots = monotonic() + 60, "", self.mesh.slots()
+        while monotonic() < end and owned != str(slots):
             sleep(0.5)
             owned = stack.query(self.mesh, "sum(trunkline_slots_owned)")[0]["value"][1]
-        assert owned == str(stack.SLOTS), f"{owned} slots are owned"
+        assert owned == str(slots), f"{owned} of {slots} slots are owned"
         with urllib.request.urlopen(f"{self.mesh.prometheus()}/api/v1/rules", timeout=10) as answer:
             rules = [rule for group in json.loads(answer.read())["data"]["groups"] for rule in group["rules"]]
         assert rules and all(rule["health"] in ("ok", "unknown") for rule in rules), rules
         firing = {rule["name"]: rule["labels"]["severity"] for rule in rules if rule["state"] == "firing"}
         assert "critical" not in firing.values(), firing
-        return f"{len(up)} targets, {len(rules)} alerts, firing: {', '.join(firing) or 'none'}, {stack.SLOTS} slots owned"
+        return f"{len(up)} targets, {len(rules)} alerts, firing: {', '.join(firing) or 'none'}, {slots} slots owned"
 
     def hold(self) -> str:
         self.stream = Held(self.mesh.url())
@@ -201,7 +201,7 @@ class Proof:
         while monotonic() < end:
             said = self.mesh.etcd("get", "--prefix", "--print-value-only", f"{stack.PREFIX}/slots/")
             shares = Counter(json.loads(line)["node"] for line in said.splitlines() if line)
-            if len(shares) == 5 and sum(shares.values()) == stack.SLOTS:
+            if len(shares) == 5 and sum(shares.values()) == self.mesh.slots():
                 break
             sleep(0.5)
         assert len(shares) == 5, shares

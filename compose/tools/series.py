@@ -128,7 +128,7 @@ def use(mesh: Mesh, redis: int) -> tuple[Known, set[str]]:
 
     tools = role("tool-registry", {})
     session = role("session", {"registries": [{"address": tools}]})
-    url = role("gateway", {"sessions": [{"address": session, "slots": "0-4095"}]})
+    url = role("gateway", {"sessions": [{"address": session, "slots": "all"}]})
     end = monotonic() + 30
     while "calculator" not in str(wire.modern(url, "tools/list").json()):
         if monotonic() > end:

@@ -22,7 +22,6 @@ from say import Trouble, say
 HOME = ROOT / ".trunkline" / "dev"
 STATE = HOME / "compose.json"
 FILE = ROOT / "compose" / "compose.yaml"
-SLOTS = 4096
 PREFIX = "/trunkline"
 ETCD = ("etcd-1", "etcd-2", "etcd-3")
 # Registries first, the edge last: whoever is asked is there before those who ask.
@@ -124,10 +123,18 @@ class Stack:
 
     def owned(self, seconds: float = 60) -> None:
         end = monotonic() + seconds
-        while (count := len(self.etcd("get", "--prefix", "--keys-only", f"{PREFIX}/slots/").split())) != SLOTS:
+        while True:
+            slots, count = self.slots(), len(self.etcd("get", "--prefix", "--keys-only", f"{PREFIX}/slots/").split())
+            if count == slots:
+                return
             if monotonic() > end:
-                raise Trouble(f"{count} of {SLOTS} slots have an owner after {seconds:.0f} s")
+                raise Trouble(f"{count} slots have an owner after {seconds:.0f} s, of {slots or 'a mesh without any'}")
             sleep(0.3)
+
+    def slots(self) -> int | None:
+        """How many the mesh was made with; None before its first session node."""
+        made = self.etcd("get", "--print-value-only", f"{PREFIX}/mesh/slots")
+        return json.loads(made)["slots"] if made.strip() else None
 
     def down(self) -> int:
         count = len(self.compose("ps", "--quiet").split())

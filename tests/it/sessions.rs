@@ -109,7 +109,7 @@ async fn what_waits_behind_the_end_of_a_session_is_told_that_it_is_gone() {
     let deps = session::Deps {
         keys,
         store: std::sync::Arc::new(session::store::Memory::default()),
-        seat: session::Seat::Fixed { epoch: session::Deps::epoch_of_this_start() },
+        seat: session::Seat::Fixed { slots: Default::default(), epoch: session::Deps::epoch_of_this_start() },
         registries: Vec::new(),
         process: Default::default(),
     };

@@ -61,7 +61,7 @@ async fn the_store_is_told_of_sessions_that_are_only_listened_to() {
     let deps = session::Deps {
         keys: api::KeyRing::single("k1", *b"0123456789abcdefghijklmnopqrstuv"),
         store: store.clone(),
-        seat: session::Seat::Fixed { epoch: session::Deps::epoch_of_this_start() },
+        seat: session::Seat::Fixed { slots: Default::default(), epoch: session::Deps::epoch_of_this_start() },
         registries: Vec::new(),
         process: Default::default(),
     };

@@ -80,7 +80,7 @@ async fn nobody_else_and_nowhere_else() -> Result<()> {
     let deps = session::Deps {
         keys: KeyRing::single("k1", *b"0123456789abcdefghijklmnopqrstuv"),
         store: Arc::new(session::store::Memory::default()),
-        seat: session::Seat::Fixed { epoch: session::Deps::epoch_of_this_start() },
+        seat: session::Seat::Fixed { slots: Default::default(), epoch: session::Deps::epoch_of_this_start() },
         registries: Vec::new(),
         process: Default::default(),
     };

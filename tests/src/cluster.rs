@@ -60,11 +60,12 @@ impl Nodes {
         let cluster = Cluster {
             store: Arc::new(Embedded::new(now.clone())),
             keys: Keys::new("/tests"),
+            slots: Default::default(),
             now,
             seed: u64::from_le_bytes(chassis::clock::random()?),
         };
         let (directory, following) = Directory::new(cluster.clone(), "gateways");
-        let following = task::spawn(Kind::Upkeep, "directory", following.run());
+        let following = task::spawn(Kind::Upkeep, "directory", async { drop(following.run().await) });
         let mut all = Self {
             cluster,
             store: Arc::new(Memory::default()),
@@ -173,7 +174,7 @@ impl Nodes {
         let mut changed = self.directory.changed();
         let settle = async {
             loop {
-                let slots = (0..api::Slot::COUNT).filter_map(api::Slot::new);
+                let slots = self.cluster.slots.slots();
                 let owners: Option<_> = slots
                     .map(|slot| self.directory.holder(slot).map(|owner| owner.node.to_string()))
                     .collect();
@@ -186,7 +187,7 @@ impl Nodes {
             }
         };
         tokio::time::timeout(DEADLINE, settle).await.with_context(|| {
-            let slots = (0..api::Slot::COUNT).filter_map(api::Slot::new);
+            let slots = self.cluster.slots.slots();
             let mut counts = std::collections::BTreeMap::<String, usize>::new();
             for slot in slots {
                 let owner = self.directory.holder(slot).map_or("nobody".into(), |o| o.node.to_string());

@@ -183,12 +183,12 @@ impl Mesh {
         let deps = session::Deps {
             keys: keys(),
             store,
-            seat: session::Seat::Fixed { epoch },
+            seat: session::Seat::Fixed { slots: Default::default(), epoch },
             registries: peers,
             process: Default::default(),
         };
         let app = session::App::build(config, deps)?;
-        let locator = Arc::new(Static::embedded("session"));
+        let locator = Arc::new(Static::embedded(Default::default(), "session"));
         let peers = Arc::new(gateway::Local(app.handle()));
         self.run("session", |shutdown| app.serve(Incoming::None, shutdown));
         self.gateway(gateway::Deps {
@@ -269,7 +269,10 @@ impl Mesh {
             let deps = session::Deps {
                 keys: keys(),
                 store: Arc::new(session::store::Memory::default()),
-                seat: session::Seat::Fixed { epoch: session::Deps::epoch_of_this_start() },
+                seat: session::Seat::Fixed {
+                    slots: Default::default(),
+                    epoch: session::Deps::epoch_of_this_start(),
+                },
                 registries: peers.collect::<Result<_, _>>()?,
                 process: Default::default(),
             };
@@ -285,7 +288,14 @@ impl Mesh {
         for _ in 0..2 {
             let config = gateway::Config { sessions: nodes.clone(), ..gateway::Config::default() };
             let auth = self.auth.clone();
-            self.gateway(gateway::Deps::connect(&config, keys(), &Dialler::default(), auth)?).await?;
+            self.gateway(gateway::Deps::connect(
+                &config,
+                Default::default(),
+                keys(),
+                &Dialler::default(),
+                auth,
+            )?)
+            .await?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::keys::KeyRing;
 
-/// A share of all sessions; a node owns slots, not sessions. 0..4095.
+/// A share of all sessions; a node owns slots, not sessions. How many a mesh has says its [`SlotCount`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
@@ -17,19 +17,72 @@ pub struct Slot(u16);
 pub struct Epoch(pub u64);
 
 impl Slot {
-    /// Number of slots.
-    pub const COUNT: u16 = 4096;
+    /// Slots of the largest mesh.
+    pub const MOST: u16 = SlotCount::Large.get();
 
-    /// A slot by number; `None` from 4096 on.
+    /// A slot by number; `None` from [`Slot::MOST`] on. Whether a mesh has it says [`SlotCount::has`].
     #[must_use]
-    pub fn new(number: u16) -> Option<Self> {
-        (number < Self::COUNT).then_some(Self(number))
+    pub const fn new(number: u16) -> Option<Self> {
+        if number < Self::MOST { Some(Self(number)) } else { None }
     }
 
     /// Its number.
     #[must_use]
     pub const fn number(self) -> u16 {
         self.0
+    }
+}
+
+/// How many slots a mesh has: chosen when it is made, and the same in all of its processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum SlotCount {
+    /// 4,096, for up to about 50 session nodes.
+    #[default]
+    Usual,
+    /// 16,384, for more of them.
+    Large,
+}
+
+impl SlotCount {
+    /// Every one there is.
+    pub const ALL: [Self; 2] = [Self::Usual, Self::Large];
+
+    /// By number; `None` for any that no mesh has.
+    #[must_use]
+    pub fn of(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|count| count.get() == number)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        match self {
+            Self::Usual => 4096,
+            Self::Large => 16_384,
+        }
+    }
+
+    /// The number of the last one.
+    #[must_use]
+    pub const fn last(self) -> u16 {
+        self.get() - 1
+    }
+
+    /// Whether a mesh of so many has this one.
+    #[must_use]
+    pub const fn has(self, slot: Slot) -> bool {
+        slot.0 < self.get()
+    }
+
+    /// All of them, in order.
+    pub fn slots(self) -> impl DoubleEndedIterator<Item = Slot> + Clone + use<> {
+        (0..self.get()).map(Slot)
+    }
+}
+
+impl fmt::Display for SlotCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.get())
     }
 }
 
@@ -45,7 +98,8 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Session id: `v1.<key id>.<slot>.<128 random bits>.<64-bit MAC>`. Only ids whose MAC was right exist as this type.
+/// Session id: `v1.<key id>.<slot>.<128 random bits>.<64-bit MAC>`. Only ids whose MAC was right exist as this type. The slot has
+/// three hexadecimal digits, and four from 4096 on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId {
     text: String,
@@ -74,7 +128,7 @@ impl SessionId {
         let (head, mac) = text.rsplit_once('.')?;
         let mut parts = head.split('.');
         let (version, key, slot, random) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        if version != "v1" || parts.next().is_some() || slot.len() != 3 {
+        if version != "v1" || parts.next().is_some() {
             return None;
         }
         let expected = keys.mac(key, SESSION_PURPOSE, head.as_bytes())?.to_be_bytes();
@@ -83,7 +137,7 @@ impl SessionId {
             return None;
         }
         let _: [u8; 16] = BASE64.decode(random).ok()?.try_into().ok()?;
-        let slot = Slot::new(u16::from_str_radix(slot, 16).ok()?)?;
+        let slot = Self::read_slot(slot)?;
         Some(Self { text: text.to_owned(), slot })
     }
 
@@ -91,8 +145,14 @@ impl SessionId {
     /// client asks for.
     #[must_use]
     pub fn slot_named(text: &str) -> Option<Slot> {
-        let slot = text.strip_prefix("v1.")?.split('.').nth(1).filter(|slot| slot.len() == 3)?;
-        Slot::new(u16::from_str_radix(slot, 16).ok()?)
+        Self::read_slot(text.strip_prefix("v1.")?.split('.').nth(1)?)
+    }
+
+    /// As many digits as it is written with, and no more.
+    fn read_slot(text: &str) -> Option<Slot> {
+        let slot = Slot::new(u16::from_str_radix(text, 16).ok()?)?;
+        let digits = if SlotCount::Usual.has(slot) { 3 } else { 4 };
+        (text.len() == digits && text.bytes().all(|digit| digit.is_ascii_hexdigit())).then_some(slot)
     }
 
     /// As clients carry it.
@@ -174,13 +234,36 @@ mod tests {
 
     #[test]
     fn ids_carry_their_slot_and_are_visible_ascii() {
-        for slot in [0, 1, 4095] {
+        for slot in [0, 1, 4095, 4096, 16_383] {
             let id = id(slot);
             assert_eq!(SessionId::parse(&keys(), id.as_str()), Some(id.clone()));
             assert_eq!(id.slot().number(), slot);
             assert!(id.as_str().bytes().all(|c| (0x21..0x7f).contains(&c)));
         }
-        assert_eq!(Slot::new(4096), None);
+        assert_eq!(Slot::new(16_384), None);
+    }
+
+    #[test]
+    fn ids_in_the_usual_slots_are_as_they_always_were() {
+        let text = "v1.k1.fff.ZmVkY2JhOTg3NjU0MzIxMA.pjuAibcKwEQ";
+        assert_eq!(id(4095).as_str(), text);
+        assert_eq!(SessionId::slot_named(text), Slot::new(4095));
+        assert_eq!(SessionId::slot_named("v1.k1.3fff.x.y"), Slot::new(16_383));
+        // One slot has one name.
+        for other in ["v1.k1.0fff.x.y", "v1.k1.4000.x.y", "v1.k1.ff.x.y", "v1.k1.+fff.x.y", "v1.k1.+ff.x.y"] {
+            assert_eq!(SessionId::slot_named(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_mesh_has_the_slots_of_its_number() {
+        for count in SlotCount::ALL {
+            assert_eq!(SlotCount::of(count.get()), Some(count));
+            assert_eq!(count.slots().count(), usize::from(count.get()));
+            assert!(count.slots().all(|slot| count.has(slot) && Slot::new(slot.number()) == Some(slot)));
+        }
+        assert_eq!((SlotCount::default().get(), SlotCount::of(8192)), (4096, None));
+        assert!(!SlotCount::Usual.has(Slot::new(4096).unwrap()));
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod session;
 pub mod wire;
 
 pub use error::{Code, Detail, Error};
-pub use ids::{Epoch, EventId, SessionId, Slot};
+pub use ids::{Epoch, EventId, SessionId, Slot, SlotCount};
 pub use keys::KeyRing;
 pub use registry::Registry;
 pub use session::SessionHost;

@@ -22,6 +22,7 @@ use crate::decide::{Desk, View};
 use crate::follow::Follower;
 use crate::keeper::Kept;
 use crate::locate::Incarnation;
+use crate::made::{self, CountError};
 use crate::tenant::Tenant;
 
 /// How often the node looks whether it is time for something.
@@ -73,6 +74,9 @@ pub struct Drained {
 /// Why a node no longer takes part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
+    /// The mesh has another number of slots.
+    #[error(transparent)]
+    Slots(#[from] CountError),
     /// A newer process has the same name.
     #[error("another process is running as node {node:?} (incarnation {by}): names must differ")]
     Replaced {
@@ -152,6 +156,8 @@ struct Run {
     follower: Follower,
     desk: Desk,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The number of slots is being written.
+    counting: bool,
     handed: usize,
 }
 
@@ -175,8 +181,9 @@ impl Claimer {
         let Self { cluster, me, mut kept, mut orders, standing } = self;
         let mut run = Run {
             follower: Follower::new(&cluster),
-            desk: Desk::new(me.clone(), cluster.seed),
+            desk: Desk::new(me.clone(), cluster.slots, cluster.seed),
             jobs: FuturesUnordered::new(),
+            counting: false,
             handed: 0,
             kept: kept.clone(),
             tenant,
@@ -219,6 +226,7 @@ impl Claimer {
                 Ok(drained)
             }
             End::Replaced(by) => Err(ClaimError::Replaced { node: run.me.node, by }),
+            End::Slots(why) => Err(why.into()),
         }
     }
 }
@@ -228,6 +236,18 @@ impl Run {
     fn step(&mut self, now_ms: u64) -> Option<End> {
         if self.follower.lists() == 0 {
             return None;
+        }
+        match made::agrees(self.follower.table(), &self.cluster) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.write_count();
+                return None;
+            }
+            Err(why) => {
+                let held = self.desk.give_up();
+                self.tenant.lost(&held, None);
+                return Some(End::Slots(why));
+            }
         }
         let view = View {
             now_ms,

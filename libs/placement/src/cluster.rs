@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use api::SlotCount;
+
 use crate::port::LeaseStore;
 use crate::record::Keys;
 
@@ -16,6 +18,8 @@ pub struct Cluster {
     pub store: Arc<dyn LeaseStore>,
     /// The cluster's keys.
     pub keys: Keys,
+    /// How many slots it has, as this process was told.
+    pub slots: SlotCount,
     /// The clock of every decision.
     pub now: Now,
     /// Any number, drawn once per process: it spreads what would otherwise happen everywhere at once.

@@ -12,14 +12,13 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use api::{Epoch, Slot};
+use api::{Epoch, Slot, SlotCount};
 
 use crate::claim::Identity;
 use crate::cluster::mix;
 use crate::locate::{Incarnation, Owner};
 use crate::plan::{Member, Plan};
 use crate::port::{LeaseId, Revision};
-use crate::range::SlotRange;
 use crate::record::{NodeRecord, OPERATOR, Readiness, SlotRecord, encode};
 use crate::table::Table;
 use crate::tenant::Fenced;
@@ -154,6 +153,7 @@ struct Local {
 #[derive(Debug)]
 pub struct Desk {
     me: Identity,
+    slots: SlotCount,
     seed: u64,
     locals: Vec<Local>,
     plan: Plan,
@@ -176,13 +176,14 @@ pub struct Desk {
 impl Desk {
     /// A node that owns nothing yet. `seed` spreads nodes that would all claim at once.
     #[must_use]
-    pub fn new(me: Identity, seed: u64) -> Self {
+    pub fn new(me: Identity, slots: SlotCount, seed: u64) -> Self {
         let local = Local { phase: Phase::Away, busy: false, vacant_since: None, forced: None };
         Self {
             me,
+            slots,
             seed,
-            locals: vec![local; usize::from(Slot::COUNT)],
-            plan: Plan::default(),
+            locals: vec![local; usize::from(slots.get())],
+            plan: Plan::of(slots, []),
             planned_ms: 0,
             announced: false,
             announcing: false,
@@ -225,6 +226,12 @@ impl Desk {
         let held = self.locals.iter().filter(|local| matches!(local.phase, Phase::Held { .. })).count();
         let away = self.locals.iter().filter(|local| local.phase == Phase::Away).count();
         (held, self.locals.len() - held - away)
+    }
+
+    /// Lets go of everything, for good. Returns the slots that were served.
+    #[must_use]
+    pub fn give_up(&mut self) -> Vec<Slot> {
+        self.let_everything_go()
     }
 
     /// What should happen now. Each effect is to be performed, and what came of it told.
@@ -364,7 +371,7 @@ impl Desk {
         members.sort();
         if !self.plan.is_of(&members, view.table.pins()) {
             let pins = view.table.pins().map(|(slot, node)| (slot, Arc::clone(node)));
-            self.plan = Plan::of(members).with_pins(pins);
+            self.plan = Plan::of(self.slots, members).with_pins(pins);
             self.planned_ms = view.now_ms;
         }
     }
@@ -405,7 +412,7 @@ impl Desk {
         let alone = self.plan.members().is_empty();
         let cut = !view.reachable && view.now_ms.saturating_sub(since) >= DRAIN_ALONE_MS;
         let busy = self.handing || self.announcing || self.claims_running + self.fences_running > 0;
-        let ours = SlotRange::ALL.slots().filter(|slot| self.is_ours(view.table, *slot)).count();
+        let ours = self.slots.slots().filter(|slot| self.is_ours(view.table, *slot)).count();
         if cut || (!busy && (alone || ours == 0)) {
             let held = self.let_everything_go();
             if !held.is_empty() {
@@ -429,7 +436,7 @@ impl Desk {
     fn let_everything_go(&mut self) -> Vec<Slot> {
         self.settled = None;
         let mut held = Vec::new();
-        for slot in SlotRange::ALL.slots() {
+        for slot in self.slots.slots() {
             let local = self.local(slot);
             if matches!(std::mem::replace(&mut local.phase, Phase::Away), Phase::Held { .. }) {
                 held.push(slot);
@@ -439,7 +446,7 @@ impl Desk {
     }
 
     fn local(&mut self, slot: Slot) -> &mut Local {
-        // One per slot, and a `Slot` is always in range.
+        // One per slot of the mesh: no other is ever claimed, and so none comes back.
         &mut self.locals[usize::from(slot.number())]
     }
 }

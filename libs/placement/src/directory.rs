@@ -7,16 +7,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use api::Slot;
+use api::{Slot, SlotCount};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
 use crate::follow::Follower;
 use crate::locate::{Incarnation, Locator, Owner, Peer};
+use crate::made::{self, CountError};
 use crate::port::{LeaseId, Op, StoreError, Txn};
 use crate::probe::Probe;
-use crate::range::SlotRange;
 use crate::record::{Key, RegistryRecord, SuspectRecord, encode};
 use crate::table::Table;
 
@@ -31,6 +31,7 @@ const CONFIRM_AGAIN: Duration = Duration::from_millis(500);
 
 /// Answers from the last table that was seen. While the lease store is down, that is the last one it gave.
 pub struct Directory {
+    slots: SlotCount,
     view: RwLock<Arc<View>>,
     changes: watch::Sender<u64>,
     reports: mpsc::Sender<(Peer, String)>,
@@ -61,9 +62,9 @@ struct View {
 type Run = (Arc<str>, Incarnation);
 
 impl View {
-    fn of(table: &Table) -> Self {
+    fn of(slots: SlotCount, table: &Table) -> Self {
         Self {
-            owners: SlotRange::ALL.slots().map(|slot| table.owner(slot)).collect(),
+            owners: slots.slots().map(|slot| table.owner(slot)).collect(),
             ready: table.ready(),
             registries: table.registries().cloned().collect(),
             nodes: table
@@ -87,7 +88,8 @@ impl Directory {
     #[must_use]
     pub fn new(cluster: Cluster, reporter: &str) -> (Arc<Self>, Following) {
         let (reports, queued) = mpsc::channel(REPORTS);
-        let directory = Arc::new(Self { view: RwLock::default(), changes: watch::channel(0).0, reports });
+        let (slots, changes) = (cluster.slots, watch::channel(0).0);
+        let directory = Arc::new(Self { slots, view: RwLock::default(), changes, reports });
         // A reporter is one part of a key.
         let reporter = reporter.replace('/', "_");
         let following =
@@ -100,7 +102,7 @@ impl Directory {
     }
 
     fn show(&self, table: &Table) {
-        let view = View::of(table);
+        let view = View::of(self.slots, table);
         if view == *self.view() {
             return;
         }
@@ -110,6 +112,10 @@ impl Directory {
 }
 
 impl Locator for Directory {
+    fn slots(&self) -> SlotCount {
+        self.slots
+    }
+
     fn owner(&self, slot: Slot) -> Option<Peer> {
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
         view.owners.get(usize::from(slot.number()))?.as_ref().map(|owner| owner.peer.clone())
@@ -146,8 +152,9 @@ impl Following {
         self
     }
 
-    /// Follows the lease store for as long as it is polled.
-    pub async fn run(self) {
+    /// Follows the lease store for as long as it is polled. Ends only if this process must not take part: the mesh has
+    /// another number of slots than it was told.
+    pub async fn run(self) -> CountError {
         let Self { cluster, directory, reporter, mut reports, probe } = self;
         let following = async {
             let mut follower = Follower::new(&cluster);
@@ -157,6 +164,9 @@ impl Following {
                 let version = Some(follower.table().version());
                 if follower.lists() > 0 && shown != version {
                     shown = version;
+                    if let Err(why) = made::agrees(follower.table(), &cluster) {
+                        break why;
+                    }
                     directory.show(follower.table());
                 }
             }
@@ -173,7 +183,14 @@ impl Following {
                 confirm(&cluster, &directory, &reporter, &probe).await;
             }
         };
-        tokio::join!(following, reporting, confirming);
+        let rest = async {
+            tokio::join!(reporting, confirming);
+            std::future::pending().await
+        };
+        tokio::select! {
+            why = following => why,
+            never = rest => never,
+        }
     }
 }
 

@@ -43,7 +43,7 @@ impl Follower {
         Self {
             store: Arc::clone(&cluster.store),
             root: cluster.keys.root().to_owned(),
-            table: Table::new(cluster.keys.clone()),
+            table: Table::new(cluster.keys.clone(), cluster.slots),
             listing: None,
             opening: None,
             events: None,

@@ -20,6 +20,7 @@ mod fixed;
 mod follow;
 pub mod keeper;
 pub mod locate;
+pub mod made;
 #[cfg(test)]
 mod model;
 pub mod plan;
@@ -39,8 +40,9 @@ pub use self::etcd::{Etcd, EtcdConfig};
 pub use self::fixed::{Static, TableError};
 pub use self::keeper::{Keeper, Kept, LeaseState, Tick, keep};
 pub use self::locate::{Incarnation, Locator, Owner, Peer};
+pub use self::made::CountError;
 pub use self::port::{LeaseId, LeaseStore, StoreError};
 pub use self::probe::Probe;
-pub use self::range::{RangeError, SlotRange};
+pub use self::range::{BeyondError, RangeError, SlotRange};
 pub use self::record::{GatewayRecord, Keys, Readiness, RegistryRecord};
 pub use self::tenant::{Fenced, Tenant};

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use api::{Epoch, Slot};
+use api::{Epoch, Slot, SlotCount};
 use tokio::sync::watch;
 
 use crate::record::RegistryRecord;
@@ -42,6 +42,9 @@ pub struct Owner {
 
 /// Says which session node to ask. Answers from memory, never waits.
 pub trait Locator: Send + Sync + 'static {
+    /// How many slots there are.
+    fn slots(&self) -> SlotCount;
+
     /// The owner of a slot; `None` while it has none.
     fn owner(&self, slot: Slot) -> Option<Peer>;
 

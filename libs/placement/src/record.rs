@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use api::{Epoch, Slot};
+use api::{Epoch, Slot, SlotCount};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::locate::Incarnation;
@@ -30,6 +30,8 @@ pub enum Key {
     Epoch(Slot),
     /// `pins/<slot>`
     Pin(Slot),
+    /// `mesh/slots`
+    Slots,
     /// `registries/<instance>`
     Registry(String),
     /// `gateways/<node>`
@@ -67,6 +69,7 @@ impl Keys {
             Key::Slot(slot) => format!("{root}slots/{slot}"),
             Key::Epoch(slot) => format!("{root}epochs/{slot}"),
             Key::Pin(slot) => format!("{root}pins/{slot}"),
+            Key::Slots => format!("{root}mesh/slots"),
             Key::Registry(instance) => format!("{root}registries/{instance}"),
             Key::Gateway(node) => format!("{root}gateways/{node}"),
             Key::Suspect { node, incarnation, reporter } => {
@@ -86,6 +89,7 @@ impl Keys {
             "slots" => slot().map(Key::Slot),
             "epochs" => slot().map(Key::Epoch),
             "pins" => slot().map(Key::Pin),
+            "mesh" => (name == "slots").then_some(Key::Slots),
             "registries" => owned().map(Key::Registry),
             "gateways" => owned().map(Key::Gateway),
             "suspects" => {
@@ -169,6 +173,14 @@ pub struct PinRecord {
     pub node: Arc<str>,
 }
 
+/// How many slots the mesh has: `mesh/slots`, for ever. Written with the first slot that is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotsRecord {
+    v: Version,
+    /// The number; perhaps one that is not known here.
+    pub slots: u16,
+}
+
 /// A registry: `registries/<instance>`, on its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryRecord {
@@ -248,6 +260,14 @@ impl PinRecord {
     #[must_use]
     pub fn new(node: &str) -> Self {
         Self { v: Version, node: node.into() }
+    }
+}
+
+impl SlotsRecord {
+    /// The number of a mesh.
+    #[must_use]
+    pub const fn new(slots: SlotCount) -> Self {
+        Self { v: Version, slots: slots.get() }
     }
 }
 
@@ -390,7 +410,9 @@ mod tests {
             (Key::Node("session-1".into()), "/trunkline/nodes/session-1"),
             (Key::Slot(Slot::new(7).unwrap()), "/trunkline/slots/7"),
             (Key::Epoch(Slot::new(4095).unwrap()), "/trunkline/epochs/4095"),
+            (Key::Epoch(Slot::new(16_383).unwrap()), "/trunkline/epochs/16383"),
             (Key::Pin(Slot::new(8).unwrap()), "/trunkline/pins/8"),
+            (Key::Slots, "/trunkline/mesh/slots"),
             (Key::Registry("tools-1".into()), "/trunkline/registries/tools-1"),
             (Key::Gateway("gateway-1".into()), "/trunkline/gateways/gateway-1"),
             (suspect, "/trunkline/suspects/a.b.0000000000000007/gw/1"),
@@ -399,7 +421,8 @@ mod tests {
             assert_eq!(keys.read(text), Some(key));
         }
         for text in [
-            "/trunkline/slots/4096",
+            "/trunkline/slots/16384",
+            "/trunkline/mesh/other",
             "/trunkline/pins/v1.k1.007.x",
             "/trunkline/nodes/",
             "/other/nodes/a",

@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use api::{Epoch, Slot};
+use api::{Epoch, Slot, SlotCount};
 
 use crate::locate::{Incarnation, Owner, Peer};
+use crate::made::Seen;
 use crate::port::{Entry, Event, LeaseId, Listing, Revision};
 use crate::record::{
     EpochRecord, GatewayRecord, Key, Keys, NodeRecord, PinRecord, Readiness, RegistryRecord, SlotRecord,
-    decode,
+    SlotsRecord, decode,
 };
 
 /// A value, read, with what a transaction compares.
@@ -42,6 +43,8 @@ pub struct Table {
     slots: Vec<Option<Held<SlotRecord>>>,
     epochs: Vec<Option<Held<EpochRecord>>>,
     pins: BTreeMap<Slot, PinRecord>,
+    /// How many slots the mesh was made with; `Some(None)` if that cannot be read.
+    made: Option<Option<u16>>,
     registries: BTreeMap<Arc<str>, RegistryRecord>,
     gateways: BTreeMap<Arc<str>, GatewayRecord>,
     suspects: BTreeMap<(Arc<str>, Incarnation), BTreeSet<String>>,
@@ -62,10 +65,10 @@ pub enum Listed {
 }
 
 impl Table {
-    /// An empty table.
+    /// An empty table of so many slots.
     #[must_use]
-    pub fn new(keys: Keys) -> Self {
-        let count = usize::from(Slot::COUNT);
+    pub fn new(keys: Keys, slots: SlotCount) -> Self {
+        let count = usize::from(slots.get());
         Self {
             keys,
             entries: BTreeMap::new(),
@@ -76,6 +79,7 @@ impl Table {
             slots: vec![None; count],
             epochs: vec![None; count],
             pins: BTreeMap::new(),
+            made: None,
             registries: BTreeMap::new(),
             gateways: BTreeMap::new(),
             suspects: BTreeMap::new(),
@@ -156,8 +160,11 @@ impl Table {
         let entry = entry.as_ref();
         match self.keys.read(key) {
             Some(Key::Node(node)) => replace(&mut self.nodes, node.into(), entry.map(held)),
-            Some(Key::Slot(slot)) => self.slots[usize::from(slot.number())] = entry.map(held),
-            Some(Key::Epoch(slot)) => self.epochs[usize::from(slot.number())] = entry.map(held),
+            Some(Key::Slot(slot)) => put(&mut self.slots, slot, entry.map(held)),
+            Some(Key::Epoch(slot)) => put(&mut self.epochs, slot, entry.map(held)),
+            Some(Key::Slots) => {
+                self.made = entry.map(|entry| decode::<SlotsRecord>(&entry.value).map(|record| record.slots));
+            }
             Some(Key::Pin(slot)) => replace(&mut self.pins, slot, read(entry)),
             Some(Key::Registry(instance)) => replace(&mut self.registries, instance.into(), read(entry)),
             Some(Key::Gateway(node)) => replace(&mut self.gateways, node.into(), read(entry)),
@@ -179,6 +186,11 @@ impl Table {
             Some(entry) => drop(self.entries.insert(key.to_owned(), entry.clone())),
             None => drop(self.entries.remove(key)),
         }
+    }
+
+    /// What is said of how many slots the mesh has.
+    pub(crate) fn made(&self) -> Seen {
+        Seen { number: self.made, is_dealt: self.epochs.first().is_some_and(Option::is_some) }
     }
 
     /// A node's own record.
@@ -274,6 +286,13 @@ fn held<R: for<'a> serde::Deserialize<'a>>(entry: &Entry) -> Held<R> {
 
 fn read<R: for<'a> serde::Deserialize<'a>>(entry: Option<&Entry>) -> Option<R> {
     entry.and_then(|entry| decode(&entry.value))
+}
+
+/// A slot that the mesh does not have is left out.
+fn put<R>(to: &mut [Option<R>], slot: Slot, value: Option<R>) {
+    if let Some(place) = to.get_mut(usize::from(slot.number())) {
+        *place = value;
+    }
 }
 
 fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {

@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use api::registry::Context;
-use api::{Code, Error};
+use api::{Code, Error, Slot};
 
-/// Slots of all meshes together. A mesh has 4096.
-const MOST: usize = 1 << 16;
+/// Slots of all meshes together. A mesh has 4,096, or 16,384: there is room for sixteen of the large ones.
+const MOST: usize = 16 * Slot::MOST as usize;
 
 /// See the module.
 #[derive(Debug, Default)]

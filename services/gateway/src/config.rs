@@ -31,7 +31,8 @@ pub struct Config {
     pub tls_key: PathBuf,
     /// Lets other machines call without saying who they are. Only where something else in front authenticates them.
     pub insecure_no_auth: bool,
-    /// Session nodes and the slots each one owns. Together they own 0-4095, each slot once.
+    /// Session nodes and the slots each one owns. Together they own every slot once: 0-4095, or 0-16383 where `cluster.slots`
+    /// says so.
     pub sessions: Vec<SessionNode>,
     /// How long a session node may take to say whether it takes a request on, in seconds. Then the client gets a 503.
     pub request_timeout_s: u64,
@@ -107,7 +108,7 @@ impl Config {
 pub struct SessionNode {
     /// `host:port`.
     pub address: String,
-    /// Slots it owns, for example `"0-2047"`.
+    /// Slots it owns, for example `"0-2047"`, or `"all"`.
     #[serde(default = "all_slots")]
     #[schemars(with = "String")]
     pub slots: SlotRange,

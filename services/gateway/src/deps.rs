@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::KeyRing;
+use api::{KeyRing, SlotCount};
 use chassis::process::Process;
 use chassis::tls::Dialler;
 use placement::{Locator, Static, TableError};
@@ -30,26 +30,33 @@ pub struct Deps {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The slots are not divided among the nodes.
-    #[error("gateway.sessions: {0}; give every slot of 0-4095 to exactly one node")]
-    Slots(#[from] TableError),
+    #[error("gateway.sessions: {why}; give every slot of 0-{last} to exactly one node", last = .slots.last())]
+    Slots {
+        /// How many there are.
+        slots: SlotCount,
+        /// What is wrong with them.
+        why: TableError,
+    },
     /// An address that cannot be dialled.
     #[error("gateway.sessions: {0}")]
     Address(#[from] chassis::grpc::channel::AddressError),
 }
 
 impl Deps {
-    /// Session nodes over gRPC at the configured addresses, dialled as `dialler` says. Dials when a node is first needed. Needs a runtime.
+    /// Session nodes over gRPC at the configured addresses, among which so many slots are divided, dialled as `dialler` says. Dials when a node is first needed. Needs a runtime.
     ///
     /// # Errors
     /// [`ConnectError`] for slots that are not divided and for an address that cannot be one.
     pub fn connect(
         config: &Config,
+        slots: SlotCount,
         keys: KeyRing,
         dialler: &Dialler,
         auth: Arc<dyn Authenticate>,
     ) -> Result<Self, ConnectError> {
         let nodes = config.sessions.iter();
-        let table = Static::new(nodes.clone().map(|node| (node.address.clone(), node.slots)))?;
+        let table = Static::new(slots, nodes.clone().map(|node| (node.address.clone(), node.slots)))
+            .map_err(|why| ConnectError::Slots { slots, why })?;
         let peers = Dialled::new(nodes.map(|node| node.address.as_str()), dialler)?;
         Ok(Self { keys, locator: Arc::new(table), peers: Arc::new(peers), auth, process: Process::default() })
     }

@@ -116,6 +116,10 @@ impl Forward {
     /// Whatever kept the last node that was asked from taking it on. Nothing was accepted, unless the code is
     /// [`Code::OutcomeUnknown`]: then nobody can tell.
     pub(crate) async fn send(self: &Arc<Self>, mut call: Call, slot: Option<Slot>) -> Result<Taken, Error> {
+        if slot.is_some_and(|slot| !self.locator.slots().has(slot)) {
+            // Made when the mesh had more of them, or in another one with the same keys.
+            return Err(Error::new(Code::NotFound, "the session is in a slot that the mesh does not have"));
+        }
         let found = {
             let mut finding = pin!(async {
                 match slot {

@@ -14,6 +14,7 @@ use chassis::telemetry::{Scope, propagate};
 use chassis::tls::Dialler;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use machines::ListKind;
+use placement::BeyondError;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,9 @@ pub enum BuildError {
     /// Two registries cannot be told apart.
     #[error("session.registries: {0:?} is listed twice")]
     Twice(String),
+    /// This node is given slots that the mesh does not have.
+    #[error("session.slots: {0}")]
+    Slots(#[from] BeyondError),
 }
 
 impl App {
@@ -65,6 +69,10 @@ impl App {
         addresses.sort_unstable();
         if let Some(pair) = addresses.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(BuildError::Twice(pair[0].to_owned()));
+        }
+        let all = deps.seat.slots();
+        if let Seat::Fixed { .. } = &deps.seat {
+            config.slots.of(all).map(drop)?;
         }
         let mesh: Arc<str> = match config.mesh.as_str() {
             "" => derived_mesh(&deps.keys).into(),
@@ -83,7 +91,7 @@ impl App {
             budget: Budget::new(&config),
             config,
             keys: deps.keys,
-            slots: Slots::default(),
+            slots: Slots::new(all),
             claims: OnceLock::new(),
             locator: deps.seat.locator(),
             neighbours: OnceLock::new(),

@@ -11,7 +11,8 @@ pub struct Config {
     pub listen: String,
     /// Name of this node in logs and traces; `$HOSTNAME` = that of the machine.
     pub node: String,
-    /// Slots this node owns, for example "0-2047". All nodes together own 0-4095, each slot once.
+    /// Slots this node owns, for example "0-2047", or "all". All nodes together own every slot once: 0-4095, or 0-16383 where
+    /// `cluster.slots` says so. Not used with `cluster.etcd`, where nodes claim their slots.
     #[schemars(with = "String")]
     pub slots: SlotRange,
     /// Identifies the mesh towards registries; empty = derived from the keys.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::registry::{RegistryClient, Trace, link};
-use api::{Epoch, KeyRing, Registry};
+use api::{Epoch, KeyRing, Registry, SlotCount};
 use chassis::grpc::channel::{AddressError, dial_with};
 use chassis::process::Process;
 use chassis::task::{self, Kind};
@@ -33,6 +33,8 @@ pub struct RegistryPeer {
 pub enum Seat {
     /// Those of the configuration, for good.
     Fixed {
+        /// How many the mesh has.
+        slots: SlotCount,
         /// Of this owner: higher than that of every owner before.
         epoch: Epoch,
     },
@@ -81,17 +83,22 @@ pub enum ConnectError {
 }
 
 impl Deps {
-    /// Sessions in memory, registries over gRPC at the configured addresses, dialled as `dialler` says. Dials in the background.
+    /// Sessions in memory, the configured ones of so many slots, registries over gRPC at the configured addresses, dialled as `dialler` says. Dials in the background.
     ///
     /// # Errors
     /// [`ConnectError`] for an address that cannot be one.
-    pub fn connect(config: &Config, keys: KeyRing, dialler: &Dialler) -> Result<Self, ConnectError> {
+    pub fn connect(
+        config: &Config,
+        slots: SlotCount,
+        keys: KeyRing,
+        dialler: &Dialler,
+    ) -> Result<Self, ConnectError> {
         let registries =
             config.registries.iter().map(|r| Self::registry(&r.address, r.namespace.clone(), dialler));
         Ok(Self {
             keys,
             store: Arc::new(Memory::default()),
-            seat: Seat::Fixed { epoch: Self::epoch_of_this_start() },
+            seat: Seat::Fixed { slots, epoch: Self::epoch_of_this_start() },
             registries: registries.collect::<Result<_, _>>()?,
             process: Process::default(),
         })
@@ -119,7 +126,7 @@ impl Deps {
     /// Keeps sessions there. An owner of fixed slots begins above every epoch that the store was told of: clocks may go back.
     #[must_use]
     pub fn keeping_in(mut self, store: Arc<dyn SessionStore>) -> Self {
-        if let Seat::Fixed { epoch } = &mut self.seat {
+        if let Seat::Fixed { epoch, .. } = &mut self.seat {
             *epoch = (*epoch).max(Epoch(store.past().0.saturating_add(1)));
         }
         self.store = store;

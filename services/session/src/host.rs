@@ -90,12 +90,14 @@ impl Shared {
             ),
             ("trunkline_registry_cancels_waiting", "Cancellations that registries have not been told of"),
             ("trunkline_slots_owned", "Slots that this node serves"),
+            ("trunkline_slots_all", "Slots that the mesh has, as this node was told"),
         ];
         self.observed.watch(&gauges, move || {
             let shared = this.upgrade()?;
             let (all, active, letters) = shared.residents.census();
             let (releases, cancels) = shared.registries.waiting();
-            Some(vec![all, active, letters, releases, cancels, shared.slots.count()])
+            let (owned, slots) = (shared.slots.count(), usize::from(shared.slots.all().get()));
+            Some(vec![all, active, letters, releases, cancels, owned, slots])
         });
     }
 

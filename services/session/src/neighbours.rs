@@ -106,8 +106,8 @@ fn until(frames: Frames, draining: CancellationToken) -> Frames {
 mod tests {
     use std::sync::Arc;
 
-    use api::Slot;
     use api::session::{Close, Frame};
+    use api::{Slot, SlotCount};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -116,6 +116,10 @@ mod tests {
     struct Reports(Mutex<Vec<String>>);
 
     impl Locator for Reports {
+        fn slots(&self) -> SlotCount {
+            SlotCount::Usual
+        }
+
         fn owner(&self, _slot: Slot) -> Option<Peer> {
             None
         }

@@ -9,7 +9,7 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use api::{Code, Detail, Epoch, Error, Slot};
+use api::{Code, Detail, Epoch, Error, Slot, SlotCount};
 use async_trait::async_trait;
 use placement::{Owner, Tenant};
 use tokio::sync::watch;
@@ -30,8 +30,6 @@ const CERTAIN_MS: u64 = 1_000;
 
 /// Marks a slot that is claimed and not fenced yet.
 const TAKING_MARK: u64 = u64::MAX;
-/// Slots, as a size.
-const SLOTS: usize = Slot::COUNT as usize;
 
 /// Whether a slot is still this node's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +44,8 @@ pub(crate) enum Certainty {
 
 /// The slots of this node.
 pub(crate) struct Slots {
+    /// How many there are.
+    all: SlotCount,
     /// Epoch by slot; 0 = not owned.
     epochs: Box<[AtomicU64]>,
     /// When the store last agreed that the slot is owned, in milliseconds since `start`.
@@ -56,10 +56,12 @@ pub(crate) struct Slots {
     changed: watch::Sender<()>,
 }
 
-impl Default for Slots {
-    fn default() -> Self {
-        let zeros = || (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
+impl Slots {
+    /// None of so many.
+    pub(crate) fn new(all: SlotCount) -> Self {
+        let zeros = || all.slots().map(|_| AtomicU64::new(0)).collect();
         Self {
+            all,
             epochs: zeros(),
             certain: zeros(),
             count: AtomicUsize::new(0),
@@ -67,16 +69,24 @@ impl Default for Slots {
             changed: watch::channel(()).0,
         }
     }
-}
 
-impl Slots {
-    fn cell(&self, slot: Slot) -> &AtomicU64 {
-        &self.epochs[usize::from(slot.number())]
+    /// How many the mesh has.
+    pub(crate) const fn all(&self) -> SlotCount {
+        self.all
+    }
+
+    /// `None` for a slot that the mesh does not have.
+    fn cell(&self, slot: Slot) -> Option<&AtomicU64> {
+        self.epochs.get(usize::from(slot.number()))
+    }
+
+    fn value(&self, slot: Slot) -> u64 {
+        self.cell(slot).map_or(0, |cell| cell.load(Ordering::Acquire))
     }
 
     /// The epoch it is owned in.
     pub(crate) fn epoch(&self, slot: Slot) -> Option<Epoch> {
-        match self.cell(slot).load(Ordering::Acquire) {
+        match self.value(slot) {
             0 | TAKING_MARK => None,
             epoch => Some(Epoch(epoch)),
         }
@@ -89,13 +99,14 @@ impl Slots {
 
     /// Some owned slot.
     pub(crate) fn pick(&self, random: u64) -> Option<(Slot, Epoch)> {
-        let count = u64::from(Slot::COUNT);
+        let count = u64::from(self.all.get());
         let at = |step: u64| u16::try_from((random % count + step) % count).ok().and_then(Slot::new);
         (0..count).filter_map(at).find_map(|slot| self.epoch(slot).map(|epoch| (slot, epoch)))
     }
 
     fn set(&self, slot: Slot, value: u64) {
-        let before = self.cell(slot).swap(value, Ordering::AcqRel);
+        let Some(cell) = self.cell(slot) else { return };
+        let before = cell.swap(value, Ordering::AcqRel);
         let owned = |value: u64| value != 0 && value != TAKING_MARK;
         match (owned(before), owned(value)) {
             (false, true) => _ = self.count.fetch_add(1, Ordering::Relaxed),
@@ -115,7 +126,7 @@ impl Slots {
     fn claim(&self, slots: &[(Slot, Epoch)]) {
         for (slot, _) in slots {
             // One that is served goes on being served until it is known to be lost.
-            let cell = self.cell(*slot);
+            let Some(cell) = self.cell(*slot) else { continue };
             let _served = cell.compare_exchange(0, TAKING_MARK, Ordering::AcqRel, Ordering::Acquire).is_err();
         }
     }
@@ -127,7 +138,7 @@ impl Slots {
 
     /// Drops a slot that is owned in this epoch; one of a later epoch stays. True if it was.
     fn drop_of(&self, slot: Slot, epoch: Epoch) -> bool {
-        let cell = self.cell(slot);
+        let Some(cell) = self.cell(slot) else { return false };
         let dropped = cell.compare_exchange(epoch.0, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if dropped {
             self.count.fetch_sub(1, Ordering::Relaxed);
@@ -137,7 +148,7 @@ impl Slots {
     }
 
     fn is_being_taken(&self, slot: Slot) -> bool {
-        self.cell(slot).load(Ordering::Acquire) == TAKING_MARK
+        self.value(slot) == TAKING_MARK
     }
 
     /// The same as [`Slots::epoch`], once it is settled whether a slot that is being taken over is owned.
@@ -159,13 +170,15 @@ impl Slots {
     /// The store has shown, to what it was asked at that time, that it knows of no other owner. When the answer was read says
     /// nothing: this process may have stood still since.
     pub(crate) fn agreed(&self, slot: Slot, asked: u64) {
-        self.certain[usize::from(slot.number())].fetch_max(asked, Ordering::Relaxed);
+        if let Some(certain) = self.certain.get(usize::from(slot.number())) {
+            certain.fetch_max(asked, Ordering::Relaxed);
+        }
     }
 
     /// Whether it has done so a moment ago.
     pub(crate) fn is_certain(&self, slot: Slot) -> bool {
-        let at = self.certain[usize::from(slot.number())].load(Ordering::Relaxed);
-        self.now().saturating_sub(at) < CERTAIN_MS
+        let at = self.certain.get(usize::from(slot.number())).map(|at| at.load(Ordering::Relaxed));
+        at.is_some_and(|at| self.now().saturating_sub(at) < CERTAIN_MS)
     }
 }
 
@@ -303,7 +316,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_owned_is_found_and_what_is_claimed_is_waited_for() {
-        let slots = Slots::default();
+        let slots = Slots::new(SlotCount::Usual);
         assert_eq!((slots.pick(7), slots.count()), (None, 0));
         slots.take(&[(slot(5), Epoch(3)), (slot(4095), Epoch(1))]);
         assert_eq!(slots.count(), 2);
@@ -323,8 +336,27 @@ mod tests {
     }
 
     #[test]
+    fn new_sessions_may_live_in_every_slot_of_the_mesh_and_in_no_other() {
+        for all in SlotCount::ALL {
+            let slots = Slots::new(all);
+            let owned: Vec<_> = all.slots().map(|slot| (slot, Epoch(1))).collect();
+            slots.take(&owned);
+            assert_eq!(slots.count(), usize::from(all.get()));
+            let last = u64::from(all.last());
+            assert_eq!(slots.pick(last).map(|(slot, _)| slot.number()), Some(all.last()));
+            assert_eq!(slots.pick(last + 1).map(|(slot, _)| slot.number()), Some(0));
+        }
+        let (usual, beyond) = (Slots::new(SlotCount::Usual), slot(4096));
+        usual.take(&[(beyond, Epoch(1))]);
+        usual.claim(&[(beyond, Epoch(1))]);
+        usual.agreed(beyond, usual.now());
+        assert_eq!((usual.epoch(beyond), usual.count()), (None, 0));
+        assert!(!usual.is_certain(beyond) && !usual.drop_of(beyond, Epoch(1)));
+    }
+
+    #[test]
     fn an_agreement_is_as_old_as_the_question() {
-        let slots = Slots::default();
+        let slots = Slots::new(SlotCount::Usual);
         slots.take(&[(slot(5), Epoch(3))]);
         assert!(slots.now() < CERTAIN_MS, "a node that has just started");
         let long_ago = Slots { start: slots.start.checked_sub(Duration::from_secs(60)).unwrap(), ..slots };
@@ -338,7 +370,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_that_comes_to_nothing_is_not_waited_for_without_end() {
-        let slots = Slots::default();
+        let slots = Slots::new(SlotCount::Usual);
         slots.claim(&[(slot(1), Epoch(1))]);
         assert_eq!(slots.settled(slot(1)).await, None);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api::Slot;
+use api::SlotCount;
 use chassis::drain::{Shutdown, Trigger};
 use chassis::task::{self, Handle, Kind};
 use chassis::tls::Dialler;
@@ -27,6 +27,14 @@ const BEAT: Duration = Duration::from_millis(200);
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Seat {
+    /// How many slots the mesh has.
+    pub(crate) fn slots(&self) -> SlotCount {
+        match self {
+            Self::Fixed { slots, .. } => *slots,
+            Self::Claimed(claimed) => claimed.directory.slots(),
+        }
+    }
+
     /// Where the owners of other slots are found.
     pub(crate) fn locator(&self) -> Option<Arc<dyn Locator>> {
         match self {
@@ -42,10 +50,8 @@ pub(crate) async fn take(
     seat: Seat,
 ) -> Result<(BoxFuture<'static, Result<(), Failure>>, Option<Claims>), Failure> {
     let claimed = match seat {
-        Seat::Fixed { epoch } => {
-            let all = (0..Slot::COUNT).filter_map(Slot::new);
-            let slots: Vec<_> =
-                all.filter(|slot| shared.config.slots.contains(*slot)).map(|slot| (slot, epoch)).collect();
+        Seat::Fixed { slots, epoch } => {
+            let slots: Vec<_> = shared.config.slots.of(slots)?.map(|slot| (slot, epoch)).collect();
             let asked = shared.slots.now();
             let fenced = shared.store.fence(&slots).await;
             if let Some(((slot, _), why)) =

@@ -18,7 +18,7 @@ mod refusals;
 mod restore;
 
 use api::session::Transport;
-use api::{Epoch, Principal, SessionId, Slot};
+use api::{Epoch, Principal, SessionId, Slot, SlotCount};
 use async_trait::async_trait;
 pub use machines::CommitRefusal;
 use machines::{Change, Snapshot};
@@ -97,6 +97,32 @@ pub enum Fenced {
     Down,
 }
 
+/// Why a store cannot keep the sessions of a mesh with so many slots.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Nobody would ever ask for some of its sessions.
+    #[error(
+        "cluster.slots: {asked} here, and {place} was used with {made}: sessions in slots from {asked} on would be lost. Set \
+         cluster.slots = {made}, or {way_out}"
+    )]
+    Larger {
+        /// How many the mesh is to have.
+        asked: SlotCount,
+        /// How many it had.
+        made: u64,
+        /// Where they are.
+        place: String,
+        /// What to do if they may be lost.
+        way_out: String,
+    },
+    /// The store does not say.
+    #[error("{place}: the store does not say how many slots its sessions live in")]
+    Down {
+        /// Which setting names it.
+        place: &'static str,
+    },
+}
+
 /// Keeps sessions. Every write carries the epoch of the writer and the version it was made for.
 ///
 /// A refusal says what the store knows: [`CommitRefusal::Stale`] a higher epoch, [`CommitRefusal::Regress`] none as high as
@@ -164,6 +190,12 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Whether it answers.
     async fn is_up(&self) -> bool;
+
+    /// Says how many slots its sessions live in from now on. Asked once, at the start: a store whose sessions may live in slots
+    /// that there are no more refuses, and remembers the larger number otherwise.
+    async fn live_in(&self, _slots: SlotCount) -> Result<(), Unfit> {
+        Ok(())
+    }
 
     /// The highest epoch that it was told of before this process used it, where only one process at a time can: this one has to
     /// begin above it. 0 where others count the owners.

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::SlotCount;
 use chassis::clock;
 use chassis::drain::Shutdown;
 use chassis::serve::RoleResult;
 use chassis::tls::Dialler;
 use http::Uri;
+use placement::made::{CheckError, check};
 use placement::{
     Announce, Announced, Claimer, Cluster, Directory, Etcd, EtcdConfig, Following, GatewayRecord, Identity,
     Incarnation, Keeper, Keys, LeaseStore, Readiness, RegistryRecord, keep,
@@ -21,6 +23,9 @@ use serde::{Deserialize, Serialize};
 use session::{Claimed, Seat};
 
 use crate::process::Failure;
+
+/// How long a starting process waits for etcd to say how many slots the mesh has.
+const ASKING: Duration = Duration::from_secs(2);
 
 /// The section `[cluster]`: where the processes of one mesh find each other. The same in every process but for `advertise`,
 /// `zone` and `capacity`.
@@ -32,6 +37,12 @@ pub(crate) struct Config {
     pub(crate) etcd: Vec<String>,
     /// What the keys of this mesh begin with. Two meshes may share an etcd under different ones.
     pub(crate) prefix: String,
+    /// How many slots the sessions of the mesh are divided into: 4096, or 16384 where more than about 50 session nodes are to share
+    /// them. Chosen when the mesh is made and the same in every process; the first session node writes it into etcd, and who has
+    /// another number does not start.
+    #[serde(with = "slots")]
+    #[schemars(with = "u16")]
+    pub(crate) slots: SlotCount,
     /// How long a process that died counts as alive if nobody tries to reach it, in seconds. Below 3, hosts that pause for a
     /// moment lose their slots.
     pub(crate) lease_ttl_s: u64,
@@ -59,6 +70,7 @@ impl Default for Config {
         Self {
             etcd: Vec::new(),
             prefix: "/trunkline".into(),
+            slots: SlotCount::default(),
             lease_ttl_s: 5,
             advertise: String::new(),
             zone: String::new(),
@@ -83,7 +95,12 @@ pub(crate) fn operators(config: &Config) -> Result<Cluster, Failure> {
     let seed = u64::from_le_bytes(clock::random().map_err(Failure::failed)?);
     let refused = |why| Failure::refused(format!("cluster.etcd: {why}"));
     let store: Arc<dyn LeaseStore> = Arc::new(Etcd::new(&etcd(config)?, seed).map_err(refused)?);
-    Ok(Cluster { store, keys: Keys::new(&config.prefix), now: Arc::new(clock::boot_millis), seed })
+    Ok(cluster(config, store, seed))
+}
+
+fn cluster(config: &Config, store: Arc<dyn LeaseStore>, seed: u64) -> Cluster {
+    let (keys, now) = (Keys::new(&config.prefix), Arc::new(clock::boot_millis));
+    Cluster { store, keys, slots: config.slots, now, seed }
 }
 
 /// This process in its cluster.
@@ -113,8 +130,7 @@ impl Member {
         let etcd = etcd(config)?;
         let refused = |why| Failure::refused(format!("cluster.etcd: {why}"));
         let store: Arc<dyn LeaseStore> = Arc::new(Etcd::new(&etcd, seed).map_err(refused)?);
-        let cluster =
-            Cluster { store, keys: Keys::new(&config.prefix), now: Arc::new(clock::boot_millis), seed };
+        let cluster = cluster(config, store, seed);
         let address = advertised(config, address)?;
         Ok(Some(Self {
             cluster,
@@ -125,6 +141,15 @@ impl Member {
             zone: config.zone.as_str().into(),
             capacity: config.capacity,
         }))
+    }
+
+    /// Finds out whether the mesh has as many slots as this process was told. An etcd that does not answer is not waited for: once
+    /// it does, whoever counts otherwise stops.
+    pub(crate) async fn agrees(&self) -> Result<(), Failure> {
+        match tokio::time::timeout(ASKING, check(&self.cluster)).await {
+            Ok(Err(CheckError::Count(why))) => Err(Failure::refused(why)),
+            Ok(Ok(()) | Err(CheckError::Store(_))) | Err(_) => Ok(()),
+        }
     }
 
     /// Where owners and registries are looked up.
@@ -260,6 +285,26 @@ fn etcd(config: &Config) -> Result<EtcdConfig, Failure> {
         ca: optional("cluster.ca", &config.ca)?,
         identity,
     })
+}
+
+/// How a number of slots is written.
+mod slots {
+    use api::SlotCount;
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    pub(super) fn serialize<S: Serializer>(slots: &SlotCount, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u16(slots.get())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SlotCount, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        let known = u16::try_from(number).ok().and_then(SlotCount::of);
+        known.ok_or_else(|| {
+            D::Error::custom(format_args!("{number} is not a number of slots: give 4096 or 16384"))
+        })
+    }
 }
 
 fn read(key: &str, path: &Path) -> Result<Vec<u8>, Failure> {

@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use api::{SessionId, Slot};
+use api::{SessionId, Slot, SlotCount};
 use chassis::entry::{self, Flags};
 use clap::Args;
+use placement::made::{CheckError, check};
 use placement::port::{Compare, Op};
 use placement::record::{Key, PinRecord, SlotRecord, decode, encode};
 use placement::{Cluster, StoreError};
@@ -43,7 +44,7 @@ pub(crate) struct Move {
     /// Sets one key, over the file and the environment. May be repeated.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
-    /// The slot, 0 to 4095, or the id of a session in it. Without one, what was moved is listed.
+    /// The slot, 0 to 4095 (16383 where cluster.slots = 16384), or the id of a session in it. Without one, what was moved is listed.
     #[arg(value_name = "SLOT|SESSION", requires = "where")]
     what: Option<String>,
     /// The session node that is to own it.
@@ -63,19 +64,26 @@ pub(crate) fn run(asked: &Move) -> Result<(), Failure> {
     let flags = Flags { config, set, listen: None, check: false, dump_config: false };
     let loaded = process::load(&flags, "cluster").map_err(Failure::refused)?;
     let cluster = cluster::operators(&loaded.config.cluster)?;
+    let what = asked.what.as_deref().map(|what| slot(what, cluster.slots)).transpose()?;
     process::runtime()?.block_on(async {
-        match (&asked.what, &asked.to) {
+        check(&cluster).await.map_err(|why| match why {
+            CheckError::Count(why) => Failure::refused(why),
+            CheckError::Store(why) => unanswered(why),
+        })?;
+        match (what, &asked.to) {
             (None, _) => list(&cluster).await,
-            (Some(what), Some(node)) => give(&cluster, slot(what)?, node, asked.hours).await,
-            (Some(what), None) => release(&cluster, slot(what)?).await,
+            (Some(slot), Some(node)) => give(&cluster, slot, node, asked.hours).await,
+            (Some(slot), None) => release(&cluster, slot).await,
         }
     })
 }
 
-fn slot(what: &str) -> Result<Slot, Failure> {
+fn slot(what: &str, slots: SlotCount) -> Result<Slot, Failure> {
     let number = what.parse().ok().and_then(Slot::new);
-    let refused = || format!("{what}: neither a slot (0 to 4095) nor the id of a session (v1...)");
-    number.or_else(|| SessionId::slot_named(what)).ok_or_else(|| Failure::refused(refused()))
+    let found = number.or_else(|| SessionId::slot_named(what)).filter(|slot| slots.has(*slot));
+    let refused =
+        || format!("{what}: neither a slot (0 to {}) nor the id of a session (v1...) in one", slots.last());
+    found.ok_or_else(|| Failure::refused(refused()))
 }
 
 fn unanswered(error: StoreError) -> Failure {
@@ -169,11 +177,19 @@ mod tests {
 
     #[test]
     fn slots_and_sessions_name_a_slot() {
-        assert_eq!(slot("1597").unwrap().number(), 1597);
-        assert_eq!(slot("v1.k1.63d.pVv1r3abc.def").unwrap().number(), 1597);
-        for wrong in ["4096", "-1", "session-2", "v1.k1", ""] {
-            let refused = slot(wrong).unwrap_err().to_string();
-            assert!(refused.starts_with(&format!("{wrong}: neither a slot")), "{refused}");
+        for slots in SlotCount::ALL {
+            assert_eq!(slot("1597", slots).unwrap().number(), 1597);
+            assert_eq!(slot("v1.k1.63d.pVv1r3abc.def", slots).unwrap().number(), 1597);
+            for wrong in ["16384", "-1", "session-2", "v1.k1", ""] {
+                let refused = slot(wrong, slots).unwrap_err().to_string();
+                assert!(
+                    refused.starts_with(&format!("{wrong}: neither a slot (0 to {})", slots.last())),
+                    "{refused}"
+                );
+            }
+        }
+        for beyond in ["4096", "v1.k1.3fff.pVv1r3abc.def"] {
+            assert!(slot(beyond, SlotCount::Large).is_ok() && slot(beyond, SlotCount::Usual).is_err());
         }
     }
 }

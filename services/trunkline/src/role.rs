@@ -151,7 +151,13 @@ async fn build(role: Role, plan: Plan<'_>, process: &Process) -> Result<Built, F
             let gate = gate(config)?;
             let (deps, following) = match member {
                 None => {
-                    let deps = gateway::Deps::connect(&config.gateway, keys()?, &dialler, gate.clone());
+                    let deps = gateway::Deps::connect(
+                        &config.gateway,
+                        config.cluster.slots,
+                        keys()?,
+                        &dialler,
+                        gate.clone(),
+                    );
                     (deps.map_err(Failure::refused)?, None)
                 }
                 Some(member) => {
@@ -166,8 +172,8 @@ async fn build(role: Role, plan: Plan<'_>, process: &Process) -> Result<Built, F
         }
         Role::Session => {
             let dialler = to_registries(mesh)?;
-            let mut deps =
-                session::Deps::connect(&config.session, keys()?, &dialler).map_err(Failure::refused)?;
+            let mut deps = session::Deps::connect(&config.session, config.cluster.slots, keys()?, &dialler)
+                .map_err(Failure::refused)?;
             if let Some(member) = member {
                 deps.seat = member.seat(&config.session.node, dialler)?;
             }
@@ -205,7 +211,9 @@ pub(crate) async fn store(config: &Config, process: &Process) -> Result<Arc<dyn 
     fits_the_cluster(config)?;
     // A session that nobody touches ends by itself long before the store forgets it.
     let idle = Duration::from_secs(config.session.idle_timeout_s);
-    Store::connect(&config.store, idle, &process.metrics).await.map_err(Failure::refused)
+    let store = Store::connect(&config.store, idle, &process.metrics).await.map_err(Failure::refused)?;
+    store.live_in(config.cluster.slots).await.map_err(Failure::refused)?;
+    Ok(store)
 }
 
 pub(crate) async fn tools(config: &Config) -> Result<tool_registry::App, Failure> {
@@ -239,6 +247,10 @@ async fn start(
     check_listen(role, &mesh, address)?;
     let mut hands = Hands { keys: keys.clone(), ..Hands::default() };
     let member = Member::new(&config.cluster, &address.to_string())?;
+    // Registries have nothing to do with slots.
+    if let (Role::Gateway | Role::Session, Some(member)) = (role, &member) {
+        member.agrees().await?;
+    }
     let plan = Plan { config: &config, keys, mesh: &mesh, member: member.as_ref() };
     let built = build(role, plan, &process).await?;
     let name = role.name();
@@ -294,17 +306,17 @@ pub(crate) fn gateway_role(group: &mut Group, app: gateway::App, listener: TcpLi
     group.start(Role::Gateway.name(), |stop| async move { Ok(app.serve(listener, stop).await?) });
 }
 
-/// Keeps the table of owners up to date for as long as a gateway works.
+/// Keeps the table of owners up to date for as long as a gateway works, and ends it if the table is of another mesh.
 async fn with_directory(following: Option<Following>, work: impl Future<Output = RoleResult>) -> RoleResult {
     let following = async {
-        if let Some(following) = following {
-            following.run().await;
+        match following {
+            Some(following) => following.run().await,
+            None => std::future::pending().await,
         }
-        std::future::pending().await
     };
     tokio::select! {
         ended = work => ended,
-        never = following => never,
+        why = following => Err(why.into()),
     }
 }
 

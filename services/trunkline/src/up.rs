@@ -142,7 +142,8 @@ async fn build(
     let prompts = role::prompts(config).await?;
     let to_registries = dialler(config)?;
     let mut deps =
-        session::Deps::connect(&config.session, keys.clone(), &to_registries).map_err(Failure::refused)?;
+        session::Deps::connect(&config.session, config.cluster.slots, keys.clone(), &to_registries)
+            .map_err(Failure::refused)?;
     let neighbours = [
         (Role::Tools, tools.handle()),
         (Role::Resources, resources.handle()),
@@ -156,7 +157,7 @@ async fn build(
     let gate = role::gate(config)?;
     let deps = gateway::Deps {
         keys,
-        locator: Arc::new(Static::embedded(Role::Session.name())),
+        locator: Arc::new(Static::embedded(config.cluster.slots, Role::Session.name())),
         peers: Arc::new(gateway::Local(session.handle())),
         auth: gate.clone(),
         process: process.clone(),

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use api::SlotCount;
 use futures::future::{Either, select};
 use placement::Keys;
 use placement::port::{Event, StoreError};
@@ -36,7 +37,7 @@ impl Follower {
         let this = Rc::new(Self {
             client: client.clone(),
             root: keys.root().to_owned(),
-            table: RefCell::new(Table::new(keys.clone())),
+            table: RefCell::new(Table::new(keys.clone(), SlotCount::Usual)),
             reachable: Cell::new(false),
             lists: Cell::new(0),
             soon: Queue::default(),

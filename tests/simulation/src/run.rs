@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use api::{KeyRing, Slot};
+use api::{KeyRing, SlotCount};
 use history::line::{Phase, Source, What};
 use history::{Demands, Figures, History, Judgement, judge};
 use placement::Keys;
@@ -157,9 +157,8 @@ pub fn run(plan: &Plan) -> Outcome {
 
 /// Slots that none of the nodes can read, and so none of them touches.
 fn foreign_slots(keys: &Keys, sparse: bool) -> Vec<(String, Vec<u8>)> {
-    let numbers = (0..Slot::COUNT).filter(|number| sparse && number % SPARSE != 0);
-    let slots = numbers.filter_map(Slot::new);
-    slots.map(|slot| (keys.write(&Key::Slot(slot)), b"?".to_vec())).collect()
+    let numbers = SlotCount::Usual.slots().filter(|slot| sparse && slot.number() % SPARSE != 0);
+    numbers.map(|slot| (keys.write(&Key::Slot(slot)), b"?".to_vec())).collect()
 }
 
 /// Sessions that their clients have ended and the store still has.

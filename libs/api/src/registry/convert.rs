@@ -68,8 +68,8 @@ pub(super) fn context_from(
     let owner = match (c.slot, c.epoch) {
         (0, 0) => None,
         (slot, epoch) => {
-            let slot =
-                u16::try_from(slot).ok().and_then(Slot::new).ok_or_else(|| missing("a slot of 0..4095"))?;
+            let slot = u16::try_from(slot).ok().and_then(Slot::new);
+            let slot = slot.ok_or_else(|| missing("a slot of 0..16383"))?;
             if epoch == 0 {
                 return Err(missing("an epoch from 1"));
             }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::{Drained, Run, writes};
 use crate::decide::{Claim, Effect, HandOver, Move};
 use crate::locate::{Incarnation, Owner};
+use crate::made::{self, CountError};
 use crate::port::{Op, StoreError, Txn};
 use crate::tenant::Fenced;
 
@@ -22,6 +23,7 @@ const FENCING: Duration = Duration::from_secs(5);
 
 /// What was begun and has ended.
 pub(super) enum Done {
+    Counted(Written),
     Announced(Written),
     Claimed(Vec<Claim>, Written),
     Fenced(Vec<(Slot, Epoch)>, Vec<Fenced>),
@@ -38,9 +40,18 @@ pub(super) struct Written {
 pub(super) enum End {
     Drained(Drained),
     Replaced(Incarnation),
+    Slots(CountError),
 }
 
 impl Run {
+    /// Writes how many slots the mesh has: nobody has done so yet.
+    pub(super) fn write_count(&mut self) {
+        if !std::mem::replace(&mut self.counting, true) {
+            let write = self.write(made::writes(&self.cluster));
+            self.jobs.push(write.map(Done::Counted).boxed());
+        }
+    }
+
     /// Begins an effect, or performs one that takes no time.
     pub(super) fn begin(&mut self, effect: Effect) -> Option<End> {
         let keys = &self.cluster.keys;
@@ -104,6 +115,12 @@ impl Run {
     pub(super) fn finish(&mut self, done: Done) {
         let now_ms = (self.cluster.now)();
         match done {
+            Done::Counted(written) => {
+                self.counting = false;
+                if self.wrote(written) {
+                    tracing::info!(slots = %self.cluster.slots, "the mesh has its number of slots");
+                }
+            }
             Done::Announced(written) => {
                 let done = self.wrote(written);
                 self.desk.announced(now_ms, done);

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Slots that a node which only holds too many gives away in a second: a twentieth of all.
-const MOVED_PER_WINDOW: usize = 204;
+/// A node that only holds too many slots gives away one part in so many of all of them in a second.
+const PARTS_PER_WINDOW: u16 = 20;
 const WINDOW_MS: u64 = 1_000;
 /// Nodes must have been the same for so long before slots follow them.
 const SETTLED_MS: u64 = 1_000;
@@ -40,7 +40,7 @@ impl Desk {
         }
         let held = self.counts().0;
         let over = held.saturating_sub(self.plan.share(&self.me.node));
-        over.min(MOVED_PER_WINDOW.saturating_sub(self.window.1))
+        over.min(usize::from(self.slots.get() / PARTS_PER_WINDOW).saturating_sub(self.window.1))
     }
 
     /// Slots that go to one and the same node.
@@ -57,7 +57,7 @@ impl Desk {
         let mut free: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
         let mut to: Option<(&Arc<str>, usize)> = None;
         let mut moves = Vec::new();
-        for slot in SlotRange::ALL.slots() {
+        for slot in self.slots.slots() {
             let Some(target) = self.plan.owner(slot).filter(|target| **target != self.me.node) else {
                 continue;
             };

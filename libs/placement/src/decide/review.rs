@@ -20,7 +20,7 @@ impl Desk {
         }
         let may_claim = shown && self.takes_part() && view.now_ms >= self.claim_after_ms;
         let mut found = Found::default();
-        for slot in SlotRange::ALL.slots() {
+        for slot in self.slots.slots() {
             self.look_at(view, slot, may_claim, &mut found);
         }
         self.settled = (!found.unsettled).then(|| view.table.version());

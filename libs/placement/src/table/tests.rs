@@ -30,7 +30,7 @@ fn deleted(n: u16, revision: Revision) -> Event {
 }
 
 fn listed(entries: Vec<Entry>, revision: Revision) -> Table {
-    let mut table = Table::new(keys());
+    let mut table = Table::new(keys(), SlotCount::Usual);
     assert_eq!(table.list(Listing { entries, revision }, 0), Listed::Taken { missed: 0 });
     table
 }
@@ -145,4 +145,24 @@ proptest! {
         prop_assert_eq!(&whole.entries, &split.entries);
         prop_assert_eq!(whole.slots, split.slots);
     }
+}
+
+#[test]
+fn a_table_has_the_slots_of_its_mesh_and_no_others() {
+    for count in SlotCount::ALL {
+        let mut table = Table::new(keys(), count);
+        let entries = vec![claimed(count.last(), "a", 3, 5)];
+        assert_eq!(table.list(Listing { entries, revision: 5 }, 0), Listed::Taken { missed: 0 });
+        assert!(table.slot(slot(count.last())).is_some());
+        assert_eq!((table.load("a"), table.made().number), (1, None));
+    }
+    let mut table = Table::new(keys(), SlotCount::Usual);
+    let made = put(&Key::Slots, encode(&SlotsRecord::new(SlotCount::Large)), 4);
+    let entries = vec![claimed(4096, "a", 3, 5), made.clone()];
+    table.list(Listing { entries, revision: 5 }, 0);
+    assert!(table.slot(slot(4096)).is_none() && table.load("a") == 0);
+    assert_eq!(table.made().number, Some(Some(16_384)));
+    assert!(!table.made().is_dealt);
+    table.apply(vec![Event::Deleted { key: made.key, revision: 6 }]);
+    assert_eq!(table.made().number, None);
 }

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api::Slot;
+use api::{Slot, SlotCount};
+use futures::FutureExt as _;
 use placement::embedded::Embedded;
 use placement::faulty::{Faults, Faulty};
+use placement::made::{CheckError, check};
 use placement::port::Op;
 use placement::record::{Key, PinRecord, encode};
 use placement::{
-    Announce, ClaimError, Directory, Drained, Incarnation, Keys, LeaseStore, Locator as _, Readiness,
-    RegistryRecord,
+    Announce, ClaimError, CountError, Directory, Drained, Incarnation, Keys, LeaseStore, Locator as _,
+    Readiness, RegistryRecord,
 };
 use tokio::time::{Instant, advance};
 
@@ -216,7 +218,7 @@ async fn a_report_that_a_node_confirms_moves_slots() {
     world.mesh.whole(&[&a, &b]).await;
     let gateway = world.mesh.cluster(Arc::new(world.store.clone()), 9);
     let (gateway, following) = Directory::new(gateway, "gateway-1");
-    world.mesh.tasks.spawn(following.run());
+    world.mesh.tasks.spawn(async { drop(following.run().await) });
     world.until("the gateway knows them", || gateway.ready().len() == 2).await;
     let victim = a.directory.holder(a.tenant.served().into_keys().next().unwrap()).unwrap().peer;
 
@@ -233,6 +235,58 @@ async fn a_report_that_a_node_confirms_moves_slots() {
     gateway.suspect(&victim, "connection refused");
     world.until("taken over", || b.count() == 4_096).await;
     assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mesh_of_many_slots_is_shared_and_whoever_counts_otherwise_stays_out() {
+    let mut world = World::new();
+    world.mesh.slots = SlotCount::Large;
+    let (a, _) = world.start(1, "a");
+    world.mesh.whole(&[&a]).await;
+    let (b, _) = world.start(2, "b");
+    world.until("shared", || [&a, &b].iter().all(|node| (7_300..9_100).contains(&node.count()))).await;
+    world.mesh.whole(&[&a, &b]).await;
+    let last = Slot::new(16_383).unwrap();
+    assert!(a.directory.holder(last).is_some() && a.directory.slots() == SlotCount::Large);
+
+    world.mesh.slots = SlotCount::Usual;
+    let (c, _) = world.start(3, "c");
+    let said = |end: &Result<Drained, ClaimError>| {
+        matches!(end, Err(ClaimError::Slots(CountError::Other { asked: SlotCount::Usual, made: 16_384, .. })))
+    };
+    world.until("refused", || world.mesh.ends.lock().unwrap().iter().any(said)).await;
+    assert_eq!(c.count(), 0);
+    let gateway = world.mesh.cluster(Arc::new(world.store.clone()), 9);
+    assert!(matches!(check(&gateway).await, Err(CheckError::Count(_))));
+    let (gateway, following) = Directory::new(gateway, "gateway-1");
+    let why = following.run().await;
+    assert!(why.to_string().starts_with("cluster.slots: 4096 here"), "{why}");
+    assert!(gateway.ready().is_empty(), "nothing is shown of a mesh that is another one");
+
+    world.mesh.slots = SlotCount::Large;
+    b.kill();
+    world.mesh.whole(&[&a]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_slots_is_written_before_the_first_is_claimed() {
+    let mut world = World::new();
+    let (a, faults) = world.start(1, "a");
+    let (b, _) = world.start(2, "b");
+    world.mesh.whole(&[&a, &b]).await;
+    let listed = world.store.list("/trunkline/").await.unwrap().entries;
+    let made = listed.iter().find(|entry| entry.key == "/trunkline/mesh/slots").unwrap();
+    assert_eq!(made.value, br#"{"v":1,"slots":4096}"#);
+    assert!(made.lease.is_none());
+    let claimed = listed.iter().filter(|entry| entry.key.starts_with("/trunkline/epochs/"));
+    assert!(claimed.clone().count() == 4_096 && claimed.clone().all(|entry| entry.revision > made.revision));
+    // Whoever takes it away does not take the mesh away: it is written again.
+    faults.cut(true);
+    world.store.txn(Vec::new(), vec![Op::Delete("/trunkline/mesh/slots".into())]).await.unwrap();
+    faults.cut(false);
+    let again = || world.store.list("/trunkline/mesh/slots").now_or_never().unwrap().unwrap().entries;
+    world.until("written again", || again().first().is_some_and(|entry| entry.value == made.value)).await;
+    world.mesh.whole(&[&a, &b]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -279,7 +333,7 @@ async fn a_pinned_slot_moves_to_its_node_and_back() {
     world.until("shared", || [&a, &b].iter().all(|node| (1_700..2_400).contains(&node.count()))).await;
     let owner = |slot| a.directory.holder(slot);
     let of_a = |slot: &Slot| owner(*slot).is_some_and(|owner| &*owner.node == "a");
-    let slot = (0..Slot::COUNT).filter_map(Slot::new).find(of_a).unwrap();
+    let slot = SlotCount::Usual.slots().find(of_a).unwrap();
     let before = owner(slot).unwrap();
     let key = Keys::new("/trunkline").write(&Key::Pin(slot));
     let pin = Op::Put(key.clone(), encode(&PinRecord::new("b")), None);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use api::{Epoch, Slot};
+use api::{Epoch, Slot, SlotCount};
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use placement::{
@@ -156,6 +156,8 @@ pub(crate) struct Node {
 
 /// Nodes and what they share.
 pub(crate) struct Mesh {
+    /// What processes are told that start from now on.
+    pub(crate) slots: SlotCount,
     pub(crate) fences: Arc<Fences>,
     pub(crate) now: Now,
     pub(crate) tasks: JoinSet<()>,
@@ -167,6 +169,7 @@ pub(crate) struct Mesh {
 impl Mesh {
     pub(crate) fn new() -> Self {
         Self {
+            slots: SlotCount::Usual,
             fences: Fences::new(),
             now: clock(),
             tasks: JoinSet::new(),
@@ -176,7 +179,8 @@ impl Mesh {
     }
 
     pub(crate) fn cluster(&self, store: Arc<dyn LeaseStore>, seed: u64) -> Cluster {
-        Cluster { store, keys: Keys::new("/trunkline"), now: Arc::clone(&self.now), seed }
+        let (slots, now) = (self.slots, Arc::clone(&self.now));
+        Cluster { store, keys: Keys::new("/trunkline"), slots, now, seed }
     }
 
     /// Whoever is not marked as dead can be reached.
@@ -232,19 +236,21 @@ impl Mesh {
             self.tasks.spawn(beating),
             self.tasks.spawn(keeper.run()),
             self.tasks.spawn(claiming),
-            self.tasks.spawn(following.confirming(probe).run()),
+            self.tasks.spawn(async { drop(following.confirming(probe).run().await) }),
         ];
         Node { tenant, claims, directory, tasks }
     }
 
     /// Waits until every slot is served by one of these nodes, in the epoch of its fence, and all directories say so.
     pub(crate) async fn whole(&self, nodes: &[&Node]) {
-        self.fences.until("every slot is served", || is_whole(&self.fences, nodes)).await;
+        self.fences
+            .until("every slot is served", || is_whole(&self.fences, usize::from(self.slots.get()), nodes))
+            .await;
     }
 }
 
-fn is_whole(fences: &Fences, nodes: &[&Node]) -> bool {
-    if nodes.iter().map(|node| node.count()).sum::<usize>() != usize::from(Slot::COUNT) {
+fn is_whole(fences: &Fences, slots: usize, nodes: &[&Node]) -> bool {
+    if nodes.iter().map(|node| node.count()).sum::<usize>() != slots {
         return false;
     }
     let mut owners = BTreeMap::new();
@@ -258,7 +264,7 @@ fn is_whole(fences: &Fences, nodes: &[&Node]) -> bool {
     let told = |node: &&Node| {
         owners.iter().all(|(slot, epoch)| node.directory.holder(*slot).map(|o| o.epoch) == Some(*epoch))
     };
-    owners.len() == usize::from(Slot::COUNT) && nodes.iter().all(told)
+    owners.len() == slots && nodes.iter().all(told)
 }
 
 impl Node {

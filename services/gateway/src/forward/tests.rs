@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use api::session::{Again, Attach, Close, Delivery, Event, Request, Transport};
-use api::{Principal, SessionHost};
+use api::{Principal, SessionHost, SlotCount};
 use async_trait::async_trait;
 use futures::future::join_all;
 use futures::{FutureExt as _, stream};
@@ -97,6 +97,10 @@ impl Mesh {
 struct Handle(Arc<Mesh>);
 
 impl Locator for Handle {
+    fn slots(&self) -> SlotCount {
+        SlotCount::Usual
+    }
+
     fn owner(&self, _slot: Slot) -> Option<Peer> {
         self.0.owner.lock().unwrap().clone()
     }

@@ -248,9 +248,14 @@ async fn paths_are_checked_and_may_be_moved() {
     assert_eq!(gateway.ask(&open()).await.status, 404);
     let build = |sse: &str, message: &str| {
         let config = Config { sse_path: sse.into(), message_path: message.into(), ..Config::default() };
-        let deps =
-            Deps::connect(&Config::default(), keys(), &chassis::tls::Dialler::default(), Arc::new(Anonymous))
-                .unwrap();
+        let deps = Deps::connect(
+            &Config::default(),
+            Default::default(),
+            keys(),
+            &chassis::tls::Dialler::default(),
+            Arc::new(Anonymous),
+        )
+        .unwrap();
         App::build(&config, deps).err()
     };
     assert!(matches!(build("sse", "/m"), Some(BuildError::Path { key: "sse_path", .. })));

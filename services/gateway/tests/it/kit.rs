@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use api::session::{Answer, Attach, Close, Delivery, Event, Frame, Frames};
-use api::{Error, KeyRing, SessionHost, SessionId, Slot};
+use api::{Error, KeyRing, SessionHost, SessionId, Slot, SlotCount};
 use async_trait::async_trait;
 use chassis::drain::{self, Trigger};
 use chassis::metrics::Metrics;
@@ -212,6 +212,10 @@ impl Names {
 }
 
 impl Locator for Names {
+    fn slots(&self) -> SlotCount {
+        SlotCount::Usual
+    }
+
     fn owner(&self, slot: Slot) -> Option<Peer> {
         if slot.number() < 4000 { self.owner.lock().unwrap().clone() } else { None }
     }

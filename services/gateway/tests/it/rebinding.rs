@@ -155,7 +155,7 @@ async fn nothing_of_a_refused_body_is_read() {
 async fn a_public_listener_needs_names() {
     let deps = || Deps {
         keys: keys(),
-        locator: Arc::new(Static::embedded("a")),
+        locator: Arc::new(Static::embedded(Default::default(), "a")),
         peers: Arc::new(Local(Node::new([]))),
         auth: Arc::new(Anonymous),
         process: Default::default(),

@@ -50,6 +50,13 @@ async fn ids_of_other_keys_and_other_forms_get_nowhere() {
 }
 
 #[tokio::test]
+async fn a_slot_that_the_mesh_does_not_have_is_asked_of_nobody() {
+    let table = [session(4096), session(16_383)]
+        .map(|id| (id.clone(), Request::older(&id, PING), 404, Some(-32600), None));
+    assert_eq!(refused(table).await, 2);
+}
+
+#[tokio::test]
 async fn an_unknown_session_looks_like_a_forged_one() {
     let node = Node::new([
         Act::Refuse(Error::not_found("no session v1.secret on node a")),

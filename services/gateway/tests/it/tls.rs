@@ -208,7 +208,7 @@ async fn files_that_cannot_be_used_are_refused_by_name() {
     let authority = Authority::new();
     let deps = || Deps {
         keys: keys(),
-        locator: Arc::new(Static::embedded("a")),
+        locator: Arc::new(Static::embedded(Default::default(), "a")),
         peers: Arc::new(Local(Node::new([]))),
         auth: Arc::new(Anonymous),
         process: Default::default(),

@@ -19,7 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use api::session::Transport;
-use api::{Epoch, Principal, SessionId, Slot};
+use api::{Epoch, Principal, SessionId, Slot, SlotCount};
 use async_trait::async_trait;
 use chassis::metrics::Metrics;
 use machines::{CommitRefusal, Snapshot};
@@ -32,7 +32,7 @@ use self::keeper::{Fences, Keeper, Open};
 use self::order::{Errand, How, Order, Said, Write};
 use self::tables::Rows;
 use super::refusals::Refusals;
-use super::{Answered, Commit, Fenced, SessionStore, Stored, fields, names, restore};
+use super::{Answered, Commit, Fenced, SessionStore, Stored, Unfit, fields, names, restore};
 use crate::host::ROLE;
 
 /// Orders that may wait for the thread. Whoever finds no place waits for one, and hears in the end that the store is down.
@@ -46,6 +46,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Embedded {
+    path: PathBuf,
     orders: Option<mpsc::Sender<Errand>>,
     fences: Arc<Fences>,
     past: Epoch,
@@ -104,7 +105,7 @@ impl Embedded {
         thread::Builder::new().name("session file".into()).spawn(run).map_err(failed)?;
         let past = Epoch(fences.highest());
         let (closed, refusals) = (Mutex::new(closed), Refusals::new(&metrics));
-        Ok(Self { orders: Some(orders), fences, past, closed, refusals })
+        Ok(Self { path, orders: Some(orders), fences, past, closed, refusals })
     }
 
     /// Has something done, and hears what came of it. Whoever hears nothing in time takes it back if it was not begun; if it was,
@@ -267,6 +268,17 @@ impl SessionStore for Embedded {
 
     fn past(&self) -> Epoch {
         self.past
+    }
+
+    async fn live_in(&self, slots: SlotCount) -> Result<(), Unfit> {
+        let fits = |count: &SlotCount| self.fences.is_none_beyond(*count);
+        let made = SlotCount::ALL.into_iter().find(fits).map_or(Slot::MOST, SlotCount::get);
+        if made <= slots.get() {
+            return Ok(());
+        }
+        let (place, way_out) =
+            (self.path.display().to_string(), "name another store.file, or folder with --data".to_owned());
+        Err(Unfit::Larger { asked: slots, made: made.into(), place, way_out })
     }
 }
 

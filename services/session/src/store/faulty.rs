@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::session::Transport;
-use api::{Epoch, Principal, SessionId, Slot};
+use api::{Epoch, Principal, SessionId, Slot, SlotCount};
 use async_trait::async_trait;
 use machines::CommitRefusal;
 use tokio::sync::watch;
 
-use super::{Answered, Commit, Fenced, SessionStore, Stored};
+use super::{Answered, Commit, Fenced, SessionStore, Stored, Unfit};
 
 /// What is asked of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -224,6 +224,10 @@ impl SessionStore for Faulty {
     async fn remove(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal> {
         let is_lost = self.fate(Op::Remove).await?;
         heard(self.inner.remove(id, epoch).await, is_lost)
+    }
+
+    async fn live_in(&self, slots: SlotCount) -> Result<(), Unfit> {
+        self.inner.live_in(slots).await
     }
 
     async fn is_up(&self) -> bool {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use ::redis::{Cmd, FromRedisValue as _, Pipeline, Value};
 use api::session::Transport;
-use api::{Epoch, Principal, SessionId, Slot};
+use api::{Epoch, Principal, SessionId, Slot, SlotCount};
 use async_trait::async_trait;
 use chassis::metrics::{Counter, Metrics};
 use chassis::workers::PerWorker;
@@ -35,7 +35,7 @@ use self::line::{Failure, Line, Link};
 use self::script::SCRIPTS;
 use super::fields::{self, Parts};
 use super::refusals::Refusals;
-use super::{Answered, Commit, Fenced, SessionStore, Stored, names, restore};
+use super::{Answered, Commit, Fenced, SessionStore, Stored, Unfit, names, restore};
 use crate::host::ROLE;
 
 /// Slots that are fenced at the same time.
@@ -452,6 +452,22 @@ impl SessionStore for Redis {
 
     async fn is_up(&self) -> bool {
         self.lines.get().send(&::redis::cmd("PING")).await.is_ok()
+    }
+
+    async fn live_in(&self, slots: SlotCount) -> Result<(), Unfit> {
+        let key = self.keys.slots();
+        let mut cmd = SCRIPTS.slots.call(std::slice::from_ref(&key));
+        let sent = self.lines.get().send(cmd.arg(slots.get())).await;
+        let made = sent.map_err(|failure| self.failed(&failure)).ok();
+        let made = made.and_then(|(value, _)| u64::from_redis_value(value).ok());
+        let made = made.ok_or(Unfit::Down { place: "store.redis" })?;
+        if made <= u64::from(slots.get()) {
+            return Ok(());
+        }
+        let place = "the Redis of store.redis".to_owned();
+        let way_out =
+            format!("take another store.key_prefix, or delete the key {key} there once nobody needs them");
+        Err(Unfit::Larger { asked: slots, made, place, way_out })
     }
 }
 

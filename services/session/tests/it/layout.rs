@@ -1,10 +1,11 @@
 //! What is in the server: keys, how long they live, how large they are.
 
-use api::Epoch;
+use api::{Epoch, SlotCount};
 use machines::snapshot::{Handshake, StreamChange};
 use machines::{Change, CommitRefusal, StreamId};
 use mcp::log::Level;
 use mcp::{Json, Revision};
+use session::store::{Config, Unfit};
 
 use crate::server::{IDLE, Server, config, connect};
 use crate::writer::{Writer, answered, appended, level, opened};
@@ -127,4 +128,27 @@ async fn events_that_are_gone_leave_a_gap_that_is_known() {
     let _: i64 = server.ask(&["DEL", &writer.log(STREAM)]).await;
     let log = &writer.loaded().await.snapshot.streams[&STREAM];
     assert_eq!((log.trimmed, log.events.len(), log.bytes), (2, 0, 0));
+}
+
+#[tokio::test]
+async fn a_mesh_of_fewer_slots_is_not_let_near_the_sessions_of_one_with_more() {
+    let server = Server::start(&[]);
+    let mine = Config { key_prefix: "ours:".into(), ..config(&[&server]) };
+    let store = connect(&mine).await;
+    assert_eq!(store.live_in(SlotCount::Usual).await, Ok(()));
+    let writer = Writer::begin(&store, 1).await;
+    // There is nothing to be missed by a mesh that has more.
+    assert_eq!(store.live_in(SlotCount::Large).await, Ok(()));
+    assert_eq!(store.live_in(SlotCount::Large).await, Ok(()));
+    assert!(store.load(&writer.id).await.unwrap().is_some());
+    let again = connect(&mine).await;
+    let refused = again.live_in(SlotCount::Usual).await.unwrap_err().to_string();
+    let said = "cluster.slots: 4096 here, and the Redis of store.redis was used with 16384: sessions in slots from 4096 on would be \
+                lost. Set cluster.slots = 16384, or take another store.key_prefix, or delete the key ours:{mesh}:slots there once \
+                nobody needs them";
+    assert_eq!(refused, said);
+    let _: i64 = server.ask(&["DEL", "ours:{mesh}:slots"]).await;
+    assert_eq!(again.live_in(SlotCount::Usual).await, Ok(()));
+    let _: String = server.ask(&["SET", "ours:{mesh}:slots", "many"]).await;
+    assert_eq!(again.live_in(SlotCount::Usual).await, Err(Unfit::Down { place: "store.redis" }));
 }

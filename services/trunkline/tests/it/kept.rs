@@ -17,7 +17,7 @@ fn up(data: &Path) -> (Running, String) {
 }
 
 /// A session whose handshake is finished.
-fn begin(url: &str) -> String {
+pub(crate) fn begin(url: &str) -> String {
     let hello = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"it","version":"1"}}}"#;
     let answer = post(host(url), "", hello);
     let id = answer.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).unwrap().to_owned();
@@ -31,7 +31,7 @@ fn in_session(url: &str, id: &str, body: &str) -> String {
     post(host(url), &headers, body)
 }
 
-fn call(url: &str, id: &str) {
+pub(crate) fn call(url: &str, id: &str) {
     let echo = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo","arguments":{"message":"hello"}}}"#;
     let answer = in_session(url, id, echo);
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("hello"), "{answer}");
@@ -97,6 +97,34 @@ fn a_directory_in_use_is_refused_and_its_user_not_disturbed() {
     let (code, _, said) = finished(&mut command(&["up", "--check", "--data", data]));
     assert_eq!(code, Some(0), "what is in use was accepted before: {said}");
     call(&url, &id);
+}
+
+#[test]
+fn a_file_serves_a_mesh_of_more_slots_and_no_mesh_of_fewer() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let arguments = |slots| {
+        let slots = format!("cluster.slots={slots}");
+        command(&["up", "--listen", "127.0.0.1:0", "--data", data, "--set", &slots])
+    };
+    let (mut mesh, url) = up(folder.path());
+    let first = begin(&url);
+    mesh.signal("TERM");
+    mesh.ended();
+    let mut mesh = Running::start(&mut arguments(16_384));
+    let url = mesh.listening("gateway");
+    call(&url, &first);
+    // Three of four are in slots that the mesh did not have before.
+    let new = (0..64).map(|_| begin(&url)).find(|id| id.split('.').nth(2).unwrap().len() == 4).unwrap();
+    call(&url, &new);
+    mesh.signal("TERM");
+    mesh.ended();
+    let (code, _, said) = finished(&mut arguments(4096));
+    let why =
+        "sessions in slots from 4096 on would be lost. Set cluster.slots = 16384, or name another store.file";
+    assert!(code == Some(2) && said.contains(FILE) && said.contains(why), "{code:?} {said}");
+    let mut mesh = Running::start(&mut arguments(16_384));
+    call(&mesh.listening("gateway"), &new);
 }
 
 #[test]

@@ -15,5 +15,6 @@ mod moved;
 mod mtls;
 mod reload;
 mod settings;
+mod slots;
 mod trace;
 mod trace_ui;

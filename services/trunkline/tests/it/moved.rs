@@ -11,14 +11,14 @@ use crate::process::{KEY, Running, command, finished};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One member; killed when dropped.
-struct Etcd {
+pub(crate) struct Etcd {
     child: Child,
     url: String,
     _data: TempDir,
 }
 
 impl Etcd {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let data = TempDir::new().unwrap();
         // Both are held until both are chosen.
         let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -37,21 +37,28 @@ impl Etcd {
         Self { child, url, _data: data }
     }
 
-    fn setting(&self) -> String {
+    pub(crate) fn setting(&self) -> String {
         format!("cluster.etcd=[\"{}\"]", self.url)
     }
 
-    fn node(&self, name: &str) -> Running {
-        let (etcd, name) = (self.setting(), format!("session.node={name}"));
+    /// A process of the mesh, with these settings besides.
+    pub(crate) fn role(&self, role: &str, settings: &[&str]) -> Command {
         let ring = format!("keys.ring={{ k1 = \"{KEY}\" }}");
-        let mut command = command(&["session", "--listen", "127.0.0.1:0", "--set", &etcd, "--set", &name]);
-        let mut node = Running::start(command.args(["--set", "keys.current=k1", "--set", &ring]));
+        let mut command = command(&[role, "--listen", "127.0.0.1:0", "--set", &self.setting()]);
+        for setting in ["keys.current=k1", &ring].iter().chain(settings) {
+            command.args(["--set", setting]);
+        }
+        command
+    }
+
+    fn node(&self, name: &str) -> Running {
+        let mut node = Running::start(&mut self.role("session", &[&format!("session.node={name}")]));
         node.until_listening("session");
         node
     }
 
     /// `trunkline move` with these arguments.
-    fn moving(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+    pub(crate) fn moving(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         finished(command(&["move", "--set", &self.setting()]).args(arguments))
     }
 }
@@ -90,6 +97,8 @@ fn a_slot_goes_where_it_is_told_and_is_left_to_the_nodes_again() {
     assert!(nobody.2.contains(said), "{nobody:?}");
     let wrong = etcd.moving(&["4096", "--to", "session-2"]);
     assert!(wrong.0 == Some(2) && wrong.2.contains("4096: neither a slot (0 to 4095)"), "{wrong:?}");
+    let more = etcd.moving(&["4096", "--to", "session-2", "--set", "cluster.slots=16384"]);
+    assert!(more.0 == Some(2) && more.2.contains("cluster.slots: 16384 here, and the mesh"), "{more:?}");
 }
 
 #[test]

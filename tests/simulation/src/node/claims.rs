@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use api::{Epoch, Slot};
+use api::{Epoch, Slot, SlotCount};
 use futures::future::{Either, select};
 use history::line::{Source, What};
 use placement::decide::{Claim, Desk, Effect, HandOver, View};
@@ -64,7 +64,7 @@ impl Claims {
             node: Rc::clone(node),
             client,
             keys,
-            desk: RefCell::new(Desk::new(me.clone(), seed)),
+            desk: RefCell::new(Desk::new(me.clone(), SlotCount::Usual, seed)),
             me,
             follower,
             lease: Rc::default(),

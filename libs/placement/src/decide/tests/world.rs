@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use api::{Epoch, Slot};
+use api::{Epoch, Slot, SlotCount};
 use futures::{FutureExt as _, StreamExt as _};
 
 use super::super::{CLAIMED_AT_ONCE, Desk, Effect, HANDED_AT_ONCE, View};
@@ -57,7 +57,7 @@ impl World {
         let read = Arc::clone(&clock);
         let store = Embedded::new(Arc::new(move || read.load(Ordering::SeqCst)));
         let keys = Keys::new("/t");
-        let mut table = Table::new(keys.clone());
+        let mut table = Table::new(keys.clone(), SlotCount::Usual);
         table.list(now(store.list("/t/")).unwrap(), 0);
         let mut world = Self {
             events: now(store.watch("/t/", 1)).unwrap(),
@@ -85,7 +85,7 @@ impl World {
             incarnation: Incarnation(incarnation),
         };
         let lease = Some(now(self.store.grant(TTL)).unwrap().lease);
-        let desk = Desk::new(me.clone(), incarnation);
+        let desk = Desk::new(me.clone(), SlotCount::Usual, incarnation);
         self.nodes.push(Node { me, desk, lease, running: true, serves: BTreeMap::new(), log: Vec::new() });
     }
 

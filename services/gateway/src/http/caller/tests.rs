@@ -50,7 +50,7 @@ fn gateway() -> (impl Stack, Arc<Counting>, Vec<super::super::Route>, String) {
     let node = Arc::new(Counting::default());
     let deps = Deps {
         keys: KeyRing::single("k1", [7; 32]),
-        locator: Arc::new(Static::embedded("a")),
+        locator: Arc::new(Static::embedded(Default::default(), "a")),
         peers: Arc::new(Local(node.clone())),
         auth: Arc::new(gate),
         process: Process::default(),

@@ -82,7 +82,7 @@ async fn whoever_comes_from_elsewhere_has_to_be_known() {
         };
         let deps = Deps {
             keys: keys(),
-            locator: Arc::new(Static::embedded("a")),
+            locator: Arc::new(Static::embedded(Default::default(), "a")),
             peers: Arc::new(Local(Node::new([]))),
             auth: Arc::new(Gate::new(&auth).unwrap()),
             process: Default::default(),
@@ -179,7 +179,7 @@ async fn a_path_of_ours_cannot_be_taken() {
     };
     let deps = Deps {
         keys: keys(),
-        locator: Arc::new(Static::embedded("a")),
+        locator: Arc::new(Static::embedded(Default::default(), "a")),
         peers: Arc::new(Local(Node::new([]))),
         auth: Arc::new(gateway::auth::Anonymous),
         process: Default::default(),

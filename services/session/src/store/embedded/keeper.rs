@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use api::Slot;
+use api::{Slot, SlotCount};
 use chassis::metrics::{Counter, Gauge, Metrics};
 use machines::CommitRefusal;
 use redb::Database;
@@ -35,7 +35,7 @@ pub(super) struct Fences(Box<[AtomicU64]>);
 
 impl Fences {
     fn new() -> Self {
-        Self((0..Slot::COUNT).map(|_| AtomicU64::new(0)).collect())
+        Self((0..Slot::MOST).map(|_| AtomicU64::new(0)).collect())
     }
 
     pub(super) fn get(&self, slot: Slot) -> u64 {
@@ -46,6 +46,12 @@ impl Fences {
         for (to, from) in self.0.iter().zip(fences) {
             to.store(*from, Ordering::Release);
         }
+    }
+
+    /// Whether no slot was ever owned that a mesh of so many does not have.
+    pub(super) fn is_none_beyond(&self, slots: SlotCount) -> bool {
+        let beyond = self.0.iter().skip(usize::from(slots.get()));
+        beyond.into_iter().all(|fence| fence.load(Ordering::Acquire) == 0)
     }
 
     pub(super) fn highest(&self) -> u64 {

@@ -72,7 +72,7 @@ impl Ledger {
     /// Reads what the file holds.
     pub(super) fn read(database: &Database, life_ms: u64, moment: Moment) -> Result<Self, redb::Error> {
         let txn = database.begin_read()?;
-        let mut fences = vec![0; usize::from(Slot::COUNT)].into_boxed_slice();
+        let mut fences = vec![0; usize::from(Slot::MOST)].into_boxed_slice();
         tables::fences(&txn, |slot, epoch| {
             if let Some(fence) = fences.get_mut(usize::from(slot)) {
                 *fence = epoch;
@@ -176,7 +176,7 @@ impl Ledger {
     }
 
     fn fence_of(&mut self, slot: Slot) -> &mut u64 {
-        // As many as there are slots.
+        // As many as there are slots in the largest mesh, and a `Slot` is one of these.
         &mut self.fences[usize::from(slot.number())]
     }
 

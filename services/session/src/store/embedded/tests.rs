@@ -371,6 +371,27 @@ async fn what_nobody_uses_is_forgotten_in_time_and_a_stop_does_not_shorten_it_to
 }
 
 #[tokio::test]
+async fn a_file_of_more_slots_is_not_used_for_fewer() {
+    let (_folder, path) = folder();
+    let (last, beyond) = (Slot::new(4095).unwrap(), Slot::new(4096).unwrap());
+    let store = open(&path);
+    assert_eq!(store.fence(&[(last, Epoch(3))]).await, [Fenced::Done]);
+    for slots in SlotCount::ALL {
+        assert_eq!(store.live_in(slots).await, Ok(()), "{slots}: no session is out of reach");
+    }
+    assert_eq!(store.fence(&[(beyond, Epoch(3))]).await, [Fenced::Done]);
+    drop(store);
+    let store = open(&path);
+    assert_eq!(store.live_in(SlotCount::Large).await, Ok(()));
+    let refused = store.live_in(SlotCount::Usual).await.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("cluster.slots: 4096 here, and ") && refused.contains("was used with 16384"),
+        "{refused}"
+    );
+    assert!(refused.contains(path.to_str().unwrap()), "{refused}");
+}
+
+#[tokio::test]
 async fn settings_that_contradict_each_other_are_named() {
     use crate::store::{Config, Store};
 

@@ -20,6 +20,11 @@ impl Keys {
         format!("{}{{s:{slot}}}:fence", self.prefix)
     }
 
+    /// The largest number of slots that sessions were ever made in. Lives for ever.
+    pub(super) fn slots(&self) -> String {
+        format!("{}{{mesh}}:slots", self.prefix)
+    }
+
     /// Which store raised the fence to where it stands.
     pub(super) fn holder(&self, slot: Slot) -> String {
         format!("{}{{s:{slot}}}:holder", self.prefix)

@@ -18,6 +18,7 @@ pub(super) struct Scripts {
     pub(super) rewrite: Source,
     pub(super) remove: Source,
     pub(super) answered: Source,
+    pub(super) slots: Source,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
@@ -27,6 +28,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     rewrite: Source::of(concat!(include_str!("check.lua"), include_str!("rewrite.lua"))),
     remove: Source::of(concat!(include_str!("check.lua"), include_str!("remove.lua"))),
     answered: Source::of(include_str!("answered.lua")),
+    slots: Source::of(include_str!("slots.lua")),
 });
 
 impl Source {
@@ -45,7 +47,7 @@ impl Source {
 /// The same call for a server that does not know the script; from then on it does. `None` if it calls none of ours.
 pub(super) fn in_full(call: &Cmd) -> Option<Cmd> {
     let all = &*SCRIPTS;
-    let all = [&all.fence, &all.create, &all.commit, &all.rewrite, &all.remove, &all.answered];
+    let all = [&all.fence, &all.create, &all.commit, &all.rewrite, &all.remove, &all.answered, &all.slots];
     let part = |arg| if let Arg::Simple(part) = arg { Some(part) } else { None };
     let parts = || call.args_iter().filter_map(part);
     let hash = parts().nth(1)?;
