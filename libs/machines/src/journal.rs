@@ -64,7 +64,7 @@ pub struct Entry {
     /// Where the answer goes.
     pub stream: StreamId,
     /// Of the delivery it came with: a gateway that has lost the owner asks for it under this.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Epoch of the owner that began it. With the call's number and `generation` it names the invocation.
     #[serde(default)]
@@ -78,17 +78,20 @@ pub struct Entry {
     /// As they go to the registry.
     pub params: Json,
     /// The client's progress token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Json>,
     /// When it is given up.
     pub deadline: Millis,
     /// How far it has come.
     pub state: JournalState,
     /// The registry instance that took it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
     /// What the client is being asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<Round>,
     /// The round whose answers were handed to the registry, until it is heard of again.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<Round>,
 }
 

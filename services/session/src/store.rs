@@ -73,7 +73,7 @@ pub struct Answered {
 }
 
 impl Answered {
-    /// Most answers that are kept for one session; the oldest go first.
+    /// So many answers of a session are kept at least, and at most as many again; the oldest go first.
     pub const MOST: usize = 64;
     /// Most bytes of answers that are kept for one session. A larger one is not kept at all.
     pub const BYTES: usize = 1 << 20;

@@ -137,7 +137,9 @@ impl Touched<'_> {
             parts.set.push((names::HEAD.to_owned(), text(&Head { handshake, level, ended })));
         }
         if self.numbers {
-            let numbers = format!("{} {} {}", after.next_stream, after.next_call, after.next_ask);
+            let numbers = [after.next_stream, after.next_call, after.next_ask]
+                .map(|number| number.to_string())
+                .join(" ");
             parts.set.push((names::NUMBERS.to_owned(), numbers));
         }
         for uri in self.watched {
@@ -181,6 +183,11 @@ impl Parts {
             self.logs.push((stream, Step::Keep(log.events.len())));
         }
     }
+}
+
+/// Whether a call begins in a commit: the one in which it ends is another.
+pub(super) fn begins(changes: &[Change]) -> bool {
+    changes.iter().any(|change| matches!(change, Change::Call(_, CallChange::Accepted(_))))
 }
 
 /// Whether a commit is worth waiting for replicas: all but what only moves a stream along.

@@ -24,7 +24,7 @@ pub(super) const STREAM: &str = "t:";
 pub(super) const WATCHED: &str = "sub:";
 
 pub(super) fn call(call: CallId) -> String {
-    format!("{CALL}{}", call.0)
+    [CALL, &call.0.to_string()].concat()
 }
 
 pub(super) fn stream(stream: StreamId) -> String {

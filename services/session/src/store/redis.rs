@@ -130,7 +130,7 @@ impl Redis {
     /// A number of its own for each write, and who writes it.
     fn stamp(&self, epoch: Epoch) -> (u64, String) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        (number, format!("{epoch}.{}.{number}", self.instance))
+        (number, [&epoch.0.to_string(), ".", &self.instance, ".", &number.to_string()].concat())
     }
 
     /// The number in a stamp of this process under this epoch.
@@ -161,9 +161,7 @@ impl Redis {
                 Instead::By(version, by) => ("is", *version, *by),
             };
             cmd.arg(epoch.0).arg(how).arg(before).arg(whose).arg(version).arg(by).arg(self.life_ms());
-            call::fields(&mut cmd, &parts.set);
-            places.steps(&mut cmd, &parts.logs);
-            call::remember(&mut cmd, answered);
+            call::written(&mut cmd, &places, parts, answered);
             match self.ask(&cmd).await? {
                 (Reply::Streams(more), _) if others.is_empty() => others = more,
                 (reply, link) => return Ok((reply, link)),
@@ -188,11 +186,9 @@ impl Redis {
         };
         let places = Places::new(&self.keys, id, parts.logs.iter().map(|(stream, _)| *stream));
         let mut cmd = SCRIPTS.commit.call(places.all());
-        cmd.arg(epoch.0).arg(version).arg(version + 1).arg(by).arg(self.life_ms());
-        call::fields(&mut cmd, &parts.set);
-        cmd.arg(parts.delete.len()).arg(&parts.delete);
-        places.steps(&mut cmd, &parts.logs);
-        call::remember(&mut cmd, commit.answered.as_ref());
+        let look = if fields::begins(commit.changes) { "" } else { "look" };
+        cmd.arg(epoch.0).arg(version).arg(version + 1).arg(by).arg(self.life_ms()).arg(look);
+        call::written(&mut cmd, &places, &parts, commit.answered.as_ref());
         self.ask(&cmd).await
     }
 
@@ -402,7 +398,7 @@ impl SessionStore for Redis {
 
     async fn answered(&self, id: &SessionId, key: &str) -> Result<Option<Answered>, CommitRefusal> {
         let mut cmd = SCRIPTS.answered.call(&[self.keys.done(id)]);
-        cmd.arg(key).arg(Answered::KEPT_MS);
+        cmd.arg(key);
         let sent = self.lines.get().send(&cmd).await;
         let (value, _) = sent.map_err(|failure| self.failed(&failure))?;
         Ok(if let Value::BulkString(kept) = value { call::remembered(key, kept) } else { None })

@@ -5,7 +5,7 @@ use machines::{CommitRefusal, StreamId};
 use redis::{Cmd, FromRedisValue as _, Value};
 
 use super::keys::Keys;
-use crate::store::fields::Step;
+use crate::store::fields::{Parts, Step};
 use crate::store::{Answered, restore};
 
 /// What a script answers.
@@ -91,7 +91,7 @@ impl Places {
     }
 
     /// Says what is to be done to logs. Events keep the epoch that they were first written in, so that their ids stay.
-    pub(super) fn steps(&self, cmd: &mut Cmd, steps: &[(StreamId, Step)]) {
+    fn steps(&self, cmd: &mut Cmd, steps: &[(StreamId, Step)]) {
         let known = || steps.iter().filter_map(|(stream, step)| Some((self.of(*stream)?, step)));
         cmd.arg(known().count());
         for (place, step) in known() {
@@ -112,23 +112,25 @@ impl Places {
     }
 }
 
-/// Names and values, behind their number.
-pub(super) fn fields(cmd: &mut Cmd, fields: &[(String, String)]) {
-    cmd.arg(fields.len() * 2);
-    for (name, value) in fields {
+/// What is written: fields that are set, fields that are deleted, steps of logs, an answer. What is not there at the end is left out.
+pub(super) fn written(cmd: &mut Cmd, places: &Places, parts: &Parts, answered: Option<&Answered>) {
+    cmd.arg(parts.set.len() * 2);
+    for (name, value) in &parts.set {
         cmd.arg(name).arg(value);
     }
-}
-
-/// What is to be remembered, if anything.
-pub(super) fn remember(cmd: &mut Cmd, answered: Option<&Answered>) {
-    let Some(answered) = answered.filter(|answered| answered.size() <= Answered::BYTES) else {
-        cmd.arg(0);
-        return;
-    };
-    let body = answered.body.as_ref().map_or("", |body| body.as_str());
-    cmd.arg(1).arg(&answered.key).arg(format!("{} {body}", answered.status)).arg(answered.size());
-    cmd.arg(Answered::MOST).arg(Answered::BYTES).arg(Answered::KEPT_MS);
+    let answered = answered.filter(|answered| answered.size() <= Answered::BYTES);
+    let has_steps = answered.is_some() || !parts.logs.is_empty();
+    if has_steps || !parts.delete.is_empty() {
+        cmd.arg(parts.delete.len()).arg(&parts.delete);
+    }
+    if has_steps {
+        places.steps(cmd, &parts.logs);
+    }
+    if let Some(answered) = answered {
+        let body = answered.body.as_ref().map_or("", |body| body.as_str());
+        cmd.arg(1).arg(&answered.key).arg([&answered.status.to_string(), " ", body].concat());
+        cmd.arg([&answered.size().to_string(), " ", &answered.key].concat());
+    }
 }
 
 /// What was remembered under `key`.

@@ -15,9 +15,14 @@ impl Keys {
         Self { prefix }
     }
 
+    /// Put together without formatting: each commit needs several.
+    fn of(&self, slot: Slot, what: &str, id: &str, more: &str) -> String {
+        [self.prefix.as_str(), "{s:", &slot.number().to_string(), "}", what, id, more].concat()
+    }
+
     /// The highest epoch that was let in. Lives for ever: there are no more of them than slots.
     pub(super) fn fence(&self, slot: Slot) -> String {
-        format!("{}{{s:{slot}}}:fence", self.prefix)
+        self.of(slot, ":fence", "", "")
     }
 
     /// The largest number of slots that sessions were ever made in. Lives for ever.
@@ -27,21 +32,21 @@ impl Keys {
 
     /// Which store raised the fence to where it stands.
     pub(super) fn holder(&self, slot: Slot) -> String {
-        format!("{}{{s:{slot}}}:holder", self.prefix)
+        self.of(slot, ":holder", "", "")
     }
 
     /// A hash: the session, one field for each concern.
     pub(super) fn session(&self, id: &SessionId) -> String {
-        format!("{}{{s:{}}}:sess:{id}", self.prefix, id.slot())
+        self.of(id.slot(), ":sess:", id.as_str(), "")
     }
 
     /// A stream: the events of one of its streams. Exists only while there are any.
     pub(super) fn log(&self, id: &SessionId, stream: StreamId) -> String {
-        format!("{}{{s:{}}}:log:{id}:{}", self.prefix, id.slot(), stream.0)
+        self.of(id.slot(), ":log:", id.as_str(), &format!(":{}", stream.0))
     }
 
     /// A hash: how its last requests ended.
     pub(super) fn done(&self, id: &SessionId) -> String {
-        format!("{}{{s:{}}}:done:{id}", self.prefix, id.slot())
+        self.of(id.slot(), ":done:", id.as_str(), "")
     }
 }

@@ -1,13 +1,9 @@
 -- The end of a session. KEYS: fence, session, done, logs. ARGV: epoch.
-local refusal = unfenced()
-if refusal then
-    return refusal
-end
 local more = undeclared(KEYS[2], 4)
 if more then
     return more
 end
 for place = 2, #KEYS do
-    redis.call('UNLINK', KEYS[place])
+    call('UNLINK', KEYS[place])
 end
 return 1

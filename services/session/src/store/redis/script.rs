@@ -4,9 +4,11 @@ use std::sync::LazyLock;
 
 use redis::{Arg, Cmd, Script};
 
+use crate::store::Answered;
+
 /// A script, and what a server that has seen it knows it by.
 pub(super) struct Source {
-    code: &'static str,
+    code: String,
     hash: String,
 }
 
@@ -21,19 +23,32 @@ pub(super) struct Scripts {
     pub(super) slots: Source,
 }
 
-pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-    fence: Source::of(concat!(include_str!("check.lua"), include_str!("fence.lua"))),
-    create: Source::of(concat!(include_str!("check.lua"), include_str!("create.lua"))),
-    commit: Source::of(concat!(include_str!("check.lua"), include_str!("commit.lua"))),
-    rewrite: Source::of(concat!(include_str!("check.lua"), include_str!("rewrite.lua"))),
-    remove: Source::of(concat!(include_str!("check.lua"), include_str!("remove.lua"))),
-    answered: Source::of(include_str!("answered.lua")),
-    slots: Source::of(include_str!("slots.lua")),
+pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
+    const LESS: &str = include_str!("less.lua");
+    const CHECK: &str = include_str!("check.lua");
+    const STREAMS: &str = include_str!("streams.lua");
+    const FINISH: &str = include_str!("finish.lua");
+    Scripts {
+        fence: Source::of(&[LESS, include_str!("fence.lua")]),
+        create: Source::of(&[LESS, CHECK, include_str!("create.lua")]),
+        commit: Source::of(&[LESS, CHECK, include_str!("commit.lua"), FINISH]),
+        rewrite: Source::of(&[LESS, CHECK, STREAMS, include_str!("rewrite.lua"), FINISH]),
+        remove: Source::of(&[LESS, CHECK, STREAMS, include_str!("remove.lua")]),
+        answered: Source::of(&[include_str!("answered.lua")]),
+        slots: Source::of(&[include_str!("slots.lua")]),
+    }
 });
 
 impl Source {
-    fn of(code: &'static str) -> Self {
-        Self { code, hash: Script::new(code).get_hash().to_owned() }
+    /// What is the same in every call is written into the text.
+    fn of(parts: &[&str]) -> Self {
+        let code = parts
+            .concat()
+            .replace("$MOST", &Answered::MOST.to_string())
+            .replace("$BYTES", &Answered::BYTES.to_string())
+            .replace("$KEPT_MS", &Answered::KEPT_MS.to_string());
+        let hash = Script::new(&code).get_hash().to_owned();
+        Self { code, hash }
     }
 
     /// Calls it by its hash. Its arguments follow.
@@ -53,7 +68,7 @@ pub(super) fn in_full(call: &Cmd) -> Option<Cmd> {
     let hash = parts().nth(1)?;
     let source = all.into_iter().find(|source| source.hash.as_bytes() == hash)?;
     let mut cmd = redis::cmd("EVAL");
-    cmd.arg(source.code);
+    cmd.arg(&source.code);
     for part in parts().skip(2) {
         cmd.arg(part);
     }
