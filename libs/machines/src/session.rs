@@ -29,7 +29,7 @@ use self::refusal::{Cause, Mark};
 pub use self::streams::{Cursor, Replay};
 use self::turn::Turn;
 use crate::effect::{CallContext, Effect, Effects};
-use crate::input::{CallId, Input, Millis, StreamId};
+use crate::input::{CallFrame, CallId, Input, Millis, StreamId};
 use crate::journal::{Entry, JournalState};
 use crate::settings::Settings;
 use crate::snapshot::{Snapshot, StreamLog, give_back};
@@ -229,6 +229,12 @@ impl Session {
         let mark = self.mark.take();
         if let Input::CommitRefused(refusal) = input {
             return self.refused(now, refusal, mark);
+        }
+        if let Input::Frame { frame: CallFrame::Accepted { .. }, .. } = input {
+            // Alone it is not worth a commit: the next owner asks all replicas. So there is nothing to go back to.
+            let mut turn = Turn::new(now, &self.settings, &mut self.saved, &mut self.live);
+            turn.take(input);
+            return turn.conclude().effects;
         }
         let cause = Cause::of(&input);
         let before = self.live.clone();

@@ -132,13 +132,17 @@ pub(crate) fn announces(capabilities: &Json, kind: ListKind) -> bool {
 
 /// A result for a client of an older revision: nothing that only the newest has, only content that it knows.
 pub(crate) fn older_result(method: Method, result: Json, revision: Revision) -> Json {
+    let [kind, life, scope] = scan::fields(result.as_str(), [meta::RESULT_TYPE, "ttlMs", "cacheScope"]);
+    let cacheable = method.is_cacheable();
+    if kind.is_none() && !(cacheable && (life.is_some() || scope.is_some())) {
+        return content::downgrade(method, result, revision);
+    }
     let mut editor = ObjectEditor::new(result.as_str());
     editor.remove(meta::RESULT_TYPE);
-    if method.is_cacheable() {
+    if cacheable {
         editor.remove("ttlMs").remove("cacheScope");
     }
-    let result = if editor.is_unchanged() { result.clone() } else { editor.finish_json() };
-    content::downgrade(method, result, revision)
+    content::downgrade(method, editor.finish_json(), revision)
 }
 
 /// An error for a client of an older revision: codes that came with the newest are replaced.

@@ -86,8 +86,9 @@ fn knows(kind: &str, revision: Revision, place: Place) -> bool {
 }
 
 fn tool_result(result: &str, revision: Revision) -> Option<String> {
-    let foreign = scan::member(result, "structuredContent").is_some_and(|s| !scan::is_object(s));
-    let content = scan::member(result, "content").and_then(|c| blocks(c, revision, Place::Result));
+    let [structured, content] = scan::fields(result, ["structuredContent", "content"]);
+    let foreign = structured.is_some_and(|s| !scan::is_object(s));
+    let content = content.and_then(|c| blocks(c, revision, Place::Result));
     if !foreign && content.is_none() {
         return None;
     }

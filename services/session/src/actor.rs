@@ -76,6 +76,7 @@ pub(crate) struct Actor {
     /// Inputs that need no waiting.
     pub(crate) pending: VecDeque<Input>,
     pub(crate) wake: Option<Millis>,
+    timer: wake::Timer,
     pub(crate) stopped: Option<StopReason>,
     /// Set once the session is no longer found; holds this actor itself.
     pub(crate) removed: Option<Removed>,
@@ -110,6 +111,7 @@ impl Actor {
             keys: BTreeMap::new(),
             pending: VecDeque::new(),
             wake,
+            timer: wake::Timer::default(),
             stopped: None,
             removed: None,
         }
@@ -182,7 +184,7 @@ impl Actor {
     }
 
     async fn wait(&mut self, letters: &mut mpsc::Receiver<Box<Letter>>) -> Turn {
-        let timer = wake::reached(self.wake);
+        let timer = self.timer.reached(self.wake);
         tokio::select! {
             Some(news) = self.news.next(), if !self.news.is_empty() => Turn::News(news),
             Some(gone) = self.gone.next(), if !self.gone.is_empty() => match gone {

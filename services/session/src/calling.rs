@@ -229,7 +229,8 @@ pub(crate) fn registry_context(
 /// The invocation of a session's call. Every owner of the session finds the same name, and nobody else does: it is made of the
 /// session's id, which registries do not learn.
 pub(crate) fn invocation_of(session: &SessionId, epoch: u64, call: CallId, generation: u32) -> String {
-    let name = format!("{}\0{epoch}\0{}\0{generation}", session.as_str(), call.0);
+    let numbers = [epoch, call.0, generation.into()].map(|number| number.to_string());
+    let name = [session.as_str(), &numbers[0], &numbers[1], &numbers[2]].join("\0");
     text(&Sha256::digest(name)[..16])
 }
 

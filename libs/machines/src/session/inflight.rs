@@ -163,7 +163,6 @@ impl Turn<'_> {
         let Some(under_way) = self.live.calls.get_mut(&call) else { return };
         let method = under_way.method;
         match frame {
-            // Alone it is not worth a commit: the next owner asks all replicas.
             CallFrame::Accepted { instance } => under_way.instance = Some(instance),
             CallFrame::Progress(params) => {
                 let message = wire::progress(&params, under_way.token.as_ref(), &mut under_way.progress);

@@ -174,12 +174,12 @@ impl Call {
 
     /// It will not be come back to any more.
     pub(crate) fn release(&self) {
-        let (context, at) = {
-            let state = self.state();
-            (state.context.clone(), self.everywhere(&state))
-        };
-        for link in at {
-            link.release(context.clone());
+        let state = self.state();
+        match &state.place {
+            Place::At(held) => held.link().release(&state.context),
+            Place::Taken | Place::Open | Place::Nowhere => {
+                self.everywhere(&state).iter().for_each(|link| link.release(&state.context));
+            }
         }
     }
 

@@ -209,7 +209,7 @@ impl Link {
     }
 
     /// An invocation that will not be attached to any more.
-    pub(crate) fn release(&self, context: Context) {
+    pub(crate) fn release(&self, context: &Context) {
         self.telling.release(context);
     }
 

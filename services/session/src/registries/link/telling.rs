@@ -17,7 +17,7 @@ const RELEASE_EVERY: Duration = Duration::from_secs(1);
 /// How many are remembered, to be released or cancelled; beyond it they are left to expire.
 const QUEUE: usize = 4096;
 /// Invocations that are released without waiting longer: a busy node must not have its registries keep what nobody wants.
-const ENOUGH: usize = 512;
+const ENOUGH: usize = 128;
 /// How many are cancelled at a time.
 const CANCELS: usize = 16;
 
@@ -25,12 +25,19 @@ const CANCELS: usize = 16;
 pub(super) struct Telling {
     address: String,
     port: Arc<dyn Registry>,
-    releases: Mutex<Vec<(Context, String)>>,
+    releases: Mutex<Releases>,
     cancels: Mutex<Vec<(Context, String)>>,
     /// Rung when there is something to cancel.
     bell: Notify,
     /// Rung when enough is to be released that it should not wait for its time.
     enough: Notify,
+}
+
+/// What waits to be released, by registry: on whose behalf is told once.
+#[derive(Default)]
+struct Releases {
+    by_registry: BTreeMap<String, (Context, Vec<String>)>,
+    count: usize,
 }
 
 impl Telling {
@@ -47,17 +54,25 @@ impl Telling {
 
     /// How many invocations wait to be released, and to be cancelled.
     pub(super) fn waiting(&self) -> (usize, usize) {
-        let releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner).count;
         (releases, self.cancels.lock().unwrap_or_else(PoisonError::into_inner).len())
     }
 
-    pub(super) fn release(&self, context: Context) {
+    pub(super) fn release(&self, context: &Context) {
         let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
-        if releases.len() < QUEUE {
-            let invocation = context.invocation.clone();
-            releases.push((in_own_time(context), invocation));
+        if releases.count >= QUEUE {
+            return;
         }
-        if releases.len() == ENOUGH {
+        releases.count += 1;
+        let invocation = context.invocation.clone();
+        match releases.by_registry.get_mut(&context.registry) {
+            Some((_, invocations)) => invocations.push(invocation),
+            None => {
+                let told = (in_own_time(context.clone()), vec![invocation]);
+                releases.by_registry.insert(context.registry.clone(), told);
+            }
+        }
+        if releases.count == ENOUGH {
             self.enough.notify_one();
         }
     }
@@ -98,15 +113,7 @@ impl Telling {
 
     async fn flush_releases(&self) {
         let releases = std::mem::take(&mut *self.releases.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut by_registry: BTreeMap<String, (Context, Vec<String>)> = BTreeMap::new();
-        for (context, invocation) in releases {
-            by_registry
-                .entry(context.registry.clone())
-                .or_insert_with(|| (context, Vec::new()))
-                .1
-                .push(invocation);
-        }
-        for (context, invocations) in by_registry.into_values() {
+        for (context, invocations) in releases.by_registry.into_values() {
             if let Err(error) = limited(self.port.release(context, invocations)).await {
                 tracing::debug!(address = %self.address, %error, "release failed; the invocations expire by themselves");
             }
