@@ -49,7 +49,10 @@ fn ask(asked: &Health) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", asked.path, asked.admin)?;
+    // In one write: each part of a `write!` would be a packet of its own.
+    let request =
+        format!("GET {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", asked.path, asked.admin);
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(MOST).read_to_string(&mut answer)?;
     Ok(answer)
@@ -57,6 +60,7 @@ fn ask(asked: &Health) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader};
     use std::net::TcpListener;
     use std::thread;
 
@@ -68,11 +72,14 @@ mod tests {
         let asked =
             Health { admin: listener.local_addr().expect("an address").to_string(), path: "/readyz".into() };
         let server = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("a connection");
-            let mut request = [0; 256];
-            let length = stream.read(&mut request).expect("a request");
-            stream.write_all(answer.as_bytes()).expect("taken");
-            String::from_utf8_lossy(&request[..length]).into_owned()
+            let (stream, _) = listener.accept().expect("a connection");
+            let mut reader = BufReader::new(stream);
+            let mut request = String::new();
+            while !request.ends_with("\r\n\r\n") {
+                assert!(reader.read_line(&mut request).expect("a line") > 0, "{request}");
+            }
+            reader.into_inner().write_all(answer.as_bytes()).expect("taken");
+            request
         });
         let outcome = run(&asked).map_err(|failure| failure.to_string());
         assert!(server.join().expect("served").starts_with("GET /readyz HTTP/1.1\r\nhost: 127.0.0.1:"));
