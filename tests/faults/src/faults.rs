@@ -145,10 +145,15 @@ impl Fault {
         if quick { self.planned.1 } else { self.planned.0 }
     }
 
-    /// Keys that may stay in Redis until their time is up. Where a tail is lost, so is the end of sessions that ended in it.
+    /// Keys that may stay in Redis until their time is up, where a tail is lost and with it the end of sessions that ended in it;
+    /// and what a later version writes down once of a mesh that an earlier one did not, in Redis or in etcd.
     #[must_use]
-    pub fn keys_left(&self) -> i64 {
-        if self.loses_tail() { 24 } else { 0 }
+    pub fn keys_left(&self, store: &str) -> i64 {
+        match store {
+            "redis-keys" if self.loses_tail() => 24,
+            "redis-keys" | "etcd-keys" if self.needs_former() => 4,
+            _ => 0,
+        }
     }
 
     /// Whether it begins with an earlier version.

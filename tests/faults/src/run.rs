@@ -108,9 +108,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let (name, commit) = (fault.name.to_owned(), options.commit.clone());
     pen.write(None, What::Run { fault: name, seed: options.seed, commit });
     let mut before = observers::inventory(&cluster, &world.names()).await?;
-    if let Some((_, slack)) = before.get_mut("redis-keys") {
-        *slack = fault.keys_left();
-    }
+    allow(fault, &mut before);
     observers::write_inventory(&pen, Phase::Before, &before, &before);
     let counters = Counters::new();
     let load = fault.load();
@@ -122,9 +120,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
         complaints.push(format!("the fault could not be injected: {error:#}"));
     }
     let mut after = settle(&run, &before).await?;
-    if let Some((_, slack)) = after.get_mut("redis-keys") {
-        *slack = fault.keys_left();
-    }
+    allow(fault, &mut after);
     observers::write_inventory(&run.pen, Phase::After, &after, &before);
     counters.look(&observers::scrapable(&run.cluster)).await;
     counters.write(&recorder);
@@ -203,6 +199,13 @@ async fn finish(
     }
     counters.look(&observers::scrapable(&run.cluster)).await;
     complaints
+}
+
+/// What may stay behind a fault without being a leak.
+fn allow(fault: &Fault, inventory: &mut BTreeMap<String, (i64, i64)>) {
+    for (what, (_, slack)) in inventory {
+        *slack = fault.keys_left(what).max(*slack);
+    }
 }
 
 /// Waits until a call without a session succeeds: the gateways reach session nodes, and those the registries.
