@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream};
 use mcp::Json;
 use mcp::scan::path;
 use session::store::{Memory, SessionStore};
-use tests::client::DEADLINE;
+use tests::client::{Client, DEADLINE, Events};
 use tests::mesh::Mesh;
 use tests::scripted::{Scripted, shared};
 
@@ -87,6 +87,48 @@ async fn a_call_goes_on_at_the_next_owner() -> Result<()> {
     assert_eq!((path(&end, &["id"]), path(&end, &["result", "content"])), (Some("7"), Some("[]")), "{end}");
     assert_eq!(registry.seen().len(), 1, "it was called once");
     Ok(())
+}
+
+/// Each owner has another client, which is the same to the session.
+async fn moved(client: &Client, to: &Mesh) -> Result<Events> {
+    let mut moved = to.client();
+    moved.session.clone_from(&client.session);
+    moved.revision.clone_from(&client.revision);
+    Ok(moved.get(None).await?.events())
+}
+
+/// Whoever owned it then, and whether or not anybody did.
+async fn a_client_is_told_of_what_changed_meanwhile() -> Result<()> {
+    let store: Arc<dyn SessionStore> = Arc::new(Memory::default());
+    let first = Mesh::successor(store.clone(), 1, vec![registry()]).await?;
+    let mut client = first.client();
+    client.initialize("2025-11-25", "{}").await?;
+    let subscribe = r#"{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"a:1"}}"#;
+    assert!(client.post(subscribe).await?.response().await?.contains("result"));
+
+    let other = || {
+        let registry = registry();
+        registry.list(Kind::Tools, [r#"{"name":"endless"}"#, r#"{"name":"more"}"#]);
+        registry
+    };
+    let second = Mesh::successor(store.clone(), 2, vec![other()]).await?;
+    let told = moved(&client, &second).await?.message().await?;
+    assert_eq!(path(&told, &["method"]), Some("\"notifications/tools/list_changed\""), "{told}");
+
+    // Once, and not for what is as it was.
+    let registry = other();
+    let third = Mesh::successor(store, 3, vec![registry.clone()]).await?;
+    let mut own = moved(&client, &third).await?;
+    tokio::time::timeout(DEADLINE, registry.watching("a:1", true)).await?;
+    registry.update(r#"{"uri":"a:1"}"#);
+    let told = own.message().await?;
+    assert_eq!(path(&told, &["method"]), Some("\"notifications/resources/updated\""), "{told}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_between_owners_is_announced() {
+    a_client_is_told_of_what_changed_meanwhile().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

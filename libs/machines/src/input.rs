@@ -32,6 +32,11 @@ pub enum ListKind {
     Prompts,
 }
 
+impl ListKind {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Tools, Self::Resources, Self::Prompts];
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {

@@ -22,4 +22,4 @@ pub use input::{CallFrame, CallId, CommitRefusal, Continuation, Input, ListKind,
 pub use listen::{Filter, Listen, ListenSettings};
 pub use session::{Cursor, Phase, Replay, Session, check};
 pub use settings::Settings;
-pub use snapshot::{Change, Snapshot};
+pub use snapshot::{Change, Lists, Snapshot};

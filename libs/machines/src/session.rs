@@ -29,7 +29,7 @@ use self::refusal::{Cause, Mark};
 pub use self::streams::{Cursor, Replay};
 use self::turn::Turn;
 use crate::effect::{CallContext, Effect, Effects};
-use crate::input::{CallFrame, CallId, Input, Millis, StreamId};
+use crate::input::{CallFrame, CallId, Input, ListKind, Millis, StreamId};
 use crate::journal::{Entry, JournalState};
 use crate::settings::Settings;
 use crate::snapshot::{Snapshot, StreamLog, give_back};
@@ -177,6 +177,19 @@ impl Session {
     pub const fn owned_by(mut self, epoch: u64) -> Self {
         self.live.epoch = epoch;
         self
+    }
+
+    /// From now on the server is what these say. Told before [`Input::CatalogChanged`], so that it is known which change it was.
+    pub fn serve(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+    }
+
+    /// The lists that have changed since the client was told of them last: by another owner, or by none.
+    pub fn unannounced(&self) -> impl Iterator<Item = ListKind> + use<> {
+        let told = self.saved.handshake.as_ref().and_then(|handshake| handshake.lists);
+        let now = self.settings.lists;
+        let changed = move |kind: &ListKind| told.is_some_and(|told| told.of(*kind) != now.of(*kind));
+        ListKind::ALL.into_iter().filter(changed)
     }
 
     /// The stream on which a delivery is answered that was taken on before, by this owner or another one; `None` if no journaled

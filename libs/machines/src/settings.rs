@@ -3,6 +3,7 @@
 use mcp::Json;
 
 use crate::input::Millis;
+use crate::snapshot::Lists;
 
 /// Settings of a [`crate::Session`]; shared by all sessions of a node.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +14,8 @@ pub struct Settings {
     pub server_info: Json,
     /// For the model.
     pub instructions: Option<String>,
+    /// What the lists are.
+    pub lists: Lists,
     /// A POST without any frame for this long is answered by an event stream.
     pub open_after_ms: Millis,
     /// The handshake has to be finished within this.
@@ -53,6 +56,7 @@ impl Default for Settings {
             capabilities: Json::empty_object(),
             server_info: Json::trusted(r#"{"name":"trunkline","version":"0"}"#),
             instructions: None,
+            lists: Lists::default(),
             open_after_ms: 500,
             init_timeout_ms: 30_000,
             idle_timeout_ms: 1_800_000,

@@ -13,7 +13,7 @@ use mcp::rpc::Id;
 use mcp::{Json, Revision};
 use serde::{Deserialize, Serialize};
 
-use crate::input::{CallId, Millis, StreamId};
+use crate::input::{CallId, ListKind, Millis, StreamId};
 use crate::journal::{Answer, Entry, JournalState, Round};
 
 pub(crate) use self::apply::{Undo, give_back};
@@ -56,6 +56,43 @@ pub struct Handshake {
     pub ready: bool,
     /// When it was: a session does not live longer because its owner changes.
     pub at: Millis,
+    /// What the lists were when the client was last told that one has changed; `None` if a version before this one settled it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lists: Option<Lists>,
+}
+
+/// Tells one state of the lists from another: what changed while a session had no owner, its next one finds out by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lists {
+    /// A digest of all tools.
+    pub tools: u32,
+    /// Of all resources and templates.
+    pub resources: u32,
+    /// Of all prompts.
+    pub prompts: u32,
+}
+
+impl Lists {
+    /// The digest of one list.
+    #[must_use]
+    pub const fn of(self, kind: ListKind) -> u32 {
+        match kind {
+            ListKind::Tools => self.tools,
+            ListKind::Resources => self.resources,
+            ListKind::Prompts => self.prompts,
+        }
+    }
+
+    /// The same with another digest of one list.
+    #[must_use]
+    pub const fn with(mut self, kind: ListKind, digest: u32) -> Self {
+        match kind {
+            ListKind::Tools => self.tools = digest,
+            ListKind::Resources => self.resources = digest,
+            ListKind::Prompts => self.prompts = digest,
+        }
+        self
+    }
 }
 
 /// The events of one stream that are kept.
@@ -107,6 +144,8 @@ pub enum Change {
     Greeted(Box<Handshake>),
     /// The client has the answer.
     Ready,
+    /// The client is told of a list as it is now.
+    Listed(Lists),
     /// `logging/setLevel`.
     LevelSet(Level),
     /// A resource is watched.

@@ -235,7 +235,10 @@ impl Actor {
                 self.add_reader(stream, reply);
                 self.take(Input::Close { stream }).await;
             }
-            Letter::Changed(kind) => self.take(Input::CatalogChanged(kind)).await,
+            Letter::Changed(kind) => {
+                self.resident.machine.serve(self.shared.settings());
+                self.take(Input::CatalogChanged(kind)).await;
+            }
             Letter::Updated { uri, params } => self.take(Input::ResourceUpdated { uri, params }).await,
             Letter::Wake => self.take(Input::DeadlineReached).await,
             Letter::Drain => self.drain().await,

@@ -210,7 +210,7 @@ async fn announce(shared: Arc<Shared>, mut changes: broadcast::Receiver<ListKind
         match changes.recv().await {
             Ok(kind) => shared.announce(kind).await,
             Err(broadcast::error::RecvError::Lagged(_)) => {
-                for kind in [ListKind::Tools, ListKind::Resources, ListKind::Prompts] {
+                for kind in ListKind::ALL {
                     shared.announce(kind).await;
                 }
             }

@@ -7,6 +7,7 @@ use mcp::edit::{self, ObjectEditor};
 use mcp::{Json, scan};
 
 use crate::config::Config;
+use crate::host::Shared;
 use crate::registries::catalogue::Catalogue;
 
 /// Registries come and go, so every feature is always offered; lists are empty while nobody serves them.
@@ -54,6 +55,7 @@ impl Facts {
         }
         let settings = Arc::new(Settings {
             capabilities: capabilities(catalogue),
+            lists: catalogue.lists(),
             instructions: Some(catalogue.instructions.clone()).filter(|text| !text.is_empty()),
             ..self.settings.clone()
         });
@@ -75,6 +77,13 @@ impl Facts {
             result.set("instructions", edit::quote(text));
         }
         result.finish_json()
+    }
+}
+
+impl Shared {
+    /// Settings of a session, as this node serves it now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.facts.settings(&self.registries.catalogue())
     }
 }
 

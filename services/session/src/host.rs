@@ -156,7 +156,7 @@ impl Shared {
             // It has ended with its reader, and that with the actor; or its owner never heard that its end was stored.
             return self.store.remove(id, epoch).await;
         }
-        let settings = self.facts.settings(&self.registries.catalogue());
+        let settings = self.settings();
         let machine = Session::restore(settings, stored.snapshot, chassis::clock::dated_millis());
         self.residents.insert(Box::new(Resident {
             id: id.clone(),
@@ -307,7 +307,7 @@ impl Host {
             tracing::warn!(?refusal, "a session could not be stored");
             return Ok(Err(refuse::unavailable(request, "store_down")));
         }
-        let settings = shared.facts.settings(&shared.registries.catalogue());
+        let settings = shared.settings();
         shared.residents.insert(Box::new(Resident {
             id: id.clone(),
             epoch,

@@ -110,7 +110,7 @@ impl Serving {
             change = self.changes.recv() => match change {
                 Ok(kind) => self.take(Input::CatalogChanged(kind)),
                 Err(broadcast::error::RecvError::Lagged(_)) => {
-                    for kind in [ListKind::Tools, ListKind::Resources, ListKind::Prompts] {
+                    for kind in ListKind::ALL {
                         self.take(Input::CatalogChanged(kind));
                     }
                 }

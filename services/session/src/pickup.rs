@@ -17,9 +17,11 @@ use crate::registries::call::{Call, Heard};
 use crate::store::Answered;
 
 impl Actor {
-    /// Takes a loaded session up again: its resources are watched here from now on, and its calls are followed to their ends.
+    /// Takes a loaded session up again: its resources are watched here from now on, its calls are followed to their ends, and
+    /// what changed in the lists while it had no owner is announced.
     pub(crate) fn restore(&mut self) {
         let saved = self.resident.machine.snapshot();
+        self.pending.extend(self.resident.machine.unannounced().map(Input::CatalogChanged));
         for (call, entry) in &saved.journal {
             if let Some(key) = &entry.key {
                 self.keys.insert(entry.stream, key.clone());

@@ -19,6 +19,7 @@ impl Turn<'_> {
         self.advance(Trigger::InitializeReceived);
         match read(request.params.as_ref(), self.now) {
             Ok(handshake) => {
+                let handshake = Handshake { lists: Some(self.settings.lists), ..handshake };
                 let result = self.greeting(handshake.revision);
                 self.change(Change::Greeted(Box::new(handshake)));
                 self.answer(stream, 200, Some(rpc::result(&request.id, &result)));
@@ -77,6 +78,7 @@ fn read(params: Option<&Json>, now: Millis) -> Result<Handshake, Cow<'static, st
         client_info: object("clientInfo")?,
         ready: false,
         at: now,
+        lists: None,
     })
 }
 

@@ -64,6 +64,12 @@ impl Turn<'_> {
 
     pub(super) fn catalog_changed(&mut self, kind: ListKind) {
         if self.may_notify() && wire::announces(&self.settings.capabilities, kind) {
+            let (now, handshake) = (self.settings.lists, self.saved.handshake.as_ref());
+            let told = handshake.and_then(|handshake| handshake.lists);
+            let lists = told.map_or(now, |told| told.with(kind, now.of(kind)));
+            if told != Some(lists) {
+                self.change(Change::Listed(lists));
+            }
             self.notify(rpc::notification(wire::list_changed(kind), None));
         }
     }

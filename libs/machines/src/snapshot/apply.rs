@@ -54,6 +54,11 @@ impl Snapshot {
                     handshake.ready = true;
                 }
             }
+            Change::Listed(lists) => {
+                if let Some(handshake) = &mut self.handshake {
+                    handshake.lists = Some(*lists);
+                }
+            }
             Change::LevelSet(level) => self.level = Some(*level),
             Change::Subscribed(uri) => {
                 self.subscriptions.insert(uri.clone());
@@ -152,7 +157,9 @@ impl Snapshot {
     /// What would take `change` back, if it were applied now.
     pub(crate) fn undo_of(&self, change: &Change) -> Undo {
         match change {
-            Change::Greeted(_) | Change::Ready => Undo::Handshake(self.handshake.clone().map(Box::new)),
+            Change::Greeted(_) | Change::Ready | Change::Listed(_) => {
+                Undo::Handshake(self.handshake.clone().map(Box::new))
+            }
             Change::LevelSet(_) => Undo::Level(self.level),
             Change::Subscribed(uri) | Change::Unsubscribed(uri) => {
                 Undo::Subscription { uri: uri.clone(), present: self.subscriptions.contains(uri) }

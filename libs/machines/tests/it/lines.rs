@@ -90,6 +90,7 @@ fn change(change: &Change) -> String {
     match change {
         Change::Greeted(handshake) => format!("greeted {}", handshake.revision),
         Change::Ready => "ready".to_owned(),
+        Change::Listed(_) => "listed".to_owned(),
         Change::LevelSet(level) => format!("level {}", level.as_str()),
         Change::Subscribed(uri) => format!("subscribed {uri}"),
         Change::Unsubscribed(uri) => format!("unsubscribed {uri}"),

@@ -1,7 +1,7 @@
 //! Every reachable state survives being saved and loaded, and the next owner brings everything to its ending.
 
 use machines::snapshot::LoadError;
-use machines::{Effect, Session, Snapshot};
+use machines::{Effect, Input, ListKind, Lists, Session, Settings, Snapshot};
 use mcp::{Json, Revision};
 use proptest::prelude::*;
 
@@ -35,7 +35,7 @@ fn changes_survive_being_written_down() {
     let mut effects = world.request("1", "tools/call", Some(r#"{"name":"a","_meta":{"progressToken":1}}"#));
     effects.extend(world.request("2", "logging/setLevel", Some(r#"{"level":"alert"}"#)));
     for frame in crate::alphabet::frames().into_iter().take(9) {
-        effects.extend(world.give(machines::Input::Frame { call: machines::CallId(1), number: 0, frame }));
+        effects.extend(world.give(Input::Frame { call: machines::CallId(1), number: 0, frame }));
     }
     effects.extend(world.close());
     let mut count = 0;
@@ -54,6 +54,42 @@ fn changes_survive_being_written_down() {
 }
 
 #[test]
+fn what_changed_in_the_lists_while_nobody_owned_it_is_found_out_once() {
+    let listed = |lists| Settings { lists, ..world::settings() };
+    let (old, new) =
+        (Lists { tools: 1, resources: 2, prompts: 3 }, Lists { tools: 9, resources: 2, prompts: 8 });
+    let world = World::greeted(listed(old), Revision::V2025_11_25, "{}");
+    let owner = |lists, saved: &Snapshot| Session::restore(listed(lists), saved.clone(), 0);
+    let missed = |session: &Session| session.unannounced().collect::<Vec<_>>();
+    assert_eq!(missed(&owner(old, &world.saved)), []);
+    let mut next = owner(new, &world.saved);
+    assert_eq!(missed(&next), [ListKind::Tools, ListKind::Prompts]);
+    next.step(1, Input::CatalogChanged(ListKind::Prompts));
+    assert_eq!(missed(&owner(new, &next.snapshot())), [ListKind::Tools]);
+    next.step(2, Input::CatalogChanged(ListKind::Tools));
+    assert_eq!(missed(&owner(new, &next.snapshot())), []);
+    // An owner that is told of a change notes it in the same way.
+    next.serve(listed(old).into());
+    next.step(3, Input::CatalogChanged(ListKind::Prompts));
+    assert_eq!(missed(&owner(old, &next.snapshot())), [ListKind::Tools]);
+}
+
+#[test]
+fn who_was_greeted_by_a_version_that_did_not_note_the_lists_misses_nothing() {
+    let world = World::greeted(world::settings(), Revision::V2025_11_25, "{}");
+    let mut saved = world.saved;
+    saved.handshake.as_mut().unwrap().lists = None;
+    let written = saved.save();
+    assert!(!written.as_str().contains("lists"), "{written}");
+    let lists = Lists { tools: 1, resources: 1, prompts: 1 };
+    let settings = Settings { lists, ..world::settings() };
+    let mut session = Session::restore(settings, Snapshot::load(&written).unwrap(), 0);
+    assert_eq!(session.unannounced().next(), None);
+    session.step(1, Input::CatalogChanged(ListKind::Tools));
+    assert_eq!(session.saved().handshake.as_ref().unwrap().lists, Some(lists));
+}
+
+#[test]
 fn another_form_is_not_read() {
     let saved = Snapshot::default().save();
     assert_eq!(Snapshot::load(&saved), Ok(Snapshot::default()));
@@ -68,7 +104,7 @@ fn an_idle_session_is_small() {
     let big = format!(r#"{{"name":"a","arguments":{{"text":"{}"}}}}"#, "x".repeat(100_000));
     world.request("1", "tools/call", Some(&big));
     let frame = machines::CallFrame::Result(Json::empty_object());
-    world.give(machines::Input::Frame { call: machines::CallId(1), number: 0, frame });
+    world.give(Input::Frame { call: machines::CallId(1), number: 0, frame });
     world.session.settle();
     let text = format!("{:?}", world.session);
     assert!(text.len() < 3000, "{} bytes are left of a finished call", text.len());

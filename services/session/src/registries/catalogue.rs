@@ -10,6 +10,7 @@ use std::sync::Arc;
 use api::registry::Kind;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use machines::Lists;
 use mcp::edit::{self, ObjectEditor};
 use mcp::header::{self, ParamHeader};
 use mcp::{Json, name, scan, template};
@@ -102,6 +103,22 @@ impl Catalogue {
         let instructions: Vec<&str> =
             newest.iter().map(|s| s.instructions.as_str()).filter(|text| !text.is_empty()).collect();
         Self { sections, capabilities: merged_capabilities(&newest), instructions: instructions.join("\n\n") }
+    }
+
+    /// Tells this state of the lists from others, on every node.
+    pub(crate) fn lists(&self) -> Lists {
+        let of = |kinds: &[Kind]| {
+            let mut hasher = Sha256::new();
+            for section in kinds.iter().filter_map(|kind| self.section(*kind)) {
+                hasher.update(&section.digest);
+            }
+            hasher.finalize().first_chunk().map_or(0, |start| u32::from_le_bytes(*start))
+        };
+        Lists {
+            tools: of(&[Kind::Tools]),
+            resources: of(&[Kind::Resources, Kind::Templates]),
+            prompts: of(&[Kind::Prompts]),
+        }
     }
 
     /// The merged list of a kind.

@@ -64,7 +64,9 @@ pub(super) fn touched(changes: &[Change], after: &Snapshot) -> Option<Parts> {
     let mut touched = Touched::default();
     for change in changes {
         match change {
-            Change::Greeted(_) | Change::Ready | Change::LevelSet(_) => touched.head = true,
+            Change::Greeted(_) | Change::Ready | Change::Listed(_) | Change::LevelSet(_) => {
+                touched.head = true
+            }
             Change::Subscribed(uri) | Change::Unsubscribed(uri) => {
                 touched.watched.insert(uri);
             }
@@ -200,6 +202,8 @@ pub(super) fn matters(changes: &[Change]) -> bool {
         | Change::Unsubscribed(_)
         | Change::Call(..)
         | Change::Ended => true,
+        // If it is lost, the client is told once more.
+        Change::Listed(_) => false,
         Change::Stream(_, change) => match change {
             StreamChange::Opened { .. } | StreamChange::Finished { .. } | StreamChange::Dropped => true,
             StreamChange::Appended { .. } | StreamChange::Delivered { .. } | StreamChange::Trimmed { .. } => {
@@ -228,7 +232,7 @@ pub(super) fn can_be_refused(changes: &[Change]) -> bool {
                 CallChange::Ended(_) => ends = true,
                 CallChange::Placed(_) | CallChange::Heard(_) | CallChange::Asked(_) => {}
             },
-            Change::Stream(..) => {}
+            Change::Stream(..) | Change::Listed(_) => {}
             // Whoever ends a session asks again; and one that everybody may forget was not ended.
             Change::Ended => waits = true,
         }

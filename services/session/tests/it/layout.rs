@@ -2,7 +2,7 @@
 
 use api::{Epoch, SlotCount};
 use machines::snapshot::{Handshake, StreamChange};
-use machines::{Change, CommitRefusal, StreamId};
+use machines::{Change, CommitRefusal, Lists, StreamId};
 use mcp::log::Level;
 use mcp::{Json, Revision};
 use session::store::{Config, Unfit};
@@ -99,6 +99,7 @@ async fn a_session_that_rests_is_small_and_has_one_key() {
         client_info: Json::trusted(client),
         ready: true,
         at: 1_790_000_000_000,
+        lists: Some(Lists { tools: u32::MAX, resources: u32::MAX, prompts: u32::MAX }),
     };
     writer.write(&[Change::Greeted(Box::new(handshake))]).await;
     let own = StreamId::OWN;
