@@ -20,6 +20,7 @@ use crate::draw::Draw;
 use crate::observers;
 use crate::process::{Pids, Process, binary};
 use crate::proxy::Proxy;
+use crate::shape::{Shape, USUAL_SLOTS};
 use crate::sink::Sink;
 use crate::stores::{Etcd, Place, Redis, free_ports, local};
 
@@ -27,41 +28,6 @@ use crate::stores::{Etcd, Place, Redis, free_ports, local};
 pub const PREFIX: &str = "/trunkline";
 /// How long a process may take to be ready.
 const READY: Duration = Duration::from_secs(30);
-/// Slots of a mesh.
-pub const SLOTS: u16 = 4096;
-
-/// How a mesh is put together.
-#[derive(Debug, Clone)]
-pub struct Shape {
-    /// Session nodes.
-    pub sessions: usize,
-    /// Gateways.
-    pub gateways: usize,
-    /// Replicas of each registry.
-    pub replicas: usize,
-    /// Replicas of Redis that must have a write before it counts.
-    pub wait_replicas: usize,
-    /// Share of the requests that is traced.
-    pub sample: f64,
-    /// Settings beyond, `section.key=value`, for all processes.
-    pub more: Vec<String>,
-    /// What is run instead of this version's binary, until [`Cluster::upgrade`].
-    pub former: Option<PathBuf>,
-}
-
-impl Default for Shape {
-    fn default() -> Self {
-        Self {
-            sessions: 3,
-            gateways: 2,
-            replicas: 2,
-            wait_replicas: 0,
-            sample: 1.0,
-            more: Vec::new(),
-            former: None,
-        }
-    }
-}
 
 /// What a process of the mesh is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,6 +92,7 @@ pub struct Cluster {
     pub ledger: PathBuf,
     /// Who runs.
     pub pids: Pids,
+    slots: u16,
     units: Vec<Unit>,
     place: Place,
 }
@@ -146,8 +113,8 @@ impl Cluster {
         let sink_proxy = Proxy::start(sink.address(), pids.clone(), draw.of("sink")).await?;
         let keys = ["alice", "mallory"].map(|name| (name.to_owned(), key(&mut draw.of(name))));
         let ledger = place.data.join("ledger.jsonl");
-        let mut cluster =
-            Self { etcd, redis, sink, sink_proxy, keys: keys.into(), ledger, pids, units: Vec::new(), place };
+        let (keys, slots, units) = (keys.into(), shape.slots, Vec::new());
+        let mut cluster = Self { etcd, redis, sink, sink_proxy, keys, ledger, pids, slots, units, place };
         cluster.lay_out(shape, draw).await?;
         cluster.configure(shape, draw)?;
         for roles in [
@@ -224,6 +191,10 @@ impl Cluster {
         let content = self.place.data.join("content");
         std::fs::create_dir_all(&content)?;
         std::fs::write(content.join("welcome.md"), "# Welcome\n")?;
+        let slots = match shape.slots {
+            USUAL_SLOTS => String::new(),
+            other => format!("slots = {other}\n"),
+        };
         let ledgers = self.units.iter().filter(|unit| unit.role == Role::Ledger);
         let ledgers: Vec<String> =
             ledgers.map(|unit| format!("{{ address = \"{}\" }}", unit.proxy.address())).collect();
@@ -232,7 +203,7 @@ impl Cluster {
             let name = &unit.name;
             let head = format!(
                 "[telemetry]\nendpoint = \"http://{sink}\"\nsample = {sample:?}\nnode = \"{name}\"\n\
-                 [cluster]\netcd = [{etcd}]\nprefix = \"{PREFIX}\"\nadvertise = \"{advertise}\"\n\
+                 [cluster]\netcd = [{etcd}]\nprefix = \"{PREFIX}\"\nadvertise = \"{advertise}\"\n{slots}\
                  [{}]\nlisten = \"{listen}\"\n",
                 unit.role.command()
             );
@@ -399,9 +370,9 @@ impl Cluster {
             let owned = owners.len();
             let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
             owners.values().for_each(|node| *shares.entry(node).or_default() += 1);
-            let most = usize::from(SLOTS) / nodes * 11 / 10 + 2;
+            let most = usize::from(self.slots) / nodes * 11 / 10 + 2;
             let is_shared = shares.len() == nodes && shares.values().all(|share| *share <= most);
-            if owned == usize::from(SLOTS) && is_shared && owners == before {
+            if owned == usize::from(self.slots) && is_shared && owners == before {
                 return Ok(());
             }
             before = owners;
@@ -409,7 +380,8 @@ impl Cluster {
             anyhow::ensure!(died.is_empty(), "ended by itself: {}", died.join("\n"));
             anyhow::ensure!(
                 Instant::now() < until,
-                "{owned} of {SLOTS} slots have an owner after {} s",
+                "{owned} of {} slots have an owner after {} s",
+                self.slots,
                 within.as_secs()
             );
             tokio::time::sleep(Duration::from_millis(700)).await;

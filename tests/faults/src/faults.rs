@@ -8,9 +8,9 @@ use anyhow::Result;
 use history::{History, Judgement};
 
 use crate::clients::Load;
-use crate::cluster::Shape;
 use crate::limits;
 use crate::run::{Run, usual};
+use crate::shape::Shape;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy)]

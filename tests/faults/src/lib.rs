@@ -19,5 +19,6 @@ pub mod process;
 pub mod proxy;
 pub mod recorder;
 pub mod run;
+pub mod shape;
 pub mod sink;
 pub mod stores;

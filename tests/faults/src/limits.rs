@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use history::line::{Doing, What};
 use history::{History, Judgement};
 
-use crate::cluster::SLOTS;
 use crate::faults::Limit;
 
 /// An operation of a client, as a limit sees it.
@@ -18,8 +17,8 @@ struct Seen<'a> {
     ran: bool,
 }
 
-/// What is wrong, if a limit was broken.
-pub(crate) fn broken(limit: Limit, history: &History, judgement: &Judgement, moves: usize) -> Option<String> {
+/// What is wrong, if a limit was broken. `moved` are the slots that changed hands since all had an owner.
+pub(crate) fn broken(limit: Limit, history: &History, judgement: &Judgement, moved: usize) -> Option<String> {
     let seen = seen(history);
     let windows = windows(history);
     let inside = |seen: &&Seen<'_>| {
@@ -32,7 +31,6 @@ pub(crate) fn broken(limit: Limit, history: &History, judgement: &Judgement, mov
             (p99 > most).then(|| format!("recovery p99 was {p99} ms, at most {most} ms are allowed"))
         }
         Limit::Moves(most) => {
-            let moved = moves.saturating_sub(usize::from(SLOTS));
             // A node that joins later than the others is given its share: that is no move for the fault.
             let felt = moved_inside(history, &windows);
             (felt > most).then(|| format!("{felt} slots changed hands ({moved} in all), at most {most} may"))

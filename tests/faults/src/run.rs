@@ -11,12 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::clients::{Load, Session, World};
-use crate::cluster::{Cluster, Role, Shape, slot_of};
+use crate::cluster::{Cluster, Role, slot_of};
 use crate::draw::Draw;
 use crate::faults::{Fault, inject};
 use crate::monitor::Monitors;
 use crate::observers::{self, Counters};
 use crate::recorder::{Pen, Recorder};
+use crate::shape::Shape;
 
 /// Operations without which a run proves nothing.
 pub const OPERATIONS: usize = 2_000;
@@ -40,6 +41,8 @@ pub struct Options {
     pub commit: String,
     /// Replicas of each registry.
     pub replicas: usize,
+    /// Slots of the mesh.
+    pub slots: u16,
     /// The binary of an earlier version.
     pub former: Option<PathBuf>,
 }
@@ -96,7 +99,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let recorder = Recorder::default();
     let _tidy = Tidy(dir.join("data"));
     let former = options.former.clone().filter(|_| fault.needs_former());
-    let shape = Shape { replicas: options.replicas, former, ..fault.shape() };
+    let shape = Shape { replicas: options.replicas, slots: options.slots, former, ..fault.shape() };
     let mut cluster = Cluster::start(&dir, &shape, &draw).await?;
     cluster.settled(PATIENCE).await?;
     let monitors = Monitors::start(&cluster.redis.ports());
@@ -141,7 +144,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
         refused: u64::from(fault.needs_refused),
     };
     let judgement = judge(&history, demands);
-    complaints.extend(fault.own_limit(&history, &judgement, moves));
+    complaints.extend(fault.own_limit(&history, &judgement, moves.saturating_sub(options.slots.into())));
     let report = judgement.report(&history);
     Ok(Outcome { judgement, complaints, report, moves, took: begun.elapsed() })
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use faults::faults::{ALL, Fault, QUICK};
 use faults::run::{Options, Outcome, run};
+use faults::shape::USUAL_SLOTS;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -34,6 +35,9 @@ struct Args {
     /// Replicas of each registry.
     #[arg(long, default_value_t = 2)]
     replicas: usize,
+    /// Slots of the mesh: 4096 or 16384.
+    #[arg(long, default_value_t = USUAL_SLOTS)]
+    slots: u16,
     /// The binary of an earlier version, which F9 begins with and replaces under load: scripts/upgrade builds one.
     #[arg(long, value_name = "PROGRAM")]
     former: Option<PathBuf>,
@@ -93,6 +97,7 @@ async fn all(args: &Args, chosen: &[&'static Fault]) -> Result<ExitCode> {
                 out: args.out.clone(),
                 commit: args.commit.clone(),
                 replicas: args.replicas,
+                slots: args.slots,
                 former: args.former.clone(),
             };
             let well = match run(fault, &options).await {
