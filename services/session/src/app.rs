@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::deps::{Deps, Seat};
+use crate::deps::{Deps, Seat, derived_mesh};
 use crate::facts::Facts;
 use crate::host::{Host, ROLE, Shared};
 use crate::letter::Letter;
@@ -248,10 +248,4 @@ async fn keep(shared: Arc<Shared>) {
         tokio::time::sleep((idle / 2 / u32::try_from(parts).unwrap_or(u32::MAX)).max(SHORTEST)).await;
         place += 1;
     }
-}
-
-/// The same for all nodes that share their keys, and for nobody else.
-fn derived_mesh(keys: &api::KeyRing) -> String {
-    let derived = keys.derive(&keys.current(), "mesh").unwrap_or_default();
-    derived.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }

@@ -15,7 +15,8 @@ pub struct Config {
     /// `cluster.slots` says so. Not used with `cluster.etcd`, where nodes claim their slots.
     #[schemars(with = "String")]
     pub slots: SlotRange,
-    /// Identifies the mesh towards registries; empty = derived from the keys.
+    /// Identifies the mesh towards registries. Empty = the name that is kept where its sessions are: the first node derives it from
+    /// its keys. Give one to a mesh that begins with a copy of another's Redis and uses the same registries.
     pub mesh: String,
     /// Registry processes to use.
     pub registries: Vec<RegistryConfig>,

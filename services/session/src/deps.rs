@@ -13,7 +13,7 @@ use chassis::workers::PerWorker;
 use placement::{Claimer, Claims, Directory, Following, Now, Tick};
 
 use crate::config::Config;
-use crate::store::{Memory, SessionStore};
+use crate::store::{Memory, SessionStore, Unfit};
 
 /// Links to one registry process. With more runtimes than that, some share one.
 const MAX_LINKS: usize = 4;
@@ -133,6 +133,20 @@ impl Deps {
         self
     }
 
+    /// Under which name the mesh deals with registries: the configured one, or else that which the store keeps. What is derived
+    /// from the keys changes with them, and calls under way could not be found again; so it does no more than propose a name,
+    /// which is also the one that nodes of builds without a kept name have derived.
+    ///
+    /// # Errors
+    /// [`Unfit`] if the store does not say.
+    pub async fn mesh(&self, config: &Config) -> Result<String, Unfit> {
+        if config.mesh.is_empty() {
+            return self.store.name(&derived_mesh(&self.keys)).await;
+        }
+        // For the day on which it is configured no more.
+        self.store.name(&config.mesh).await.map(|_kept| config.mesh.clone())
+    }
+
     /// Without etcd the clock stands in for the count of owners: it rises with every start.
     #[must_use]
     pub fn epoch_of_this_start() -> Epoch {
@@ -140,7 +154,41 @@ impl Deps {
     }
 }
 
+/// The same for all nodes that share their keys, and for nobody else.
+pub(crate) fn derived_mesh(keys: &KeyRing) -> String {
+    let derived = keys.derive(&keys.current(), "mesh").unwrap_or_default();
+    derived.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
 fn trace() -> Trace {
     let (parent, state) = propagate::current();
     Trace { parent, state }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(key: [u8; 32], store: &Arc<Memory>) -> Deps {
+        let keys = KeyRing::single("k", key);
+        let deps = Deps::connect(&Config::default(), SlotCount::default(), keys, &Dialler::default());
+        deps.unwrap().keeping_in(store.clone())
+    }
+
+    #[tokio::test]
+    async fn the_name_of_the_mesh_stays_when_keys_are_changed() {
+        let (old, new) = (*b"0123456789abcdef0123456789abcdef", *b"fedcba9876543210fedcba9876543210");
+        let (config, store) = (Config::default(), Arc::new(Memory::default()));
+        let first = node(old, &store).mesh(&config).await;
+        assert_eq!(first, Ok(derived_mesh(&KeyRing::single("k", old))), "as builds without a kept name say");
+        assert_eq!(node(new, &store).mesh(&config).await, first, "a node that starts with the new key");
+        let named = Config { mesh: "team".into(), ..Config::default() };
+        assert_eq!(node(new, &store).mesh(&named).await, Ok("team".to_owned()));
+
+        let other = Arc::new(Memory::default());
+        assert_ne!(node(new, &other).mesh(&config).await, first, "another mesh");
+        let third = Arc::new(Memory::default());
+        assert_eq!(node(old, &third).mesh(&named).await, Ok("team".to_owned()));
+        assert_eq!(node(new, &third).mesh(&config).await, Ok("team".to_owned()), "configured no more");
+    }
 }

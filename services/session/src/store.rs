@@ -121,6 +121,12 @@ pub enum Unfit {
         /// Which setting names it.
         place: &'static str,
     },
+    /// The store does not say what the mesh is called.
+    #[error("{place}: the store does not say under which name the mesh deals with registries")]
+    Nameless {
+        /// Which setting names it.
+        place: &'static str,
+    },
 }
 
 /// Keeps sessions. Every write carries the epoch of the writer and the version it was made for.
@@ -196,6 +202,10 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn live_in(&self, _slots: SlotCount) -> Result<(), Unfit> {
         Ok(())
     }
+
+    /// The name under which the mesh of its sessions deals with registries: the first that it was ever told. Asked once, at the
+    /// start.
+    async fn name(&self, proposed: &str) -> Result<String, Unfit>;
 
     /// The highest epoch that it was told of before this process used it, where only one process at a time can: this one has to
     /// begin above it. 0 where others count the owners.

@@ -180,7 +180,8 @@ async fn build(role: Role, plan: Plan<'_>, process: &Process) -> Result<Built, F
             deps.process = process.clone();
             let deps = deps.keeping_in(store(config, process).await?);
             let neighbours = mesh.dialler(&[tls::Role::Session]).map_err(Failure::refused)?;
-            let app = session::App::build(config.session.clone(), deps).map_err(Failure::refused)?;
+            let settings = settled(config, &deps).await?;
+            let app = session::App::build(settings, deps).map_err(Failure::refused)?;
             Ok(Built::Session(app.passing_on(neighbours)))
         }
         Role::Tools => tools(config).await.map(Built::Tools),
@@ -214,6 +215,12 @@ pub(crate) async fn store(config: &Config, process: &Process) -> Result<Arc<dyn 
     let store = Store::connect(&config.store, idle, &process.metrics).await.map_err(Failure::refused)?;
     store.live_in(config.cluster.slots).await.map_err(Failure::refused)?;
     Ok(store)
+}
+
+/// The settings of a session node, with what the store adds to them.
+pub(crate) async fn settled(config: &Config, deps: &session::Deps) -> Result<session::Config, Failure> {
+    let mesh = deps.mesh(&config.session).await.map_err(Failure::refused)?;
+    Ok(session::Config { mesh, ..config.session.clone() })
 }
 
 pub(crate) async fn tools(config: &Config) -> Result<tool_registry::App, Failure> {

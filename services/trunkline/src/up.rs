@@ -153,7 +153,8 @@ async fn build(
     deps.registries.extend(more);
     deps.process = process.clone();
     let deps = deps.keeping_in(role::store(config, process).await?);
-    let session = session::App::build(config.session.clone(), deps).map_err(Failure::refused)?;
+    let settings = role::settled(config, &deps).await?;
+    let session = session::App::build(settings, deps).map_err(Failure::refused)?;
     let gate = role::gate(config)?;
     let deps = gateway::Deps {
         keys,

@@ -38,6 +38,7 @@ pub async fn all(store: &dyn SessionStore) {
     what_was_ended_is_not_written_back(store).await;
     a_write_back_is_fenced_too(store).await;
     events_are_trimmed_and_streams_dropped(store).await;
+    the_first_name_stays(store).await;
 }
 
 /// Commits to a session, and keeps its state along with it.
@@ -316,6 +317,12 @@ async fn events_are_trimmed_and_streams_dropped(store: &dyn SessionStore) {
     writer.is_whole().await;
     writer.write(&[change(opened(None)), appended(stream, 1, false)], None).await;
     writer.is_whole().await;
+}
+
+async fn the_first_name_stays(store: &dyn SessionStore) {
+    for proposed in ["one", "two", "one"] {
+        assert_eq!(store.name(proposed).await, Ok("one".to_owned()));
+    }
 }
 
 fn opened(request: Option<&str>) -> StreamChange {

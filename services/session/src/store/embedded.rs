@@ -144,7 +144,7 @@ impl Embedded {
             Said::Done => Ok(()),
             Said::Refused(refusal) => Err(refusal),
             Said::SendWhole => Err(CommitRefusal::Conflict),
-            Said::Fenced(_) | Said::Loaded(_) | Said::Found(_) => Err(CommitRefusal::Down),
+            Said::Fenced(_) | Said::Loaded(_) | Said::Found(_) | Said::Named(_) => Err(CommitRefusal::Down),
         })
     }
 }
@@ -264,6 +264,12 @@ impl SessionStore for Embedded {
 
     async fn is_up(&self) -> bool {
         matches!(self.ask(Order::Ping).await, Said::Done)
+    }
+
+    async fn name(&self, proposed: &str) -> Result<String, Unfit> {
+        let said = self.ask(Order::Name(proposed.to_owned())).await;
+        let Said::Named(name) = said else { return Err(Unfit::Nameless { place: "store.file" }) };
+        Ok(name)
     }
 
     fn past(&self) -> Epoch {

@@ -230,6 +230,10 @@ impl SessionStore for Faulty {
         self.inner.live_in(slots).await
     }
 
+    async fn name(&self, proposed: &str) -> Result<String, Unfit> {
+        self.inner.name(proposed).await
+    }
+
     async fn is_up(&self) -> bool {
         !self.plan().is_down && self.inner.is_up().await
     }

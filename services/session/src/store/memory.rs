@@ -3,7 +3,7 @@
 mod recent;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use api::session::Transport;
 use api::{Epoch, Principal, SessionId, Slot};
@@ -11,13 +11,14 @@ use async_trait::async_trait;
 use machines::{CommitRefusal, Snapshot};
 
 use self::recent::Recent;
-use super::{Answered, Commit, Fenced, SessionStore, Stored};
+use super::{Answered, Commit, Fenced, SessionStore, Stored, Unfit};
 use crate::residents::give_back;
 
 /// See the module.
 #[derive(Default)]
 pub struct Memory {
     shards: [Mutex<Shard>; 16],
+    name: OnceLock<String>,
 }
 
 #[derive(Default)]
@@ -156,6 +157,10 @@ impl SessionStore for Memory {
 
     async fn is_up(&self) -> bool {
         true
+    }
+
+    async fn name(&self, proposed: &str) -> Result<String, Unfit> {
+        Ok(self.name.get_or_init(|| proposed.to_owned()).clone())
     }
 }
 

@@ -465,6 +465,14 @@ impl SessionStore for Redis {
             format!("take another store.key_prefix, or delete the key {key} there once nobody needs them");
         Err(Unfit::Larger { asked: slots, made, place, way_out })
     }
+
+    async fn name(&self, proposed: &str) -> Result<String, Unfit> {
+        let mut cmd = SCRIPTS.name.call(&[self.keys.name()]);
+        let sent = self.lines.get().send(cmd.arg(proposed)).await;
+        let name = sent.map_err(|failure| self.failed(&failure)).ok();
+        let name = name.and_then(|(value, _)| String::from_redis_value(value).ok());
+        name.ok_or(Unfit::Nameless { place: "store.redis" })
+    }
 }
 
 impl Counts {

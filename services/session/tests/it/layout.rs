@@ -184,3 +184,17 @@ async fn a_mesh_of_fewer_slots_is_not_let_near_the_sessions_of_one_with_more() {
     let _: String = server.ask(&["SET", "ours:{mesh}:slots", "many"]).await;
     assert_eq!(again.live_in(SlotCount::Usual).await, Err(Unfit::Down { place: "store.redis" }));
 }
+
+#[tokio::test]
+async fn meshes_that_share_a_server_have_names_of_their_own() {
+    let server = Server::start(&[]);
+    let ours = Config { key_prefix: "ours:".into(), ..config(&[&server]) };
+    let (mine, yours) = (connect(&ours).await, connect(&config(&[&server])).await);
+    assert_eq!(mine.name("one").await, Ok("one".to_owned()));
+    assert_eq!(yours.name("two").await, Ok("two".to_owned()));
+    assert_eq!(connect(&ours).await.name("three").await, Ok("one".to_owned()), "another node");
+    assert_eq!(server.ask::<i64>(&["PTTL", "ours:{mesh}:name"]).await, -1);
+    let _: i64 = server.ask(&["DEL", "ours:{mesh}:name"]).await;
+    let _: i64 = server.ask(&["RPUSH", "ours:{mesh}:name", "no name"]).await;
+    assert_eq!(mine.name("one").await, Err(Unfit::Nameless { place: "store.redis" }));
+}

@@ -147,6 +147,14 @@ impl Ledger {
                 }
                 Ok(Said::Done)
             }
+            Order::Name(proposed) => {
+                let name = book.name()?;
+                if name.is_none() {
+                    book.call(&proposed)?;
+                    self.has_written = true;
+                }
+                Ok(Said::Named(name.unwrap_or(proposed)))
+            }
             Order::Ping => Ok(Said::Done),
         }
     }

@@ -22,6 +22,8 @@ pub(super) enum Order {
     Touch(SessionId),
     /// Forget a session.
     Remove(SessionId, Epoch),
+    /// Say what the mesh is called, by the first name that was ever proposed.
+    Name(String),
     /// Say whether the file can be used.
     Ping,
 }
@@ -56,6 +58,7 @@ pub(super) enum Said {
     Fenced(Vec<Fenced>),
     Loaded(Option<Box<(u64, Rows)>>),
     Found(Option<Answered>),
+    Named(String),
     /// A commit in doubt is in the place of this one: the whole session is needed.
     SendWhole,
     Refused(CommitRefusal),

@@ -23,6 +23,10 @@ const FIELDS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("f
 const EVENTS: TableDefinition<'_, (&str, u64, u64, u64), &[u8]> = TableDefinition::new("events");
 const ANSWERS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("answers");
 
+/// What things are called. Files of earlier builds have no such table, and these builds do not look for it.
+const NAMES: TableDefinition<'_, &str, &str> = TableDefinition::new("names");
+
+const NAMES_MESH: &str = "mesh";
 const ABOUT_FORM: &str = "form";
 const ABOUT_SNAPSHOT: &str = "snapshot";
 const ABOUT_STARTS: &str = "starts";
@@ -55,6 +59,7 @@ pub(super) struct Book<'t> {
     fields: Table<'t, (&'static str, &'static str), &'static [u8]>,
     events: Table<'t, (&'static str, u64, u64, u64), &'static [u8]>,
     answers: Table<'t, (&'static str, u64), &'static [u8]>,
+    names: Table<'t, &'static str, &'static str>,
 }
 
 /// Makes the tables of a new file.
@@ -128,11 +133,22 @@ impl<'t> Book<'t> {
             fields: txn.open_table(FIELDS)?,
             events: txn.open_table(EVENTS)?,
             answers: txn.open_table(ANSWERS)?,
+            names: txn.open_table(NAMES)?,
         })
     }
 
     pub(super) fn fence(&mut self, slot: Slot, epoch: u64) -> Result<()> {
         self.fences.insert(slot.number(), epoch)?;
+        Ok(())
+    }
+
+    /// What the mesh is called, if anybody said so.
+    pub(super) fn name(&self) -> Result<Option<String>> {
+        Ok(self.names.get(NAMES_MESH)?.map(|name| name.value().to_owned()))
+    }
+
+    pub(super) fn call(&mut self, name: &str) -> Result<()> {
+        self.names.insert(NAMES_MESH, name)?;
         Ok(())
     }
 

@@ -392,6 +392,13 @@ async fn a_file_of_more_slots_is_not_used_for_fewer() {
 }
 
 #[tokio::test]
+async fn the_name_of_the_mesh_is_in_the_file() {
+    let (_folder, path) = folder();
+    assert_eq!(open(&path).name("one").await, Ok("one".to_owned()));
+    assert_eq!(open(&path).name("two").await, Ok("one".to_owned()));
+}
+
+#[tokio::test]
 async fn settings_that_contradict_each_other_are_named() {
     use crate::store::{Config, Store};
 

@@ -30,6 +30,11 @@ impl Keys {
         format!("{}{{mesh}}:slots", self.prefix)
     }
 
+    /// What the mesh is called. Lives for ever.
+    pub(super) fn name(&self) -> String {
+        format!("{}{{mesh}}:name", self.prefix)
+    }
+
     /// Which store raised the fence to where it stands.
     pub(super) fn holder(&self, slot: Slot) -> String {
         self.of(slot, ":holder", "", "")

@@ -21,6 +21,7 @@ pub(super) struct Scripts {
     pub(super) remove: Source,
     pub(super) answered: Source,
     pub(super) slots: Source,
+    pub(super) name: Source,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
@@ -36,6 +37,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         remove: Source::of(&[LESS, CHECK, STREAMS, include_str!("remove.lua")]),
         answered: Source::of(&[include_str!("answered.lua")]),
         slots: Source::of(&[include_str!("slots.lua")]),
+        name: Source::of(&[include_str!("name.lua")]),
     }
 });
 
@@ -62,11 +64,12 @@ impl Source {
 /// The same call for a server that does not know the script; from then on it does. `None` if it calls none of ours.
 pub(super) fn in_full(call: &Cmd) -> Option<Cmd> {
     let all = &*SCRIPTS;
-    let all = [&all.fence, &all.create, &all.commit, &all.rewrite, &all.remove, &all.answered, &all.slots];
+    let written = [&all.create, &all.commit, &all.rewrite, &all.remove];
+    let mut all = written.into_iter().chain([&all.fence, &all.answered, &all.slots, &all.name]);
     let part = |arg| if let Arg::Simple(part) = arg { Some(part) } else { None };
     let parts = || call.args_iter().filter_map(part);
     let hash = parts().nth(1)?;
-    let source = all.into_iter().find(|source| source.hash.as_bytes() == hash)?;
+    let source = all.find(|source| source.hash.as_bytes() == hash)?;
     let mut cmd = redis::cmd("EVAL");
     cmd.arg(&source.code);
     for part in parts().skip(2) {
