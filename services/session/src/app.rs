@@ -143,7 +143,10 @@ impl App {
         let _sweep = task::spawn(Kind::Upkeep, "sweep", sweep(self.shared.clone()));
         let _keep = task::spawn(Kind::Upkeep, "keep", keep(self.shared.clone()));
         let (handle, seat) = (self.handle(), self.seat);
-        let (tenancy, claims) = seat::take(&self.shared, seat).await?;
+        let (tenancy, claims) = tokio::select! {
+            taken = seat::take(&self.shared, seat) => taken?,
+            () = shutdown.requested() => return Ok(()),
+        };
         self.shared.ready.send_replace(true);
         // Slots go first, while their callers are still answered; then everything else.
         let (trigger, empty) = pair();

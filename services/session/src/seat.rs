@@ -18,8 +18,10 @@ use crate::host::Shared;
 use crate::ownership::Occupant;
 use crate::store::Fenced;
 
-/// How long a starting node waits for etcd, and for registries that do not answer.
+/// How long a starting node waits for registries that do not answer, and for etcd without a word.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long it waits for etcd to say which registries there are, at most. Then it claims slots knowing of none.
+const LISTING: Duration = Duration::from_secs(30);
 /// How often the workers show that they work.
 const BEAT: Duration = Duration::from_millis(200);
 
@@ -66,16 +68,18 @@ pub(crate) async fn take(
         }
         Seat::Claimed(claimed) => claimed,
     };
-    let following = task::spawn(Kind::Upkeep, "directory", claimed.following.run());
-    let mut seen = claimed.directory.changed();
-    // An etcd that does not answer is waited for by the claims.
-    let _silent = tokio::time::timeout(SETTLE, seen.wait_for(|changes| *changes > 0)).await.is_err();
+    let mut following = task::spawn(Kind::Upkeep, "directory", claimed.following.run());
+    let beating = task::spawn(Kind::Upkeep, "signs of life", beat(claimed.tick, claimed.now));
+    tokio::select! {
+        () = listed(&claimed.directory) => {}
+        // It must not take part; the claims find out likewise, and say so.
+        _ended = &mut following => {}
+    }
     // Those that show themselves already are waited for, so they have to be known before.
     use_shown(shared, &claimed.directory, &claimed.dialler);
     let finding = find_registries(shared.clone(), claimed.directory.clone(), claimed.dialler);
     let finding = task::spawn(Kind::Upkeep, "registries found", finding);
     settle(shared).await;
-    let beating = task::spawn(Kind::Upkeep, "signs of life", beat(claimed.tick, claimed.now));
     let looking =
         task::spawn(Kind::Upkeep, "store watch", watch_store(shared.clone(), claimed.claims.clone()));
     // A node takes one seat in its life.
@@ -109,6 +113,22 @@ pub(crate) async fn leave(claims: Option<Claims>, rest: Trigger, shutdown: Shutd
     shutdown.expired().await;
     rest.expire();
     std::future::pending().await
+}
+
+/// Waits until etcd has said once which registries there are; that there are none is an answer, too. Whoever takes calls over
+/// before it knows of any looks for them nowhere, and gives them up as lost.
+async fn listed(directory: &Directory) {
+    let mut seen = directory.changed();
+    // The sender lives as long as the directory.
+    let mut any = async || drop(seen.wait_for(|changes| *changes > 0).await);
+    if tokio::time::timeout(SETTLE, any()).await.is_ok() {
+        return;
+    }
+    tracing::warn!("no slots are claimed yet: etcd has not said which registries there are");
+    match tokio::time::timeout(LISTING - SETTLE, any()).await {
+        Ok(()) => tracing::info!("etcd has said which registries there are; slots are claimed"),
+        Err(_) => tracing::warn!("slots are claimed, although etcd has not said which registries there are"),
+    }
 }
 
 /// Waits until the registries are there: calls that are taken over are looked for in them. One that is down keeps nobody waiting
@@ -170,3 +190,6 @@ async fn watch_store(shared: Arc<Shared>, claims: Claims) {
         claims.store_is(is_up);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,12 +76,14 @@ fn a_slot_goes_where_it_is_told_and_is_left_to_the_nodes_again() {
     let _nodes = ["session-1", "session-2"].map(|name| etcd.node(name));
     let until = Instant::now() + PATIENCE;
     // They are there as soon as they can be named.
-    let moved = loop {
-        let moved = etcd.moving(&["7", "--to", "session-1"]);
-        if moved.0 == Some(0) || Instant::now() > until {
-            break moved;
+    let [_, moved] = ["session-2", "session-1"].map(|node| {
+        loop {
+            let moved = etcd.moving(&["7", "--to", node]);
+            if moved.0 == Some(0) || Instant::now() > until {
+                break moved;
+            }
         }
-    };
+    });
     assert!(moved.1.ends_with("-> session-1, for 24 h\n"), "{moved:?}");
     let there = etcd.moving(&["v1.k1.007.pVv1r3.x", "--to", "session-2", "--hours", "2"]);
     assert_eq!(there.1, "slot 7: session-1 -> session-2, for 2 h\n", "{there:?}");
