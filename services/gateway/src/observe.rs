@@ -138,8 +138,13 @@ impl Observed {
         let Some(tool) = tool else {
             return self.operations.observe([place, era, at, error], took);
         };
-        // Who was answered with a result has named something that exists.
-        let vouched = matches!(outcome.failure, None | Some(Failure::Tool));
+        // Who was answered with a result has named something that exists. So has who was answered that it took too long: session
+        // nodes refuse at once what nobody serves. Where no node answered in time, nobody vouches for anything.
+        let vouched = match outcome.failure {
+            None | Some(Failure::Tool) => true,
+            Some(Failure::Timeout) => outcome.code.is_some(),
+            Some(_) => false,
+        };
         let series = match tool {
             Tool::Known(series) => Some(series.clone()),
             Tool::Named(name) if vouched => self.tools.admit(name, || by_tool(&self.metrics, name)),
