@@ -299,7 +299,7 @@ impl App {
         let is_open = self.shared.is_open;
         let auth = self.shared.auth.clone();
         let with = Around {
-            ask: Ask::new(auth, &self.shared.paths, loopback, is_open),
+            ask: Ask::new(auth, &self.shared.paths, self.shared.limits.clone(), (loopback, is_open)),
             guard: Arc::new(self.shared.rules.guard(loopback)),
             limits: self.shared.limits.clone(),
             paths: self.shared.paths.clone(),

@@ -20,6 +20,8 @@ use crate::config::Config;
 pub(crate) struct Limits {
     connections: Gauge,
     requests: Gauge,
+    /// Requests of which it is not known yet whose they are, because somebody else has to be asked.
+    unknown: Gauge,
     addresses: Accounts<Network>,
     callers: Accounts<Who>,
 }
@@ -57,6 +59,7 @@ impl Limits {
         Self {
             connections: Gauge::new(config.max_connections),
             requests: Gauge::new(config.max_requests),
+            unknown: Gauge::new(config.max_requests),
             addresses: Accounts::new(address),
             callers: Accounts::new(caller),
         }
@@ -76,6 +79,16 @@ impl Limits {
     /// A place for a request, unless there are too many under way in all.
     pub(crate) fn request(&self) -> Option<Inside> {
         self.requests.enter()
+    }
+
+    /// Whether there are too many under way in all.
+    pub(crate) fn is_full(&self) -> bool {
+        self.requests.is_full()
+    }
+
+    /// A place for a request while somebody is asked whose it is, unless there are too many of these. It is none of those under way.
+    pub(crate) fn unknown(&self) -> Option<Inside> {
+        self.unknown.enter()
     }
 
     /// What requests of this principal are counted by; without one, what those of the address are.

@@ -13,9 +13,10 @@ use futures::future::{BoxFuture, Either};
 use tower::{Layer, Service};
 
 use super::reason::Reason;
-use super::reply;
+use super::{quota, reply};
 use crate::app::Paths;
 use crate::auth::{Authenticate, Caller, Denied, Head};
+use crate::limits::Limits;
 
 /// Who may ask for what is at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,7 @@ pub(crate) struct Ask {
     auth: Arc<dyn Authenticate>,
     /// Paths that need a caller.
     guarded: Arc<[String]>,
+    limits: Arc<Limits>,
     is_local: bool,
     is_open: bool,
 }
@@ -45,13 +47,18 @@ pub(crate) struct Asking<S> {
 }
 
 impl Ask {
-    pub(crate) fn new(auth: Arc<dyn Authenticate>, paths: &Paths, is_local: bool, is_open: bool) -> Self {
+    pub(crate) fn new(
+        auth: Arc<dyn Authenticate>,
+        paths: &Paths,
+        limits: Arc<Limits>,
+        (is_local, is_open): (bool, bool),
+    ) -> Self {
         let needs_caller = |route: &super::Route| match route.policy {
             Policy::Caller => true,
             Policy::Everybody => false,
         };
         let guarded = super::table(paths).into_iter().filter(needs_caller).map(|route| route.path).collect();
-        Self { auth, guarded, is_local, is_open }
+        Self { auth, guarded, limits, is_local, is_open }
     }
 }
 
@@ -92,6 +99,9 @@ where
             Some(Err(denied)) => return Either::Left(Either::Left(ready(Ok(refuse(denied))))),
             None => {}
         }
+        let Some(place) = self.ask.limits.unknown() else {
+            return Either::Left(Either::Left(ready(Ok(quota::overloaded()))));
+        };
         let auth = self.ask.auth.clone();
         let clone = self.inner.clone();
         // The one that said it was ready.
@@ -99,7 +109,9 @@ where
         Either::Right(Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             let head = Head { uri: &parts.uri, headers: &parts.headers, is_local, is_open };
-            match auth.authenticate(head).await {
+            let told = auth.authenticate(head).await;
+            drop(place);
+            match told {
                 Ok(caller) => {
                     parts.extensions.insert(caller);
                     inner.call(Request::from_parts(parts, body)).await

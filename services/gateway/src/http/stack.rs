@@ -69,7 +69,7 @@ impl<S> Stack for S where
 /// The one stack. The body has its own bounds, in `body.rs`, where it is read; those of connections are in `connection.rs`.
 pub(crate) fn around(routes: Routes, with: Around) -> impl Stack {
     let Around { guard, ask, limits, paths, sizes, observed } = with;
-    let (rules, all, each) = (guard.clone(), limits.clone(), limits);
+    let (rules, full, all, each) = (guard.clone(), limits.clone(), limits.clone(), limits);
     ServiceBuilder::new()
         // role and trace for whatever is logged inside; counts what goes out, refusals too
         .layer(Observe(observed))
@@ -84,9 +84,11 @@ pub(crate) fn around(routes: Routes, with: Around) -> impl Stack {
         // before anything that costs time: one address does not keep out the others, 429
         .layer(Gate(quota::address))
         // nothing is begun that could not be ended: more than this process bears is shed, 503
-        .layer(Hold(move |_: &mut Request| quota::room(&all)))
+        .layer(Gate(move |_: &Request| full.is_full().then(quota::overloaded)))
         // behind what every request must pass, before the body and what anybody in particular may do: who asks, 401, 403
         .layer(ask)
+        // whoever had to wait for an issuer's keys took nobody's place meanwhile
+        .layer(Hold(move |_: &mut Request| quota::room(&all)))
         // behind authentication, which tells who asks: one caller does not keep out the others, 429
         .layer(Hold(move |request: &mut Request| quota::caller(&each, request)))
         .service(routes)

@@ -32,6 +32,11 @@ impl Gauge {
         }
         Some(Inside(self.0.clone()))
     }
+
+    /// Whether there is no room at the moment.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.inside.load(Ordering::Relaxed) >= self.0.most
+    }
 }
 
 impl Drop for Inside {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chassis::task::{self, Handle, Kind};
-use gateway::auth::{Config, Gate};
+use gateway::auth::{Config, Gate, new_key};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::forge::{Forge, Signer, claims};
 use super::{asking, bearing, list};
-use crate::kit::Node;
+use crate::kit::{Gateway, Node};
 
 /// An issuer's web server: says the same to everybody, and counts.
 async fn serving(answer: String) -> (String, Arc<AtomicUsize>, Handle<()>) {
@@ -76,6 +76,27 @@ async fn without_a_key_set_nothing_is_said_of_tokens() {
         assert_eq!(node.seen(), []);
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_key_set_takes_nobodys_place() {
+    let forge = Forge::new();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let made = new_key("team-a", "", "", [1; 32]);
+    let url = format!("http://{}/keys", silent.local_addr().unwrap());
+    let config = Config { keys: vec![made.entry], ..config(&forge, &url) };
+    let gate = Arc::new(Gate::new(&config).unwrap());
+    let most = gateway::Config { max_requests: 1, ..gateway::Config::default() };
+    let node = Node::new([]);
+    let gateway = Gateway::asking(gate, most, &[("a", &node)], 1).await;
+    let _waits = gateway.send(&bearing(&forge.ec.token(&claims()))).await;
+    // The key set is asked for, and nobody answers.
+    let _asked = silent.accept().await.unwrap();
+    assert_eq!(gateway.ask(&bearing(&made.key)).await.status, 200);
+    // As many may wait as may be under way.
+    let response = gateway.ask(&bearing(&forge.rsa.token(&claims()))).await;
+    assert_eq!(response.status, 503);
+    assert_eq!(response.at(&["error", "data", "reason"]), Some("\"overloaded\""));
 }
 
 #[tokio::test]
