@@ -219,6 +219,19 @@ impl App {
         self.names(config).map(drop)
     }
 
+    /// Whether callers may be told apart in another way from now on. One that lets in nobody from other machines cannot be what is
+    /// wanted where they can reach the gateway.
+    ///
+    /// # Errors
+    /// [`BuildError::NoAuth`], as at the start.
+    pub fn check_auth(&self, auth: &dyn Authenticate) -> Result<(), BuildError> {
+        let listen = &self.shared.listen;
+        match is_loopback(listen) || self.shared.is_open || auth.admits_remote() {
+            true => Ok(()),
+            false => Err(BuildError::NoAuth(listen.clone())),
+        }
+    }
+
     fn names(&self, config: &Config) -> Result<Rules, BuildError> {
         let rules = Rules::new(&config.allowed_hosts, &config.allowed_origins)?;
         // Without any name nobody could call from elsewhere, which cannot be what is wanted.

@@ -157,7 +157,10 @@ impl Hands {
             edge.check_names(&config.gateway).map_err(|error| error.to_string())?;
         }
         if has("auth.") && self.gate.is_some() {
-            drop(Gate::new(&config.auth).map_err(|error| error.to_string())?);
+            let gate = Gate::new(&config.auth).map_err(|error| error.to_string())?;
+            if let Some(edge) = &self.edge {
+                edge.check_auth(&gate).map_err(|error| error.to_string())?;
+            }
         }
         Ok(())
     }

@@ -188,6 +188,20 @@ fn callers_are_told_apart_from_now_on() {
 }
 
 #[test]
+fn who_may_call_from_other_machines_is_not_forgotten_by_mistake() {
+    let public = "[gateway]\nlisten = \"0.0.0.0:0\"\nallowed_hosts = [\"127.0.0.1\"]\n";
+    let key = format!("{public}[auth]\nkeys = [{{ name = \"a\", hash = \"{HASH}\" }}]\n");
+    let up = Up::start_with(&key, &[]);
+    up.change(public);
+    up.hang_up();
+    up.until("it is refused", || up.log().contains("nothing of it is taken over"));
+    assert!(up.log().contains("[auth] lets nobody in from there: configure auth.keys"), "{}", up.log());
+    up.change(&key.replace("name = \"a\"", "name = \"b\""));
+    up.hang_up();
+    up.until("what lets somebody in is taken over", || up.log().contains("the configuration was read again"));
+}
+
+#[test]
 fn keys_are_rotated_under_live_sessions() {
     let up = Up::start(&keys("k1", &[("k1", KEY)]));
     let ping = r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#;
