@@ -8,6 +8,7 @@ pub mod config;
 mod connect;
 pub mod contract;
 mod embedded;
+mod ended;
 #[cfg(debug_assertions)]
 pub mod faulty;
 mod fields;
@@ -171,7 +172,7 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn answered(&self, id: &SessionId, key: &str) -> Result<Option<Answered>, CommitRefusal>;
 
     /// Writes the whole of a session that the store has lost, or has lost the end of. [`CommitRefusal::Conflict`] if the
-    /// store has a higher version.
+    /// store has a higher version, or knows that the session was removed: what was given up and comes late does not bring it back.
     async fn repair(&self, id: &SessionId, epoch: Epoch, stored: &Stored) -> Result<(), CommitRefusal>;
 
     /// The same, if the store has anything of the session: one that it does not have was ended by somebody, and stays so.

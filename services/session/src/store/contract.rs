@@ -263,9 +263,9 @@ async fn a_session_is_written_back(store: &dyn SessionStore) {
     repair(further.clone()).await.expect("the store knows less");
     assert_eq!(writer.loaded().await, further);
     repair(further.clone()).await.expect("the store knows the same");
-    store.remove(&writer.id, Epoch(1)).await.expect("remove");
-    repair(further.clone()).await.expect("the store knows nothing");
-    assert_eq!(writer.loaded().await, further);
+    let lost = id(12, 2);
+    store.repair(&lost, Epoch(1), &further).await.expect("the store knows nothing");
+    assert_eq!(store.load(&lost).await, Ok(Some(further)));
     writer.version = 7;
     writer.write(&[appended(stream, 3, false)], None).await;
     writer.is_whole().await;
@@ -282,7 +282,9 @@ async fn what_was_ended_is_not_written_back(store: &dyn SessionStore) {
     assert_eq!(writer.loaded().await, further);
     assert_eq!(repair(before).await, Err(CommitRefusal::Conflict), "the store knows more");
     store.remove(&writer.id, Epoch(1)).await.expect("remove");
-    assert_eq!(repair(further).await, Err(CommitRefusal::Conflict), "it was ended");
+    assert_eq!(repair(further.clone()).await, Err(CommitRefusal::Conflict), "it was ended");
+    let late = store.repair(&writer.id, Epoch(1), &further).await;
+    assert_eq!(late, Err(CommitRefusal::Conflict), "and comes late");
     assert_eq!(store.load(&writer.id).await, Ok(None));
 }
 

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use machines::{CommitRefusal, Snapshot};
 
 use self::recent::Recent;
+use super::ended::Ended;
 use super::{Answered, Commit, Fenced, SessionStore, Stored, Unfit};
 use crate::residents::give_back;
 
@@ -27,6 +28,7 @@ struct Shard {
     /// Boxed: an entry is large, and a map keeps room for more than it holds.
     sessions: HashMap<SessionId, Box<Stored>>,
     recent: Recent,
+    ended: Ended,
 }
 
 impl Memory {
@@ -116,7 +118,11 @@ impl SessionStore for Memory {
     async fn repair(&self, id: &SessionId, epoch: Epoch, stored: &Stored) -> Result<(), CommitRefusal> {
         self.locked(id.slot(), |shard| {
             shard.check(id.slot(), epoch)?;
-            if shard.sessions.get(id).is_some_and(|there| there.version > stored.version) {
+            let is_late = match shard.sessions.get(id) {
+                Some(there) => there.version > stored.version,
+                None => shard.ended.has(id.as_str()),
+            };
+            if is_late {
                 return Err(CommitRefusal::Conflict);
             }
             shard.sessions.insert(id.clone(), Box::new(stored.clone()));
@@ -149,6 +155,7 @@ impl SessionStore for Memory {
         self.locked(id.slot(), |shard| {
             shard.check(id.slot(), epoch)?;
             shard.sessions.remove(id);
+            shard.ended.add(id.as_str());
             shard.recent.forget(id);
             give_back(&mut shard.sessions);
             Ok(())

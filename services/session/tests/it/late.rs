@@ -115,9 +115,18 @@ async fn a_write_back_that_comes_late_takes_nobodys_place() {
         writer.is_whole().await;
         given_up.version = writer.version + 1;
     }
-    let gone = slow.holding(store.repair_what_is_there(&writer.id, writer.epoch, &given_up)).await;
-    assert_eq!(gone, Err(CommitRefusal::Down));
-    assert_eq!(store.remove(&writer.id, writer.epoch).await, Ok(()));
-    slow.arrive().await;
-    assert_eq!(store.load(&writer.id).await, Ok(None), "it was ended");
+    for (all_may_be_lost, begun) in [(false, 1), (true, 2)] {
+        if begun == 2 {
+            writer = Writer::begin(&store, begun).await;
+            given_up = writer.stored();
+        }
+        let gone = match all_may_be_lost {
+            true => slow.holding(store.repair(&writer.id, writer.epoch, &given_up)).await,
+            false => slow.holding(store.repair_what_is_there(&writer.id, writer.epoch, &given_up)).await,
+        };
+        assert_eq!(gone, Err(CommitRefusal::Down), "{all_may_be_lost}");
+        assert_eq!(store.remove(&writer.id, writer.epoch).await, Ok(()));
+        slow.arrive().await;
+        assert_eq!(store.load(&writer.id).await, Ok(None), "it was ended");
+    }
 }

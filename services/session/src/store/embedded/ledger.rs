@@ -11,6 +11,7 @@ use redb::ReadableDatabase as _;
 use super::known::Known;
 use super::order::{How, Order, Said, Write};
 use super::tables::{self, Book, Kept};
+use crate::store::ended::Ended;
 use crate::store::{Answered, Fenced};
 
 /// How much longer than its life a session is kept that ended it while nobody could use it: the process may have been down.
@@ -41,6 +42,7 @@ impl Moment {
 pub(super) struct Ledger {
     known: Known,
     fences: Box<[u64]>,
+    ended: Ended,
     /// How long a session is kept that nobody uses.
     life_ms: u64,
     /// Whether anything was written since it was asked last.
@@ -94,7 +96,7 @@ impl Ledger {
                 entry.recall(serial, &kept.answered, moment.now.saturating_add(left));
             }
         })?;
-        Ok(Self { known, fences, life_ms, has_written: false })
+        Ok(Self { known, fences, ended: Ended::default(), life_ms, has_written: false })
     }
 
     pub(super) fn fences(&self) -> &[u64] {
@@ -145,6 +147,7 @@ impl Ledger {
                 if self.known.get(id.as_str()).is_some() {
                     self.forget(book, id.as_str())?;
                 }
+                self.ended.add(id.as_str());
                 Ok(Said::Done)
             }
             Order::Name(proposed) => {
@@ -226,7 +229,7 @@ impl Ledger {
         let is_doubted = there == Some(version) && doubts.is(id, version);
         let fits = match how {
             How::New => there.is_none(),
-            How::Repair => there.is_none_or(|there| there <= version),
+            How::Repair => there.map_or_else(|| !self.ended.has(id), |there| there <= version),
             How::Step if is_doubted => return Ok(Said::SendWhole),
             How::Step => is_next,
             How::Whole => is_next || is_doubted,

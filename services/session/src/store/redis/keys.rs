@@ -50,7 +50,7 @@ impl Keys {
         self.of(id.slot(), ":log:", id.as_str(), &format!(":{}", stream.0))
     }
 
-    /// A hash: how its last requests ended.
+    /// A hash: how its last requests ended; or, for a while, that it was removed.
     pub(super) fn done(&self, id: &SessionId) -> String {
         self.of(id.slot(), ":done:", id.as_str(), "")
     }

@@ -25,7 +25,11 @@ if ARGV[2] == 'max' or ARGV[2] == 'old' then
     local whose, which = string.match(whom or '', '^(.*)%.(%d+)$')
     local writer, number = string.match(by, '^(.*)%.(%d+)$')
     local late = whose and whose == writer and less(number, which)
-    fits = not late and (known and not less(ARGV[3], known) or not known and ARGV[2] == 'max')
+    if known then
+        fits = not late and not less(ARGV[3], known)
+    else
+        fits = ARGV[2] == 'max' and redis.pcall('HEXISTS', KEYS[3], 'over') ~= 1
+    end
 else
     fits = known == ARGV[3] and (ARGV[4] == '' or ARGV[4] == whom)
 end

@@ -6,6 +6,9 @@ use redis::{Arg, Cmd, Script};
 
 use crate::store::Answered;
 
+/// How long it is known that a session was removed. Longer than a write that was given up may still be under way.
+const OVER_MS: u64 = 60_000;
+
 /// A script, and what a server that has seen it knows it by.
 pub(super) struct Source {
     code: String,
@@ -48,7 +51,8 @@ impl Source {
             .concat()
             .replace("$MOST", &Answered::MOST.to_string())
             .replace("$BYTES", &Answered::BYTES.to_string())
-            .replace("$KEPT_MS", &Answered::KEPT_MS.to_string());
+            .replace("$KEPT_MS", &Answered::KEPT_MS.to_string())
+            .replace("$OVER_MS", &OVER_MS.to_string());
         let hash = Script::new(&code).get_hash().to_owned();
         Self { code, hash }
     }
