@@ -117,9 +117,9 @@ def use(mesh: Mesh, redis: int) -> tuple[Known, set[str]]:
     store = {"redis": [f"redis://127.0.0.1:{redis}"]}
     admins = []
 
-    def role(name: str, settings: dict) -> str:
+    def role(name: str, settings: dict, more: dict | None = None) -> str:
         config = mesh.work / f"{name}.toml"
-        tables = {name: {"listen": "127.0.0.1:0", **settings}, "keys": keys, "store": store if name == "session" else {}}
+        tables = {name: {"listen": "127.0.0.1:0", **settings}, "keys": keys, "store": store if name == "session" else {}, **(more or {})}
         config.write_text(toml(tables), encoding="utf-8")
         process = mesh.start(name, "trunkline", name, "--config", str(config), "--set", "admin.listen=127.0.0.1:0")
         address = process.address(name)
@@ -129,6 +129,10 @@ def use(mesh: Mesh, redis: int) -> tuple[Known, set[str]]:
     tools = role("tool-registry", {})
     session = role("session", {"registries": [{"address": tools}]})
     url = role("gateway", {"sessions": [{"address": session, "slots": "all"}]})
+    # One that nobody asks, for what only those show that have certificates.
+    mesh.start("certificates", "trunkline", "certificates", "--dir", str(mesh.work / "certificates")).ended()
+    files = {key: str(mesh.work / "certificates" / name) for key, name in (("certificate", "registry.pem"), ("key", "registry.key"), ("ca", "ca.pem"))}
+    role("resource-registry", {}, {"mtls": files})
     end = monotonic() + 30
     while "calculator" not in str(wire.modern(url, "tools/list").json()):
         if monotonic() > end:

@@ -201,7 +201,14 @@ class Troubles:
         """The serial number that the edge shows."""
         return re.search(r"serial=(\w+)", self.guide.script("dates"))[1]
 
+    def ends(self) -> dict[str, int]:
+        """When the certificates of a gateway end, by purpose, as it tells."""
+        told = self.guide.script("ends")
+        return {purpose: round(float(end)) for purpose, end in re.findall(r'purpose="(\w+)"\} (\S+)', told)}
+
     def certificates(self) -> None:
+        began = self.ends()
+        assert set(began) == {"mesh", "edge"} and all(end > time.time() for end in began.values()), began
         with self.load():
             for label in ("renew", "authority-both", "authority-new", "authority-only"):
                 self.guide.script(label)
@@ -220,6 +227,8 @@ class Troubles:
             assert self.shown() != before, "the edge still shows the old certificate"
 
         self.until(changed)
+        ends = self.ends()
+        assert ends["mesh"] > began["mesh"] and ends["edge"] != began["edge"], (began, ends)
         assert self.over(open_before) == RIGHT, "an open connection was not kept"
         # It has gone on without a new handshake, which its client would have refused.
         open_before.close()

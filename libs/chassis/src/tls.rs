@@ -7,6 +7,7 @@
 //! Files are looked at when a handshake comes and the last look was [`LOOK`] ago or longer; a connection that exists keeps
 //! what it began with. Deliberately absent: revocation lists. Certificates of a mesh are short-lived and replaced instead.
 
+mod expiry;
 mod file;
 mod fresh;
 mod identity;
@@ -31,6 +32,7 @@ use self::fresh::Fresh;
 pub use self::fresh::LOOK;
 pub use self::identity::{Identity, Role, TrustDomain, TrustDomainError};
 pub use self::mesh::{Config, ConfigError, Dialler, Member, Mesh, Mutual, PlainTextError};
+use crate::metrics::Metrics;
 
 /// How long a handshake may take.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -56,7 +58,15 @@ impl Protocols {
 /// The listening end. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
-    config: Arc<Fresh<ServerConfig>>,
+    config: Arc<Fresh<Shown>>,
+}
+
+/// What clients are shown.
+#[derive(Debug)]
+struct Shown {
+    config: Arc<ServerConfig>,
+    /// Until when, in seconds since 1970.
+    until: Option<i64>,
 }
 
 /// The dialling end. Cheap to clone.
@@ -89,8 +99,20 @@ impl Acceptor {
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
-        let acceptor = tokio_rustls::TlsAcceptor::from(self.config.get().await);
+        let acceptor = tokio_rustls::TlsAcceptor::from(self.config.get().await.config.clone());
         bounded(acceptor.accept(io)).await
+    }
+
+    /// Tells as a metric until when the certificate is good that is shown for this purpose. Whoever reads it has the files looked
+    /// at, as a handshake does.
+    pub fn tell_expiry(&self, metrics: &Metrics, purpose: &str) {
+        let help = "When the certificate ends that is shown, in seconds since 1970";
+        let Some(until) = self.config.peek().until else { return };
+        let gauge =
+            metrics.gauge("trunkline_certificate_expiry_timestamp_seconds", help, &[("purpose", purpose)]);
+        gauge.set(until);
+        let config = self.config.clone();
+        metrics.probe(move || _ = config.peek().until.map(|until| gauge.set(until)));
     }
 }
 
@@ -135,7 +157,7 @@ fn server_config(
     key: &File,
     client_ca: Option<&File>,
     protocols: Protocols,
-) -> Result<ServerConfig, FileError> {
+) -> Result<Shown, FileError> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| certificate.refuse(error))?;
@@ -148,14 +170,16 @@ fn server_config(
             builder.with_client_cert_verifier(clients)
         }
     };
+    let chain = certificate.certificates()?;
+    let until = expiry::of_chain(&chain);
     let mut config = builder
-        .with_single_cert(certificate.certificates()?, key.private_key()?)
+        .with_single_cert(chain, key.private_key()?)
         .map_err(|error| pair_refused(certificate, key, error))?;
     config.alpn_protocols = protocols.names();
     if client_ca.is_some() {
         forget_clients(&mut config);
     }
-    Ok(config)
+    Ok(Shown { config: Arc::new(config), until })
 }
 
 fn client_config(

@@ -27,7 +27,7 @@ use crate::http::origin::{EntryError, Rules};
 use crate::http::sse::Stalls;
 use crate::http::stack::{Around, Sizes};
 use crate::limits::Limits;
-use crate::observe::Observed;
+use crate::observe::{Observed, ROLE};
 
 /// Before trying again when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -178,6 +178,10 @@ impl App {
         let seed = u64::from_le_bytes(seed);
         let forward = Forward::new(deps.locator, deps.peers, waits, seed, &deps.process.metrics);
         let max_age = Duration::from_secs(config.stream_max_age_s);
+        let tls = tls(config)?;
+        if let Some(edge) = &tls {
+            edge.tell_expiry(&deps.process.metrics.of_role(ROLE), "edge");
+        }
         Ok(Self {
             shared: Arc::new(Shared {
                 keys: deps.keys,
@@ -185,7 +189,7 @@ impl App {
                 auth: deps.auth,
                 rules,
                 paths,
-                tls: tls(config)?,
+                tls,
                 is_open,
                 listen: config.listen.clone(),
                 limits: Arc::new(Limits::new(config)),

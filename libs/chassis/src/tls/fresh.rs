@@ -50,6 +50,14 @@ impl<T: Send + Sync + 'static> Fresh<T> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The same for who may be kept waiting by the disk.
+    pub(super) fn peek(&self) -> Arc<T> {
+        if self.is_due() {
+            self.look();
+        }
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whoever is told so looks; those who come meanwhile take what is there.
     fn is_due(&self) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,7 +14,11 @@ use super::file::{File, FileError};
 use super::fresh::Fresh;
 use super::identity::{Identity, Role, TrustDomain};
 use super::verify::{Clients, Servers};
-use super::{Acceptor, Connector, Protocols, forget_clients, forget_servers, pair_refused, provider, server};
+use super::{
+    Acceptor, Connector, Protocols, Shown, expiry, forget_clients, forget_servers, pair_refused, provider,
+    server,
+};
+use crate::metrics::Metrics;
 
 /// The section `[mtls]`: TLS between the roles, where each shows a certificate. The same in every process but for
 /// `certificate` and `key`. `trunkline certificates` makes a first set of files.
@@ -149,6 +153,14 @@ impl Mesh {
         }
     }
 
+    /// Tells as a metric until when the certificate of this process is good.
+    pub fn tell_expiry(&self, metrics: &Metrics) {
+        match self {
+            Self::Plain { .. } => {}
+            Self::Mutual(mutual) => mutual.acceptor.tell_expiry(metrics, "mesh"),
+        }
+    }
+
     /// What to shake hands with when somebody dials; `None` without TLS.
     #[must_use]
     pub fn member(&self) -> Option<Member> {
@@ -221,20 +233,22 @@ impl Files {
         vec![self.certificate.clone(), self.key.clone(), self.ca.clone()]
     }
 
-    fn server(&self) -> Result<ServerConfig, FileError> {
+    fn server(&self) -> Result<Shown, FileError> {
         let by_chain = WebPkiClientVerifier::builder_with_provider(Arc::new(self.ca.roots()?), provider())
             .build()
             .map_err(|error| self.ca.refuse(error))?;
         let clients = Clients { by_chain, domain: self.domain.clone() };
+        let chain = self.own_certificates()?;
+        let until = expiry::of_chain(&chain);
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| self.certificate.refuse(error))?
             .with_client_cert_verifier(Arc::new(clients))
-            .with_single_cert(self.own_certificates()?, self.key.private_key()?)
+            .with_single_cert(chain, self.key.private_key()?)
             .map_err(|error| pair_refused(&self.certificate, &self.key, error))?;
         config.alpn_protocols = Protocols::Grpc.names();
         forget_clients(&mut config);
-        Ok(config)
+        Ok(Shown { config: Arc::new(config), until })
     }
 
     fn client(&self, roles: &[Role]) -> Result<ClientConfig, FileError> {

@@ -70,6 +70,30 @@ async fn a_client_without_the_certificate_that_is_asked_for_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn until_when_a_certificate_is_good_is_told_and_told_anew() {
+    let (authority, metrics) = (Authority::new(), Metrics::default());
+    let pair = authority.role(Role::Session);
+    Mesh::new(&authority.section(&pair), None).unwrap().tell_expiry(&metrics.of_role("session"));
+    let told = || {
+        let series = "trunkline_certificate_expiry_timestamp_seconds{role=\"session\",purpose=\"mesh\"} ";
+        let text = metrics.text();
+        text.lines().find_map(|line| line.strip_prefix(series)).map(|end| end.parse::<i64>().unwrap())
+    };
+    let ends = |ago: Duration| {
+        let end = std::time::SystemTime::now() - ago;
+        i64::try_from(end.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap()
+    };
+    // What the library that makes them takes for ever.
+    assert_eq!(told(), Some(67_090_118_400));
+    pair.replace(&authority.expired(Role::Session));
+    assert_eq!(told(), Some(67_090_118_400), "not before the files are looked at");
+    tokio::time::advance(LOOK).await;
+    let (told, expected) = (told().unwrap(), ends(Duration::from_secs(60)));
+    assert!((expected - 60..=expected).contains(&told), "{told} {expected}");
+    Mesh::default().tell_expiry(&Metrics::default());
+}
+
+#[tokio::test(start_paused = true)]
 async fn replaced_files_are_used_and_broken_ones_are_not() {
     let authority = Authority::new();
     let (first, second) = (authority.host("mesh.example"), authority.of_uri("spare", "spiffe://x/y"));
