@@ -7,7 +7,7 @@ use api::registry::{Kind, Operation};
 use api::wire::MAX_MESSAGE;
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, interval, timeout};
 
 use super::calls::failure;
 use super::frames::raw;
@@ -17,6 +17,8 @@ use super::{Check, raw, shapes};
 
 /// How many completions are asked for.
 const COMPLETIONS: usize = 20;
+/// At least this long is between two attempts to be served again.
+const BETWEEN: Duration = Duration::from_millis(50);
 
 impl Check {
     pub(super) async fn completions(&mut self) {
@@ -144,16 +146,18 @@ impl Check {
         let context = self.peer.context(&registry);
         self.peer.answer(&context, &padded(&target, MAX_MESSAGE + (64 << 10))).await;
         self.finish(&context).await;
-        let mut alive = Err("not asked".to_owned());
-        for _ in 0..3 {
+        let last = Instant::now() + self.peer.waits.patience;
+        let mut attempts = interval(BETWEEN);
+        let alive = loop {
+            attempts.tick().await;
             let flow: Flow = self.peer.answer(&self.peer.context(&registry), &target).await;
             if !flow.frames.is_empty() {
-                alive = Ok(());
-                break;
+                break Ok(());
             }
-            alive = Err(format!("after a message beyond 8 MiB: {}", flow.told()));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            if Instant::now() > last {
+                break Err(format!("after a message beyond 8 MiB: {}", flow.told()));
+            }
+        };
         self.report.note(Rule::Sizes, alive);
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::pb::registry::v1 as pb;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 use tonic::Code;
 
 use super::Check;
@@ -12,6 +12,8 @@ use super::peer::{End, Flow, Target};
 use super::report::Rule;
 
 const NOTHING: &str = "no registry has tools, resources or prompts";
+/// At least this long is between two looks whether something is forgotten.
+const BETWEEN: Duration = Duration::from_millis(20);
 const NO_LONG: &str = "no tool outlasts the patience of the check";
 
 fn same(what: &str, found: &Flow, wanted: &[pb::Frame]) -> Result<(), String> {
@@ -160,13 +162,14 @@ impl Check {
     /// Attaches until the invocation is not known, or as long as that may take.
     async fn forgotten(&self, context: &pb::RequestContext) -> Flow {
         let last = Instant::now() + self.peer.waits.patience;
+        let mut attempts = interval(BETWEEN);
         loop {
+            attempts.tick().await;
             let flow = self.peer.attach(context, 0).await;
             let known = flow.refusal() != Some(Code::NotFound);
             if !known || matches!(flow.end, End::Open) || Instant::now() > last {
                 return flow;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -186,6 +189,7 @@ impl Check {
         // Attaching keeps an invocation from being left alone, so what is still there is left again.
         let last = Instant::now() + self.peer.waits.patience;
         let (gone, told) = loop {
+            // This is what is measured: nobody has it for so long.
             tokio::time::sleep(self.peer.waits.silence).await;
             let mut flow = self.peer.attaching(&context, 0);
             flow.settle().await;
