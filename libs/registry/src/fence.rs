@@ -44,11 +44,14 @@ impl Fences {
             return Err(Error::new(Code::InvalidRequest, "epochs start at 1"));
         }
         let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = highest.get(&key).copied().unwrap_or_default();
-        if epoch < seen {
-            return Err(Error::stale_epoch(seen));
+        if let Some(seen) = highest.get_mut(&key) {
+            if epoch < *seen {
+                return Err(Error::stale_epoch(*seen));
+            }
+            *seen = epoch;
+            return Ok(enter());
         }
-        if seen == 0 && highest.len() >= MOST {
+        if highest.len() >= MOST {
             return Err(Error::overloaded("too many meshes", Duration::from_secs(1)));
         }
         highest.insert(key, epoch);

@@ -9,6 +9,7 @@ mod run;
 mod table;
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -30,6 +31,13 @@ use crate::runtime::Clock;
 pub(crate) struct Key {
     pub(crate) mesh: String,
     pub(crate) invocation: String,
+}
+
+impl Hash for Key {
+    /// Few processes serve several meshes, and none of them the same invocation in two.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.invocation.hash(state);
+    }
 }
 
 impl Key {

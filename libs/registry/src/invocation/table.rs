@@ -1,6 +1,7 @@
 //! Every invocation of the process: none runs twice, finished ones are kept for a while for callers that come back.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,8 @@ pub(crate) struct Table {
 
 #[derive(Default)]
 struct Inner {
-    entries: BTreeMap<Arc<Key>, Entry>,
+    /// Hashed alike in every run, so that what is done to all of them is done in the same order.
+    entries: HashMap<Arc<Key>, Entry, BuildHasherDefault<DefaultHasher>>,
     /// Finished ones, oldest first.
     kept: BTreeMap<u64, (Instant, Arc<Key>)>,
     kept_bytes: usize,
