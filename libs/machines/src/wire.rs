@@ -132,17 +132,11 @@ pub(crate) fn announces(capabilities: &Json, kind: ListKind) -> bool {
 
 /// A result for a client of an older revision: nothing that only the newest has, only content that it knows.
 pub(crate) fn older_result(method: Method, result: Json, revision: Revision) -> Json {
-    let [kind, life, scope] = scan::fields(result.as_str(), [meta::RESULT_TYPE, "ttlMs", "cacheScope"]);
-    let cacheable = method.is_cacheable();
-    if kind.is_none() && !(cacheable && (life.is_some() || scope.is_some())) {
-        return content::downgrade(method, result, revision);
-    }
-    let mut editor = ObjectEditor::new(result.as_str());
-    editor.remove(meta::RESULT_TYPE);
-    if cacheable {
-        editor.remove("ttlMs").remove("cacheScope");
-    }
-    content::downgrade(method, editor.finish_json(), revision)
+    // First what looks at the content: of what comes from a registry it is known where that stands.
+    let result = content::downgrade(method, result, revision);
+    let foreign = [meta::RESULT_TYPE, "ttlMs", "cacheScope"];
+    let foreign = if method.is_cacheable() { &foreign[..] } else { &foreign[..1] };
+    edit::without(&result, foreign).unwrap_or(result)
 }
 
 /// An error for a client of an older revision: codes that came with the newest are replaced.

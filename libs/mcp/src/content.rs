@@ -19,7 +19,7 @@ pub fn downgrade(method: Method, result: Json, revision: Revision) -> Json {
         return result;
     }
     let changed = match method {
-        Method::ToolsCall => tool_result(result.as_str(), revision),
+        Method::ToolsCall => tool_result(&result, revision),
         Method::PromptsGet => map_member(result.as_str(), "messages", &|messages| {
             map_elements(messages, &|message| {
                 map_member(message, "content", &|c| blocks(c, revision, Place::Result))
@@ -85,14 +85,14 @@ fn knows(kind: &str, revision: Revision, place: Place) -> bool {
     }
 }
 
-fn tool_result(result: &str, revision: Revision) -> Option<String> {
-    let [structured, content] = scan::fields(result, ["structuredContent", "content"]);
-    let foreign = structured.is_some_and(|s| !scan::is_object(s));
-    let content = content.and_then(|c| blocks(c, revision, Place::Result));
+fn tool_result(result: &Json, revision: Revision) -> Option<String> {
+    let [structured, content] = result.part().fields(["structuredContent", "content"]);
+    let foreign = structured.is_some_and(|s| !scan::is_object(s.as_str()));
+    let content = content.and_then(|c| blocks(c.as_str(), revision, Place::Result));
     if !foreign && content.is_none() {
         return None;
     }
-    let mut editor = ObjectEditor::new(result);
+    let mut editor = ObjectEditor::new(result.as_str());
     if foreign {
         editor.remove("structuredContent");
     }

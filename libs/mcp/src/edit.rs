@@ -202,6 +202,43 @@ pub fn append(source: &str, members: &[(&str, &str)]) -> String {
     out
 }
 
+/// The object without its members of these names, every other byte as it was; `None` if it has none of them.
+#[must_use]
+pub fn without(object: &Json, names: &[&str]) -> Option<Json> {
+    let source = object.as_str();
+    let open = source.find('{')?;
+    let mut out = String::new();
+    let (mut from, mut copied, mut left_out) = (open + 1, 0, false);
+    for (name, value) in object.part().members() {
+        let end = value.as_str().as_ptr().addr() - source.as_ptr().addr() + value.as_str().len();
+        let behind = source.get(end..)?;
+        let until = end + behind.len() - behind.trim_ascii_start().len();
+        if names.contains(&name.as_ref()) {
+            left_out = true;
+        } else {
+            if out.is_empty() {
+                out.reserve_exact(source.len());
+                out.push_str(source.get(..=open)?);
+            }
+            if copied > 0 {
+                out.push(',');
+            }
+            out.push_str(source.get(from..until)?);
+            copied += 1;
+        }
+        // Behind a comma, or at the closing bracket.
+        from = (until + 1).min(source.len());
+    }
+    if !left_out {
+        return None;
+    }
+    if copied == 0 {
+        out.push_str(source.get(..=open)?);
+    }
+    out.push_str(source.get(source.rfind('}')?..)?);
+    Some(Json::trusted(out))
+}
+
 /// Builds an object from raw values, in the order given.
 #[must_use]
 pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, Cow<'a, str>)>) -> Json {
@@ -288,6 +325,35 @@ mod tests {
                 e.set("x", "1").set("_meta", "{\"y\":2}");
             });
             assert_eq!(append(source, &[("x", "1"), ("_meta", "{\"y\":2}")]), edited, "{source}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_what_an_editor_removes() {
+        let sources = [
+            "{}",
+            " { } ",
+            "{\"a\":1}",
+            "{\"b\":1}",
+            "{\"a\":1,\"b\":2}",
+            " { \"a\" : {\"b\":\"},\"} , \"b\" : [1 , 2] ,\"c\":3 } ",
+            "{\"b\":1, \"a\":\"x\\\"\" ,\"b\":{\"a\":7}}",
+            "{\"\\u0061\":1,\"b\":2}",
+            "[{\"a\":1}]",
+            "\"{a}\"",
+            "7",
+        ];
+        for source in sources {
+            let read = Json::trusted(source.to_owned());
+            let noted = Json::parse(source.to_owned().into(), &scan::Limits::MESSAGE).unwrap();
+            for names in [&["a"][..], &["b"], &["c"], &["a", "b"], &["x"], &["a", "b", "c"]] {
+                let expected = edited(source, |e| names.iter().for_each(|name| _ = e.remove(name)));
+                let has = scan::members(source).any(|member| names.contains(&member.key.as_ref()));
+                for object in [&read, &noted] {
+                    let left = without(object, names).map(|json| json.to_string());
+                    assert_eq!(left, has.then(|| expected.clone()), "{source} {names:?}");
+                }
+            }
         }
     }
 

@@ -229,9 +229,35 @@ pub(crate) fn registry_context(
 /// The invocation of a session's call. Every owner of the session finds the same name, and nobody else does: it is made of the
 /// session's id, which registries do not learn.
 pub(crate) fn invocation_of(session: &SessionId, epoch: u64, call: CallId, generation: u32) -> String {
-    let numbers = [epoch, call.0, generation.into()].map(|number| number.to_string());
-    let name = [session.as_str(), &numbers[0], &numbers[1], &numbers[2]].join("\0");
-    text(&Sha256::digest(name)[..16])
+    let mut name = Sha256::new_with_prefix(session.as_str());
+    for number in [epoch, call.0, generation.into()] {
+        name.update(Decimal::of(number).separated());
+    }
+    text(&name.finalize()[..16])
+}
+
+/// A number as text, behind a byte that stands in no other part of the name.
+struct Decimal {
+    bytes: [u8; 21],
+    from: usize,
+}
+
+impl Decimal {
+    fn of(mut number: u64) -> Self {
+        let (mut bytes, mut from) = ([0; 21], 21);
+        loop {
+            from -= 1;
+            bytes[from] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return Self { bytes, from };
+            }
+        }
+    }
+
+    fn separated(&self) -> &[u8] {
+        &self.bytes[self.from - 1..]
+    }
 }
 
 /// A fresh invocation id; `None` if the operating system has no random bytes to give.
@@ -248,4 +274,25 @@ fn text(bytes: &[u8]) -> String {
 /// A machine's moment as one of the runtime's clock.
 pub(crate) fn instant(moment: Millis) -> Instant {
     Instant::now() + Duration::from_millis(moment.saturating_sub(chassis::clock::dated_millis()))
+}
+
+#[cfg(test)]
+mod tests {
+    use api::KeyRing;
+
+    use super::*;
+
+    /// Every version of a mesh has to make the same name of the same call.
+    #[test]
+    fn the_name_of_an_invocation_stays_what_it_was() {
+        let keys = KeyRing::single("k1", *b"0123456789abcdef0123456789abcdef");
+        let session = SessionId::mint(&keys, Slot::new(7).unwrap(), [3; 16]);
+        let numbers = [(0, 0, 0), (1, 9, 10), (12_345, 100, 99), (u64::MAX, u64::MAX, u32::MAX)];
+        for (epoch, call, generation) in numbers {
+            let parts =
+                [session.as_str().to_owned(), epoch.to_string(), call.to_string(), generation.to_string()];
+            let expected = text(&Sha256::digest(parts.join("\0"))[..16]);
+            assert_eq!(invocation_of(&session, epoch, CallId(call), generation), expected);
+        }
+    }
 }

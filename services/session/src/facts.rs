@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use machines::{Millis, Settings};
+use mcp::Json;
 use mcp::edit::{self, ObjectEditor};
-use mcp::{Json, scan};
+use mcp::scan::{self, Limits};
 
 use crate::config::Config;
 use crate::host::Shared;
@@ -94,7 +95,9 @@ fn capabilities(catalogue: &Catalogue) -> Json {
             all.set_default(member.key, member.value);
         }
     }
-    all.finish_json()
+    let all = all.finish_json();
+    // They are looked into with every request: it is noted where each stands.
+    Json::parse(all.bytes(), &Limits::RESULT).unwrap_or(all)
 }
 
 #[cfg(test)]

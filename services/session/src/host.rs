@@ -73,8 +73,11 @@ impl Shared {
     pub(crate) fn affinity_of(&self, id: &SessionId) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let digest = Sha256::digest(id.as_str());
-        let halves = digest.iter().take(8).flat_map(|byte| [byte >> 4, byte & 15]);
-        halves.map(|half| char::from(DIGITS[usize::from(half)])).collect()
+        let mut affinity = String::with_capacity(16);
+        for half in digest.iter().take(8).flat_map(|byte| [byte >> 4, byte & 15]) {
+            affinity.push(char::from(DIGITS[usize::from(half)]));
+        }
+        affinity
     }
 
     /// Counts what is here whenever somebody reads the metrics.

@@ -59,10 +59,9 @@ impl Turn<'_> {
 
 /// Whether the server has declared a capability.
 pub(super) fn offers(settings: &Settings, path: &[&str]) -> bool {
-    match scan::path(settings.capabilities.as_str(), path) {
-        None | Some("false" | "null") => false,
-        Some(_) => true,
-    }
+    let all = settings.capabilities.part();
+    let found = path.iter().try_fold(all, |part, name| part.get(name));
+    !matches!(found.map(|part| part.as_str()), None | Some("false" | "null"))
 }
 
 fn read(params: Option<&Json>, now: Millis) -> Result<Handshake, Cow<'static, str>> {

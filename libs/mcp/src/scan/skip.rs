@@ -64,13 +64,22 @@ const SHORT: usize = 128;
 /// Where plain text of a string ends: at a quote, a backslash or a control character, else at the end of `bytes`.
 pub(crate) fn plain(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
+    // Most strings are names and words.
+    while at - from < 16 {
+        let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) else { break };
+        let found = stops(u64::from_le_bytes(*eight));
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
     // Without a branch for each byte, so that it is done for all of them at a time.
     while let Some(some) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
         if some.iter().fold(false, |found, c| found | (*c < 0x20) | (*c == b'"') | (*c == b'\\')) {
             break;
         }
         at += 16;
-        if at - from == SHORT {
+        if at - from >= SHORT {
             let rest = &bytes[at..];
             let end = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
             if rest[..end].iter().fold(false, |found, c| found | (*c < 0x20)) {
