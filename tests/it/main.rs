@@ -24,6 +24,7 @@ mod asks;
 mod batches;
 mod budgets;
 mod calls;
+mod carried;
 mod cli;
 mod cluster;
 mod handshake;

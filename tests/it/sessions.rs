@@ -138,7 +138,13 @@ async fn what_waits_behind_the_end_of_a_session_is_told_that_it_is_gone() {
     };
     while begun.next().await.is_some() {}
     let principal = api::Principal::default();
-    let close = Close { session: session.clone(), revision: None, principal, when_idle: false };
+    let close = Close {
+        session: session.clone(),
+        revision: None,
+        principal,
+        when_idle: false,
+        transport: Transport::Streamable,
+    };
     let _closed = host.close(close).await.unwrap();
     let mut late = host.deliver(delivery(Some(session.clone()), PING)).await.unwrap();
     assert!(matches!(late.next().await, Some(Ok(Frame::Accepted { .. }))));

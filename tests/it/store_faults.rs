@@ -78,6 +78,7 @@ async fn the_store_is_told_of_sessions_that_are_only_listened_to() {
         principal: api::Principal::default(),
         last_event_id: None,
         begin: true,
+        carried: false,
     };
     let _reading = host.attach(attach).await.unwrap();
     tokio::time::timeout(DEADLINE, store.until_seen(Op::Touch, 2)).await.unwrap();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use api::session::{Answer, Attach, Close, Delivery, Frame, Frames, Transport};
+use api::session::{Again, Answer, Attach, Close, Delivery, Frame, Frames, Transport};
 use api::{KeyRing, Principal, SessionHost};
 use chassis::drain;
 use chassis::serve::Incoming;
@@ -43,7 +43,7 @@ fn delivery(
 
 fn attach(session: &str, principal: &Principal, begin: bool) -> Attach {
     let (session, principal) = (session.to_owned(), principal.clone());
-    Attach { session, revision: None, principal, last_event_id: None, begin }
+    Attach { session, revision: None, principal, last_event_id: None, begin, carried: false }
 }
 
 async fn accepted(frames: &mut Frames) -> Result<Option<String>> {
@@ -75,8 +75,8 @@ async fn sessions(host: &dyn SessionHost, owner: &Principal) -> Result<(String, 
     Ok((streamable, http_sse, stream))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_else_and_nowhere_else() -> Result<()> {
+/// A session node that is asked directly.
+fn node() -> Result<session::App> {
     let deps = session::Deps {
         keys: KeyRing::single("k1", *b"0123456789abcdefghijklmnopqrstuv"),
         store: Arc::new(session::store::Memory::default()),
@@ -84,7 +84,12 @@ async fn nobody_else_and_nowhere_else() -> Result<()> {
         registries: Vec::new(),
         process: Default::default(),
     };
-    let app = session::App::build(session::Config::default(), deps)?;
+    Ok(session::App::build(session::Config::default(), deps)?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_else_and_nowhere_else() -> Result<()> {
+    let app = node()?;
     let host = app.handle();
     let (_trigger, shutdown) = drain::pair();
     let _serving = task::spawn(Kind::Role, "session", app.serve(Incoming::None, shutdown));
@@ -109,6 +114,7 @@ async fn nobody_else_and_nowhere_else() -> Result<()> {
                     revision: None,
                     principal: principal.clone(),
                     when_idle: false,
+                    transport: Transport::Streamable,
                 };
                 refused.push(refusal(host.close(close).await?).await?);
             }
@@ -125,5 +131,59 @@ async fn nobody_else_and_nowhere_else() -> Result<()> {
     let Frame::Event(pong) = stream.next().await.context("an event")?? else { anyhow::bail!("no event") };
     let expected = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
     assert_eq!(pong.message.as_ref().map(Json::as_str), Some(expected));
+    Ok(())
+}
+
+/// The next event of a stream that goes on at the next owner.
+async fn event(stream: &mut Frames) -> Result<(String, Option<Json>)> {
+    let Frame::Event(event) = stream.next().await.context("no frame")?? else { anyhow::bail!("no event") };
+    Ok((event.id.context("an id")?, event.message))
+}
+
+/// What a gateway tells the owner again, because a link broke, is done once; its stream goes on where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_of_http_sse_may_come_back() -> Result<()> {
+    let app = node()?;
+    let host = app.handle();
+    let (_trigger, shutdown) = drain::pair();
+    let _serving = task::spawn(Kind::Role, "session", app.serve(Incoming::None, shutdown));
+    let owner = who("owner");
+    let begin = Attach { carried: true, ..attach("", &owner, true) };
+    let mut stream = host.attach(begin).await?;
+    let id = accepted(&mut stream).await?.context("a session")?;
+    assert_eq!(stream.next().await.context("open")??, Frame::Open);
+    let (place, nothing) = event(&mut stream).await?;
+    assert_eq!(nothing, None, "a place to go on from");
+    let post = |body, key: &str, again: Option<Again>| {
+        let first = delivery(Some(&id), &owner, Transport::HttpSse, body);
+        host.deliver(Delivery { request_key: key.to_owned(), again, ..first })
+    };
+    let taken = async |frames: Frames| {
+        let all: Vec<_> = frames.collect().await;
+        let expected = [Frame::Accepted { session: None }, Frame::Answer(Answer::new(202, None))];
+        assert_eq!(all, expected.map(Ok));
+    };
+    taken(post(INITIALIZE, "a", None).await?).await;
+    let (greeted, _) = event(&mut stream).await?;
+    taken(post(PING, "b", None).await?).await;
+    taken(post(PING, "b", Some(Again::default())).await?).await;
+    taken(post(INITIALIZE, "a", Some(Again { accepted: true, last_event_id: None })).await?).await;
+    let (pong, message) = event(&mut stream).await?;
+    assert!(message.is_some_and(|message| message.as_str().contains(r#""id":1,"result":{}"#)));
+    taken(post(PING, "c", None).await?).await;
+    assert_ne!(event(&mut stream).await?.0, pong, "each was answered once");
+    drop(stream);
+    for (last, left) in [(&place, 3), (&greeted, 2), (&pong, 1)] {
+        let last_event_id = Some(last.clone());
+        let again = Attach { carried: true, last_event_id, ..attach(&id, &owner, false) };
+        let mut stream = host.attach(again.clone()).await?;
+        assert_eq!(accepted(&mut stream).await?, None);
+        assert_eq!(stream.next().await.context("open")??, Frame::Open);
+        for _ in 0..left {
+            assert!(event(&mut stream).await?.1.is_some());
+        }
+        let stranger = Attach { principal: who("stranger"), ..again };
+        assert_eq!(refusal(host.attach(stranger).await?).await?.status, 404);
+    }
     Ok(())
 }

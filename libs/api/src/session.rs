@@ -85,6 +85,9 @@ pub struct Attach {
     pub last_event_id: Option<String>,
     /// Begins a session of [`Transport::HttpSse`] in a slot of the node; `session` is empty. It ends with this stream.
     pub begin: bool,
+    /// The stream is that of a session of [`Transport::HttpSse`], which goes on at its next owner: events have ids, the first
+    /// one before anything is said, and the session waits a while for whoever comes with the last of them.
+    pub carried: bool,
 }
 
 /// Ends a session.
@@ -99,6 +102,8 @@ pub struct Close {
     /// Ends a session of [`Transport::HttpSse`] as soon as none of its calls is under way: the gateway that holds its stream
     /// drains.
     pub when_idle: bool,
+    /// The way in which the session was begun.
+    pub transport: Transport,
 }
 
 /// One thing to ask of a session node.

@@ -96,6 +96,15 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether the next owner may as well make it again: it executes nothing, and has asked the client nothing.
+    #[must_use]
+    pub fn is_repeatable(&self) -> bool {
+        self.method != Method::ToolsCall
+            && self.round.is_none()
+            && self.answered.is_none()
+            && self.generation == 0
+    }
+
     /// How the next owner takes the call up again.
     #[must_use]
     pub fn pickup(&self) -> Pickup {

@@ -66,6 +66,10 @@ struct Live {
     next_call: u64,
     /// Of the owner.
     epoch: u64,
+    /// One reader stands for all streams: everything is said on the session's own, and kept there.
+    carried: bool,
+    /// Since when a carried session has been without its reader, while it is.
+    alone: Millis,
     /// Numbers of events whose commit was neither confirmed nor refused: the store may have them, so nothing else gets them.
     used: BTreeMap<StreamId, u64>,
 }
@@ -167,6 +171,8 @@ impl Session {
             next_stream: snapshot.next_stream,
             next_call: snapshot.next_call,
             epoch: 0,
+            carried: false,
+            alone: now,
             used: BTreeMap::new(),
         };
         Self { settings, saved: snapshot, live, mark: None }
@@ -190,6 +196,16 @@ impl Session {
         let now = self.settings.lists;
         let changed = move |kind: &ListKind| told.is_some_and(|told| told.of(*kind) != now.of(*kind));
         ListKind::ALL.into_iter().filter(changed)
+    }
+
+    /// The same session where one reader stands for all of its streams, as HTTP+SSE has it. Everything is said on the session's own
+    /// stream and kept there, so that the reader's next owner goes on where this one ends. A message is answered with a status
+    /// alone, once it is written down; every call is journaled, since its client does not ask again.
+    #[must_use]
+    pub fn carried(mut self) -> Self {
+        self.live.carried = true;
+        self.live.calls.values_mut().for_each(|call| call.open_at = None);
+        self
     }
 
     /// The stream on which a delivery is answered that was taken on before, by this owner or another one; `None` if no journaled
@@ -302,7 +318,7 @@ impl Session {
     /// then says [`Input::ReaderAttached`], all in one turn.
     #[must_use]
     pub fn replay(&self, stream: StreamId, after: Option<Cursor>) -> Option<Replay> {
-        streams::replay(&self.saved, stream, after)
+        streams::replay(&self.saved, stream, after, self.live.carried)
     }
 
     /// When it wants [`Input::DeadlineReached`] at the latest.

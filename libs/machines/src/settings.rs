@@ -46,6 +46,8 @@ pub struct Settings {
     pub kept_ms: Millis,
     /// SSE retry of priming events.
     pub retry_ms: u32,
+    /// A carried session without its reader for this long ends.
+    pub alone_ms: Millis,
     /// After a store failure, when to try again.
     pub store_retry_ms: Millis,
 }
@@ -72,6 +74,7 @@ impl Default for Settings {
             kept_streams: 64,
             kept_ms: 300_000,
             retry_ms: 1000,
+            alone_ms: 10_000,
             store_retry_ms: 1000,
         }
     }

@@ -23,6 +23,7 @@ use crate::forward::{Forward, Patience as Waits};
 use crate::http;
 use crate::http::body;
 use crate::http::caller::Ask;
+use crate::http::http_sse::Farewells;
 use crate::http::origin::{EntryError, Rules};
 use crate::http::sse::Stalls;
 use crate::http::stack::{Around, Sizes};
@@ -53,6 +54,7 @@ struct Shared {
     listen: String,
     limits: Arc<Limits>,
     stalls: Arc<Stalls>,
+    farewells: Arc<Farewells>,
     patience: Arc<Patience>,
     sizes: Sizes,
     body: body::Bounds,
@@ -194,6 +196,7 @@ impl App {
                 listen: config.listen.clone(),
                 limits: Arc::new(Limits::new(config)),
                 stalls: Stalls::new(),
+                farewells: Farewells::new(),
                 patience: Arc::new(Patience::new(config)),
                 sizes: Sizes::new(config),
                 body: body::Bounds::new(config),
@@ -262,7 +265,8 @@ impl App {
         }
         let stack = self.stack(loopback, &shutdown);
         let stalls = self.shared.stalls.watch(self.shared.write_stall);
-        tokio::pin!(stalls);
+        let farewells = self.shared.farewells.run(self.shared.forward.clone(), &self.shared.keys);
+        tokio::pin!(stalls, farewells);
         let mut connections = JoinSet::new();
         let workers = Workers::current();
         let take = |connections: &mut JoinSet<()>, stream, peer: SocketAddr| {
@@ -291,6 +295,7 @@ impl App {
                 },
                 Some(ended) = connections.join_next(), if !connections.is_empty() => log_panic(ended),
                 () = &mut stalls => {}
+                () = &mut farewells => {}
                 () = shutdown.requested() => break,
             }
         }
@@ -305,6 +310,7 @@ impl App {
         tokio::select! {
             () = async { while let Some(ended) = connections.join_next().await { log_panic(ended) } } => {}
             () = stalls => {}
+            () = farewells => {}
             () = shutdown.expired() => {}
         }
         Ok(())
@@ -405,6 +411,10 @@ impl Edge {
 
     pub(crate) fn stalls(&self) -> &Stalls {
         &self.shared.stalls
+    }
+
+    pub(crate) fn farewells(&self) -> &Arc<Farewells> {
+        &self.shared.farewells
     }
 
     /// When a stream that begins now is ended so that its client comes back, unless that never happens.

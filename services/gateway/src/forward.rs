@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use api::session::{Answer, Frame, Frames};
-use api::{Code, Detail, Error, Slot};
+use api::session::{Answer, Attach, Frame, Frames};
+use api::{Code, Detail, Error, Principal, Slot};
 use chassis::metrics::Metrics;
 use futures::{StreamExt as _, poll};
 use placement::{Locator, Peer};
@@ -120,30 +120,60 @@ impl Forward {
             // Made when the mesh had more of them, or in another one with the same keys.
             return Err(Error::new(Code::NotFound, "the session is in a slot that the mesh does not have"));
         }
-        let found = {
-            let mut finding = pin!(async {
-                match slot {
-                    Some(slot) => self.find(&mut call, slot, None).await,
-                    None => self.ask_in_turn(&call).await,
-                }
-            });
-            // Within one process it is found at once, and needs no timer.
-            match poll!(finding.as_mut()) {
-                Poll::Ready(found) => Ok(found),
-                Poll::Pending => tokio::time::timeout(self.patience.request, finding).await,
-            }
-        };
-        let Ok(found) = found else {
-            let code = if call.is_repeatable() { Code::Deadline } else { Code::OutcomeUnknown };
-            return Err(Error::new(code, "no session node took the request on in time"));
-        };
-        let Found { node, taken } = found?;
+        let Found { node, taken } = self.find_in_time(&mut call, slot).await?;
         Ok(match (taken, slot) {
             (Taken::Accepted { session, frames }, Some(slot)) if self.follows(&call) => {
                 let frames = Following::new(self.clone(), call, slot, node, frames).boxed();
                 Taken::Accepted { session, frames }
             }
             (taken, _) => taken,
+        })
+    }
+
+    /// Begins a session of HTTP+SSE on any ready node, and follows it from owner to owner. `slot_of` reads the slot in the id of
+    /// the session.
+    ///
+    /// # Errors
+    /// As [`Forward::send`].
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        principal: Principal,
+        slot_of: impl Fn(&str) -> Option<Slot>,
+    ) -> Result<Taken, Error> {
+        let carried = !self.patience.owner.is_zero();
+        let (session, revision, last_event_id) = (String::new(), None, None);
+        let attach = Attach { session, revision, principal, last_event_id, begin: true, carried };
+        let mut call = Call::Attach(attach.clone());
+        let Found { node, taken } = self.find_in_time(&mut call, None).await?;
+        Ok(match taken {
+            Taken::Accepted { session: Some(session), frames } if carried => {
+                let Some(slot) = slot_of(&session) else {
+                    return Err(Error::new(Code::Internal, "a session node began a session without a slot"));
+                };
+                let call = Call::Attach(Attach { session: session.clone(), begin: false, ..attach });
+                let frames = Following::new(self.clone(), call, slot, node, frames).boxed();
+                Taken::Accepted { session: Some(session), frames }
+            }
+            taken @ (Taken::Accepted { .. } | Taken::Refused(_)) => taken,
+        })
+    }
+
+    async fn find_in_time(&self, call: &mut Call, slot: Option<Slot>) -> Result<Found, Error> {
+        let is_repeatable = call.is_repeatable();
+        let mut finding = pin!(async {
+            match slot {
+                Some(slot) => self.find(call, slot, None).await,
+                None => self.ask_in_turn(call).await,
+            }
+        });
+        // Within one process it is found at once, and needs no timer.
+        let found = match poll!(finding.as_mut()) {
+            Poll::Ready(found) => Ok(found),
+            Poll::Pending => tokio::time::timeout(self.patience.request, finding).await,
+        };
+        found.unwrap_or_else(|_late| {
+            let code = if is_repeatable { Code::Deadline } else { Code::OutcomeUnknown };
+            Err(Error::new(code, "no session node took the request on in time"))
         })
     }
 

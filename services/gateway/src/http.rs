@@ -7,7 +7,7 @@ mod cors;
 mod delete;
 mod gate;
 mod get;
-mod http_sse;
+pub(crate) mod http_sse;
 mod metadata;
 pub(crate) mod origin;
 pub(crate) mod peer;

@@ -127,7 +127,7 @@ impl Peers for Dialled {
 
 #[cfg(test)]
 mod tests {
-    use api::session::Close;
+    use api::session::{Close, Transport};
     use api::{Code, Detail, Principal};
     use tokio::net::TcpListener;
     use tokio::time::{Duration, Instant, timeout};
@@ -137,8 +137,13 @@ mod tests {
     async fn close(address: &str) -> api::Error {
         let peers = Dialled::new([], &Dialler::default()).unwrap();
         let node = peers.get(address).unwrap();
-        let close =
-            Close { session: "s".into(), revision: None, principal: Principal::default(), when_idle: false };
+        let close = Close {
+            session: "s".into(),
+            revision: None,
+            principal: Principal::default(),
+            when_idle: false,
+            transport: Transport::Streamable,
+        };
         let asked = timeout(Duration::from_secs(20), node.close(close)).await.unwrap();
         asked.err().unwrap()
     }

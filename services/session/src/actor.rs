@@ -208,23 +208,19 @@ impl Actor {
                     return;
                 }
                 let stream = self.resident.machine.reserve_stream();
-                if self.carried.is_http_sse() {
-                    carry::acknowledge(&reply);
-                } else {
-                    self.add_reader(stream, reply);
-                }
+                self.add_reader(stream, reply);
                 let before = self.resident.version;
                 let key = self.keep_key(stream, &message, key);
                 scope.clone().within(self.take(Input::Client { stream, message, key })).await;
+                self.carried.accepting = None;
                 if self.resident.version > before {
                     scope.describe(|to| _ = to.set(attribute::JOURNAL_OUTCOME, "committed"));
                     // From here on it is its owner's, whoever that will be: should it be killed, this much is told.
                     scope.end();
                 }
-                self.listen_to_all().await;
             }
             Letter::Batch { messages, reply, scope } => scope.within(self.batch(messages, reply)).await,
-            Letter::Begin { reply } => self.begin_http_sse(reply),
+            Letter::Carry { visit, reply } => self.carry(visit, reply).await,
             Letter::Leave { reply } => {
                 carry::acknowledge(&reply);
                 self.carried.leave();
@@ -316,6 +312,13 @@ impl Actor {
 
     /// Keeps the key of a delivery whose answer may have to be given again. The calls of other methods are simply made again.
     fn keep_key(&mut self, stream: StreamId, message: &Message, key: String) -> Option<String> {
+        if self.is_http_sse() {
+            // Nobody asks again for what was taken, whatever it was.
+            let is_request = matches!(message, Message::Request(_));
+            let key = Some(key).filter(|key| is_request && !key.is_empty());
+            self.carried.accepting.clone_from(&key);
+            return key;
+        }
         if key.is_empty() || message.method() != Some(Method::ToolsCall.as_str()) {
             return None;
         }

@@ -1,33 +1,33 @@
-//! Streams of the machine without an HTTP response of their own: all those of a session of HTTP+SSE, and those of the members
-//! of a batch. What is said on them goes to the one reader that stands for them.
+//! Streams of the machine without an HTTP response of their own: those of a session of HTTP+SSE, and those of the members of a
+//! batch. What is said on them goes to the one reader that stands for them.
 //!
-//! The events have no ids: a response that carries several streams cannot be continued as one of them.
+//! In a session of HTTP+SSE the machine says everything on the session's own stream, where it is kept; a reader that goes on at
+//! the next owner is given ids to go on from. A batch's events have no ids: a response that carries several streams cannot be
+//! continued as one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::session::{Answer, Event, Frame};
-use machines::{Input, StopReason, StreamId};
-use mcp::rpc::{self, Malformed, Message, RpcError};
+use api::EventId;
+use api::session::{Again, Answer, Event, Frame, Transport};
+use machines::{Cursor, Input, StopReason, StreamId};
+use mcp::rpc::{self, Malformed, Message, Request, RpcError};
 use mcp::{Json, Revision, scan};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, cursor_at};
+use crate::pickup::{refuse_for_now, unknown_outcome};
 use crate::reader::Reader;
 
 /// What is carried for whom.
 #[derive(Default)]
 pub(crate) struct Carried {
-    /// Of a session of HTTP+SSE, once its reader is there.
-    http_sse: Option<HttpSse>,
+    /// Whether the reader of a session of HTTP+SSE goes on at the next owner; `None` before there was one.
+    goes_on: Option<bool>,
+    /// The node or the gateway drains: a session of HTTP+SSE is over with its last call.
+    leaving: bool,
+    /// Key of the delivery that is being taken on in such a session.
+    pub(crate) accepting: Option<String>,
     /// Batches under way, by the stream of their response.
     batches: BTreeMap<StreamId, Batch>,
-}
-
-#[derive(Default)]
-struct HttpSse {
-    /// Whether the machine has been told of the reader.
-    listening: bool,
-    /// The node or the gateway drains: over with the last call.
-    leaving: bool,
 }
 
 /// A batch whose response is not complete.
@@ -43,27 +43,16 @@ struct Batch {
 /// Whose reader gets what is said on a stream.
 enum Carrier {
     Itself,
-    Session,
     Batch(StreamId),
 }
 
 impl Carried {
-    /// Whether the session is one of HTTP+SSE whose reader has come.
-    pub(crate) const fn is_http_sse(&self) -> bool {
-        self.http_sse.is_some()
-    }
-
     /// A session of HTTP+SSE ends with its last call.
-    pub(crate) fn leave(&mut self) {
-        if let Some(session) = &mut self.http_sse {
-            session.leaving = true;
-        }
+    pub(crate) const fn leave(&mut self) {
+        self.leaving = true;
     }
 
     fn carrier(&self, stream: StreamId) -> Carrier {
-        if self.is_http_sse() {
-            return Carrier::Session;
-        }
         let mut batches = self.batches.iter();
         let found = batches.find(|(_, batch)| batch.members.contains(&stream));
         found.map_or(Carrier::Itself, |(response, _)| Carrier::Batch(*response))
@@ -71,15 +60,23 @@ impl Carried {
 }
 
 impl Actor {
+    /// Whether everything is said to one reader, as HTTP+SSE has it.
+    pub(crate) fn is_http_sse(&self) -> bool {
+        self.resident.transport == Transport::HttpSse
+    }
+
     /// The whole answer to a POST or DELETE.
     pub(crate) fn answer(&mut self, stream: StreamId, answer: Answer) {
         self.keys.remove(&stream);
         match self.carried.carrier(stream) {
             Carrier::Itself => {
+                if self.is_http_sse() && !self.readers.contains_key(&stream) {
+                    // A member of a batch, whose POST has its answer.
+                    return self.pass_on(StreamId::OWN, response_in(answer));
+                }
                 self.send(stream, Frame::Answer(answer));
                 self.readers.remove(&stream);
             }
-            Carrier::Session => self.pass_on(StreamId::OWN, response_in(answer)),
             Carrier::Batch(response) => {
                 let batch = self.carried.batches.get_mut(&response);
                 match batch.filter(|batch| !batch.opened) {
@@ -98,18 +95,20 @@ impl Actor {
     pub(crate) fn open(&mut self, stream: StreamId) {
         match self.carried.carrier(stream) {
             Carrier::Itself => self.send(stream, Frame::Open),
-            Carrier::Session | Carrier::Batch(_) => {}
+            Carrier::Batch(_) => {}
         }
     }
 
     /// An event of a stream.
     pub(crate) fn tell(&mut self, stream: StreamId, event: machines::Event) {
         match self.carried.carrier(stream) {
+            Carrier::Itself if self.is_http_sse() && self.carried.goes_on != Some(true) => {
+                self.pass_on(stream, event.message);
+            }
             Carrier::Itself => {
                 let event = self.sign(stream, event);
                 self.send(stream, Frame::Event(event));
             }
-            Carrier::Session => self.pass_on(StreamId::OWN, event.message),
             Carrier::Batch(response) => self.pass_on(response, event.message),
         }
     }
@@ -118,9 +117,8 @@ impl Actor {
     pub(crate) fn pause(&mut self, stream: StreamId) {
         match self.carried.carrier(stream) {
             Carrier::Itself => self.close(stream),
-            Carrier::Session if stream == StreamId::OWN => {}
             // Before anything else happens, so that nothing is said without a reader.
-            Carrier::Session | Carrier::Batch(_) => self.pending.push_front(Input::ReaderAttached(stream)),
+            Carrier::Batch(_) => self.pending.push_front(Input::ReaderAttached(stream)),
         }
     }
 
@@ -129,7 +127,6 @@ impl Actor {
         self.keys.remove(&stream);
         match self.carried.carrier(stream) {
             Carrier::Itself => self.close(stream),
-            Carrier::Session => {}
             Carrier::Batch(response) => self.leave_batch(response, stream),
         }
     }
@@ -187,7 +184,7 @@ impl Actor {
 
     /// Says whose reader gets the answers.
     fn begin_batch(&mut self, members: &[(StreamId, Result<Message, Malformed>)], reply: Reader) -> StreamId {
-        if self.carried.is_http_sse() {
+        if self.is_http_sse() {
             let _heard = reply.say(Ok(Frame::Accepted { session: None }));
             acknowledge(&reply);
             return StreamId::OWN;
@@ -209,24 +206,29 @@ impl Actor {
         response
     }
 
-    /// A session of HTTP+SSE begins: its reader is there.
-    pub(crate) fn begin_http_sse(&mut self, reader: Reader) {
-        self.carried.http_sse = Some(HttpSse::default());
+    /// The reader of a session of HTTP+SSE is there, for the first time or after a change of owner: it is given what it has not
+    /// had, and then what is new. One that goes on elsewhere should this owner be lost has a place to go on from at once.
+    pub(crate) async fn carry(&mut self, visit: Visit, reader: Reader) {
+        let Visit { cursor, goes_on } = visit;
+        self.carried.goes_on = Some(goes_on);
         self.add_reader(StreamId::OWN, reader);
-        self.send(StreamId::OWN, Frame::Open);
-    }
-
-    /// Tells the machine of the reader of an HTTP+SSE session as soon as the handshake is answered; nothing but answers may
-    /// be said before.
-    pub(crate) async fn listen_to_all(&mut self) {
-        let ready = self.resident.machine.revision().is_some();
-        let Some(session) = self.carried.http_sse.as_mut().filter(|s| ready && !s.listening) else { return };
-        session.listening = true;
-        let waiting = self.resident.machine.replay(StreamId::OWN, None);
-        for event in waiting.into_iter().flat_map(|replay| replay.events) {
-            self.pass_on(StreamId::OWN, event.message);
+        match &cursor {
+            Some(_) => self.send(StreamId::OWN, Frame::Accepted { session: None }),
+            None if goes_on => {
+                self.send(StreamId::OWN, Frame::Open);
+                let place = machines::Event {
+                    seq: Some(0),
+                    epoch: self.resident.epoch.0,
+                    message: None,
+                    retry_ms: None,
+                };
+                self.tell(StreamId::OWN, place);
+                return self.take(Input::ReaderAttached(StreamId::OWN)).await;
+            }
+            None => {}
         }
-        self.take(Input::ReaderAttached(StreamId::OWN)).await;
+        let after = cursor.as_ref().map_or(Cursor { epoch: 0, seq: 0 }, cursor_at);
+        self.replay(StreamId::OWN, Some(after)).await;
     }
 
     /// The node drains.
@@ -235,11 +237,15 @@ impl Actor {
         self.take(Input::Drain).await;
     }
 
-    /// Ends a session of HTTP+SSE whose reader is gone, or that has nothing left to do on a node that drains.
+    /// Ends a session of HTTP+SSE that has nothing left to do on a node or for a gateway that drains, or whose reader is gone
+    /// and does not come back. For one that may come back the machine waits.
     pub(crate) async fn end_with_reader(&mut self) {
-        let Some(session) = &self.carried.http_sse else { return };
-        let idle = session.leaving && self.resident.machine.calls() == 0;
-        if self.stopped.is_some() || (self.readers.contains_key(&StreamId::OWN) && !idle) {
+        if !self.is_http_sse() || self.stopped.is_some() {
+            return;
+        }
+        let idle = self.carried.leaving && self.resident.machine.calls() == 0;
+        let forsaken = self.carried.goes_on == Some(false) && !self.readers.contains_key(&StreamId::OWN);
+        if !idle && !forsaken {
             return;
         }
         let stream = self.resident.machine.reserve_stream();
@@ -247,6 +253,46 @@ impl Actor {
         // Nobody can come back to it, whatever the store says.
         self.stopped.get_or_insert(StopReason::Closed);
     }
+
+    /// Looks for what became of a delivery to a session of HTTP+SSE that was sent before. Its answer is on the stream of the
+    /// session, once; whoever brings it again is told that it was taken. False if it was not, and is to be taken on now.
+    pub(crate) async fn carried_before(
+        &mut self,
+        request: &Request,
+        key: &str,
+        again: &Again,
+        reply: &Reader,
+    ) -> bool {
+        if key.is_empty() {
+            return false;
+        }
+        self.resident.repeated.note(key);
+        if self.resident.machine.delivered_before(key).is_some() {
+            acknowledge(reply);
+            return true;
+        }
+        match self.shared.store.answered(&self.resident.id, key).await {
+            Ok(Some(_)) => acknowledge(reply),
+            Ok(None) if again.accepted => {
+                self.pass_on(StreamId::OWN, Some(unknown_outcome(&request.id)));
+                acknowledge(reply);
+            }
+            Ok(None) => return false,
+            Err(refusal) => {
+                tracing::warn!(?refusal, "a repeated delivery could not be looked up");
+                refuse_for_now(Some(&request.id), reply);
+            }
+        }
+        true
+    }
+}
+
+/// Whoever reads a session of HTTP+SSE.
+pub(crate) struct Visit {
+    /// Up to where it knows the stream; `None` = it is the first.
+    pub(crate) cursor: Option<EventId>,
+    /// Whether it goes on at the next owner.
+    pub(crate) goes_on: bool,
 }
 
 /// The whole answer to a POST of HTTP+SSE.

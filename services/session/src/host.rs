@@ -5,21 +5,23 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use api::session::{Attach, Close, Delivery, Frame, Frames, Request, SessionHost, Transport};
-use api::{Code, Detail, Epoch, Error, EventId, KeyRing, Principal, SessionId};
+use api::{Code, Epoch, Error, EventId, KeyRing, Principal, SessionId};
 use async_trait::async_trait;
 use chassis::task::{self, Kind};
 use chassis::telemetry::{Scope, Side};
 use futures::{StreamExt as _, stream};
-use machines::{CommitRefusal, ListKind, Session};
+use machines::{CommitRefusal, ListKind, Session, StreamId};
 use mcp::rpc::{self, Body, Malformed, Message, RpcError};
 use mcp::telemetry::attribute;
-use mcp::{Era, Method, code, scan};
+use mcp::{Era, Method, code};
 use placement::{Claims, Locator};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 
 use crate::actor::Actor;
+use crate::begin::carried_by;
 use crate::budget::Budget;
+use crate::carry::Visit;
 use crate::config::Config;
 use crate::facts::Facts;
 use crate::letter::Letter;
@@ -155,8 +157,8 @@ impl Shared {
             return Ok(());
         }
         let Some(stored) = self.store.load(id).await? else { return Ok(()) };
-        if stored.transport == Transport::HttpSse || stored.snapshot.ended {
-            // It has ended with its reader, and that with the actor; or its owner never heard that its end was stored.
+        if stored.snapshot.ended {
+            // Its owner never heard that its end was stored.
             return self.store.remove(id, epoch).await;
         }
         let settings = self.settings();
@@ -166,7 +168,7 @@ impl Shared {
             epoch,
             principal: Arc::new(stored.principal),
             transport: stored.transport,
-            machine: machine.owned_by(epoch.0),
+            machine: carried_by(stored.transport, machine.owned_by(epoch.0)),
             version: stored.version,
             subscriptions: std::collections::HashMap::new(),
             begun: chassis::clock::dated_millis(),
@@ -256,7 +258,9 @@ impl Host {
         Ok(match self.hand_over((&id, epoch), visitor, letter).await? {
             Ok(frames) => accepted_and_more(frames),
             // Its owner may have begun it: "not found" would say that nothing was done.
-            Err(Undelivered::Unknown) if is_call && delivery.again.is_some() => {
+            Err(Undelivered::Unknown)
+                if is_call && delivery.again.is_some() && delivery.transport == Transport::Streamable =>
+            {
                 return Err(Error::new(Code::OutcomeUnknown, "the session of the call is gone"));
             }
             Err(undelivered) => undelivered.answer(request_id.as_ref()),
@@ -281,96 +285,6 @@ impl Host {
             Ok(frames) => frames.boxed(),
             Err(undelivered) => undelivered.answer(None),
         })
-    }
-
-    /// A new session in a slot of this node, or the answer that says why there is none.
-    async fn create(
-        &self,
-        request: Option<&rpc::Id>,
-        principal: Principal,
-        transport: Transport,
-    ) -> Result<Result<SessionId, Frames>, Error> {
-        let shared = &self.0;
-        // Held until the session is counted.
-        let _place = match shared.budget.begin(&shared.residents, &principal) {
-            Ok(place) => place,
-            Err(wait) => return Ok(Err(refuse::rate_limited_for(request, "too many sessions", wait))),
-        };
-        let random = |_| Error::new(Code::Internal, "no random bytes");
-        let pick = u64::from_le_bytes(chassis::clock::random().map_err(random)?);
-        let nobody = Detail::NotOwner { owner: String::new(), epoch: 0 };
-        let none = || Error::new(Code::Unavailable, "this node owns no slot").with(nobody);
-        let (slot, epoch) = shared.slots.pick(pick).ok_or_else(none)?;
-        let id = SessionId::mint(&shared.keys, slot, chassis::clock::random().map_err(random)?);
-        if let Err(refusal) = shared.store.create(&id, epoch, &principal, transport).await {
-            if refusal == CommitRefusal::Stale {
-                shared.overtaken(slot, epoch);
-                return Err(shared.not_owner(slot));
-            }
-            tracing::warn!(?refusal, "a session could not be stored");
-            return Ok(Err(refuse::unavailable(request, "store_down")));
-        }
-        let settings = shared.settings();
-        shared.residents.insert(Box::new(Resident {
-            id: id.clone(),
-            epoch,
-            principal: Arc::new(principal),
-            transport,
-            machine: Session::new(settings, chassis::clock::dated_millis()).owned_by(epoch.0),
-            version: 0,
-            subscriptions: std::collections::HashMap::new(),
-            begun: chassis::clock::dated_millis(),
-            is_restored: false,
-            repeated: Repeated::default(),
-            unsaved: Vec::new(),
-        }));
-        shared.observed.begun();
-        Ok(Ok(id))
-    }
-
-    /// A new session of HTTP+SSE; the frames are its reader.
-    async fn begin_http_sse(&self, principal: Principal) -> Result<Frames, Error> {
-        let id = match self.create(None, principal, Transport::HttpSse).await? {
-            Ok(id) => id,
-            Err(refused) => return Ok(refused),
-        };
-        let (reply, frames) = queue();
-        // The queue of a session that nobody knows yet has room.
-        let _known = self.0.post(&id, None, Letter::Begin { reply }).is_ok();
-        Ok(accepted(Some(id.as_str().to_owned()), frames))
-    }
-
-    /// `initialize`: a new session in a slot of this node.
-    async fn initialise(&self, delivery: Delivery, message: Message) -> Result<Frames, Error> {
-        let shared = &self.0;
-        let Message::Request(request) = &message else {
-            return Ok(refuse::refused(
-                400,
-                None,
-                &RpcError::new(code::INVALID_REQUEST, "Mcp-Session-Id is missing"),
-            ));
-        };
-        if request.method != Method::Initialize.as_str() {
-            let error = RpcError::new(code::INVALID_REQUEST, "Mcp-Session-Id is missing");
-            return Ok(refuse::refused(400, Some(&request.id), &error));
-        }
-        let id = match self.create(Some(&request.id), delivery.principal, Transport::Streamable).await? {
-            Ok(id) => id,
-            Err(refused) => return Ok(refused),
-        };
-        let (reply, mut frames) = queue();
-        let scope = observe::hop(&message);
-        shared.describe(&scope, Some(&id));
-        let letter = Letter::Message { message, key: String::new(), again: None, reply, scope };
-        let _known = shared.post(&id, None, letter).is_ok();
-        let first = match frames.recv().await {
-            Some(Err(lost)) => return Err(lost),
-            first => first,
-        };
-        // A refused handshake leaves no session behind, so no id is handed out.
-        let session = Some(id.as_str().to_owned()).filter(|_| first.as_ref().is_some_and(is_success));
-        let head = stream::iter([Ok(Frame::Accepted { session })]).chain(stream::iter(first));
-        Ok(head.chain(frames).boxed())
     }
 }
 
@@ -397,7 +311,7 @@ impl SessionHost for Host {
     async fn attach(&self, attach: Attach) -> Result<Frames, Error> {
         self.0.admitted().await?;
         if attach.begin {
-            return self.begin_http_sse(attach.principal).await;
+            return self.begin_http_sse(attach).await;
         }
         let Some((id, epoch)) = self.session(&attach.session).await? else {
             return Ok(refuse::session_not_found());
@@ -410,8 +324,18 @@ impl SessionHost for Host {
                 None => return self.foreign_cursor((&id, epoch), &attach.principal).await,
             },
         };
-        let letter = |reply| Letter::Attach { cursor, reply };
-        Ok(match self.hand_over((&id, epoch), streamable(&attach.principal), letter).await? {
+        let handed = if attach.carried {
+            if cursor.as_ref().is_none_or(|cursor| cursor.stream != StreamId::OWN.0) {
+                return Ok(refuse::refused(400, None, &foreign()));
+            }
+            let visitor = Visitor { principal: &attach.principal, transport: Transport::HttpSse };
+            let letter = |reply| Letter::Carry { visit: Visit { cursor, goes_on: true }, reply };
+            self.hand_over((&id, epoch), visitor, letter).await?
+        } else {
+            let letter = |reply| Letter::Attach { cursor, reply };
+            self.hand_over((&id, epoch), streamable(&attach.principal), letter).await?
+        };
+        Ok(match handed {
             Ok(frames) => frames.boxed(),
             Err(undelivered) => undelivered.answer(None),
         })
@@ -427,7 +351,8 @@ impl SessionHost for Host {
             let visitor = Visitor { principal: &close.principal, transport: Transport::HttpSse };
             self.hand_over(id, visitor, |reply| Letter::Leave { reply }).await?
         } else {
-            self.hand_over(id, streamable(&close.principal), |reply| Letter::Close { reply }).await?
+            let visitor = Visitor { principal: &close.principal, transport: close.transport };
+            self.hand_over(id, visitor, |reply| Letter::Close { reply }).await?
         };
         Ok(match handed {
             Ok(frames) => accepted_and_more(frames),
@@ -449,22 +374,18 @@ impl Host {
             Err(undelivered @ (Undelivered::Unknown | Undelivered::Foreign | Undelivered::NotNow)) => {
                 undelivered.answer(None)
             }
-            Ok(_) | Err(Undelivered::Full) => {
-                let error =
-                    RpcError::new(code::INVALID_REQUEST, "Last-Event-ID was not handed out in this session");
-                refuse::refused(400, None, &error)
-            }
+            Ok(_) | Err(Undelivered::Full) => refuse::refused(400, None, &foreign()),
         })
     }
+}
+
+fn foreign() -> RpcError {
+    RpcError::new(code::INVALID_REQUEST, "Last-Event-ID was not handed out in this session")
 }
 
 /// GET and DELETE belong to Streamable HTTP.
 const fn streamable(principal: &Principal) -> Visitor<'_> {
     Visitor { principal, transport: Transport::Streamable }
-}
-
-fn accepted(session: Option<String>, frames: Queue) -> Frames {
-    stream::iter([Ok(Frame::Accepted { session })]).chain(frames).boxed()
 }
 
 /// That a message was accepted is said together with what follows, which is there within half a second: alone it would cost a
@@ -480,15 +401,6 @@ fn accepted_and_more(mut frames: Queue) -> Frames {
         stream::iter(accepted.into_iter().chain(first)).chain(frames)
     };
     stream::once(more).flatten().boxed()
-}
-
-fn is_success(frame: &Result<Frame, Error>) -> bool {
-    match frame {
-        Ok(Frame::Answer(answer)) => {
-            answer.body.as_ref().is_some_and(|body| scan::member(body.as_str(), "result").is_some())
-        }
-        Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Open | Frame::Event(_)) | Err(_) => false,
-    }
 }
 
 pub(crate) const fn request_id(message: &Message) -> Option<&rpc::Id> {

@@ -9,6 +9,7 @@ use machines::ListKind;
 use mcp::Json;
 use mcp::rpc::{Malformed, Message};
 
+use crate::carry::Visit;
 use crate::reader::Reader;
 
 /// What is put into a session's queue.
@@ -17,8 +18,8 @@ pub(crate) enum Letter {
     Message { message: Message, key: String, again: Option<Again>, reply: Reader, scope: Scope },
     /// The client posted several messages at once; each is judged for itself.
     Batch { messages: Vec<Result<Message, Malformed>>, reply: Reader, scope: Scope },
-    /// The first letter of a session of HTTP+SSE: from now on everything goes to this reader.
-    Begin { reply: Reader },
+    /// From now on everything in a session of HTTP+SSE goes to this reader. The first letter of such a session is one.
+    Carry { visit: Visit, reply: Reader },
     /// A session of HTTP+SSE is to end with its last call.
     Leave { reply: Reader },
     /// The client opened or continues a stream.
@@ -43,7 +44,7 @@ impl Letter {
         match self {
             Self::Message { reply, .. }
             | Self::Batch { reply, .. }
-            | Self::Begin { reply }
+            | Self::Carry { reply, .. }
             | Self::Leave { reply }
             | Self::Attach { reply, .. }
             | Self::Close { reply } => Some(reply),
@@ -73,7 +74,7 @@ impl Overdue {
             Letter::Wake => {}
             Letter::Message { .. }
             | Letter::Batch { .. }
-            | Letter::Begin { .. }
+            | Letter::Carry { .. }
             | Letter::Leave { .. }
             | Letter::Attach { .. }
             | Letter::Close { .. } => return false,

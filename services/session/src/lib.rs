@@ -6,6 +6,7 @@
 
 mod actor;
 mod app;
+mod begin;
 mod budget;
 mod calling;
 mod carry;

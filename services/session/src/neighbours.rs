@@ -106,7 +106,7 @@ fn until(frames: Frames, draining: CancellationToken) -> Frames {
 mod tests {
     use std::sync::Arc;
 
-    use api::session::{Close, Frame};
+    use api::session::{Close, Frame, Transport};
     use api::{Slot, SlotCount};
     use tokio::net::TcpListener;
 
@@ -135,7 +135,13 @@ mod tests {
 
     fn close() -> Request {
         let principal = api::Principal::default();
-        Request::Close(Close { session: "s".into(), revision: None, principal, when_idle: false })
+        Request::Close(Close {
+            session: "s".into(),
+            revision: None,
+            principal,
+            when_idle: false,
+            transport: Transport::Streamable,
+        })
     }
 
     #[tokio::test]

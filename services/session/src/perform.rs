@@ -86,7 +86,9 @@ impl Actor {
     async fn commit(&mut self, changes: &[Change], left: &VecDeque<Effect>) -> Result<(), CommitRefusal> {
         let (id, epoch, version) = (&self.resident.id, self.resident.epoch, self.resident.version);
         let answered = self.answered(changes, left);
-        let commit = Commit { changes, after: self.resident.machine.saved(), answered };
+        // A message of HTTP+SSE is answered with that it was taken.
+        let taken = self.carried.accepting.take().map(|key| Answered { key, status: 202, body: None });
+        let commit = Commit { changes, after: self.resident.machine.saved(), answered: taken.or(answered) };
         let until = Instant::now() + if changes.iter().any(ends) { HOLD } else { Duration::ZERO };
         let mut asked;
         let committed = loop {
@@ -259,15 +261,26 @@ impl Actor {
 
     fn call(&mut self, call: CallId, method: Method, params: &Json, context: &CallContext, deadline: Millis) {
         let deadline = Some(calling::instant(deadline));
-        let wish = Wish {
-            method,
-            params,
-            context,
-            deadline,
-            brought: None,
-            invocation: Some(self.invocation(call)),
-            found: None,
-        };
+        let invocation = Some(self.invocation(call));
+        let wish = Wish { method, params, context, deadline, brought: None, invocation, found: None };
+        self.wish(call, wish);
+    }
+
+    /// The same, as an invocation that no owner before has begun.
+    pub(crate) fn call_anew(
+        &mut self,
+        call: CallId,
+        method: Method,
+        params: &Json,
+        context: &CallContext,
+        deadline: Millis,
+    ) {
+        let deadline = Some(calling::instant(deadline));
+        let wish = Wish { method, params, context, deadline, brought: None, invocation: None, found: None };
+        self.wish(call, wish);
+    }
+
+    fn wish(&mut self, call: CallId, wish: Wish<'_>) {
         match calling::open(&self.shared.registries, &self.caller, wish) {
             Opened::Now(frame) => self.pending.push_back(Input::Frame { call, number: 0, frame }),
             Opened::Once(answer) => {
@@ -324,7 +337,7 @@ impl Actor {
         }
     }
 
-    fn subscribe(&mut self, call: CallId, uri: String) {
+    pub(crate) fn subscribe(&mut self, call: CallId, uri: String) {
         let registries = self.shared.registries.clone();
         let route = match registries.route(Operation::Read, &uri, false) {
             Ok(route) => route,

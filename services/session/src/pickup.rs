@@ -6,12 +6,11 @@ use api::session::{Again, Answer, Frame};
 use futures::{StreamExt as _, stream};
 use machines::journal::{Entry, JournalState, Pickup};
 use machines::{CallFrame, CallId, Cursor, Input, StreamId};
-use mcp::rpc::{self, Message, RpcError};
+use mcp::rpc::{self, Id, Message, RpcError};
 use mcp::{Json, Method, code, edit};
 
 use crate::actor::{Actor, News, cursor_at};
 use crate::calling;
-use crate::host::request_id;
 use crate::reader::Reader;
 use crate::registries::call::{Call, Heard};
 use crate::store::Answered;
@@ -46,6 +45,9 @@ impl Actor {
     /// Goes on with a call of the owner before. One that no registry has heard of ends as not executed; one whose invocation
     /// nobody knows any more has an unknown outcome.
     fn pick_up(&mut self, call: CallId, entry: &Entry) {
+        if self.is_http_sse() && entry.is_repeatable() {
+            return self.repeat(call, entry);
+        }
         let lost = |not_executed| CallFrame::Lost { reason: "owner_failover", not_executed };
         let running = match entry.state {
             JournalState::Dispatched => self.call_of(call, entry),
@@ -67,6 +69,21 @@ impl Actor {
                 self.listen_to(frames.boxed());
             }
             Pickup::Resume { round, responses, state } => self.resume(call, round, responses, state),
+        }
+    }
+
+    /// Makes a call of the owner before again that executes nothing: in a session of HTTP+SSE nobody else does.
+    fn repeat(&mut self, call: CallId, entry: &Entry) {
+        if entry.method != Method::ResourcesSubscribe {
+            let context = self.resident.machine.call_context(entry);
+            return self.call_anew(call, entry.method, &entry.params, &context, entry.deadline);
+        }
+        match entry.params.text("uri") {
+            Some(uri) => self.subscribe(call, uri),
+            None => {
+                let frame = CallFrame::Lost { reason: "owner_failover", not_executed: true };
+                self.pending.push_back(Input::Frame { call, number: 0, frame });
+            }
         }
     }
 
@@ -108,6 +125,9 @@ impl Actor {
         reply: &Reader,
     ) -> bool {
         let Message::Request(request) = message else { return false };
+        if self.is_http_sse() {
+            return self.carried_before(request, key, again, reply).await;
+        }
         if request.method != Method::ToolsCall.as_str() || key.is_empty() {
             // The first copy may still be under way here: then its answer is the answer, else it is made again.
             let stream = self.resident.machine.under_way(&request.id);
@@ -133,28 +153,11 @@ impl Actor {
                 return true;
             }
             Ok(Some(answered)) => Answer::new(answered.status, answered.body),
-            Ok(None) if again.accepted => {
-                let error = RpcError {
-                    code: code::INTERNAL_ERROR,
-                    message: "the outcome of the request is not known".to_owned(),
-                    data: Some(Json::trusted(format!(
-                        "{{\"reason\":{},\"outcome\":\"unknown\"}}",
-                        edit::quote("owner_failover")
-                    ))),
-                };
-                Answer::new(200, Some(rpc::error(request_id(message), &error)))
-            }
+            Ok(None) if again.accepted => Answer::new(200, Some(unknown_outcome(&request.id))),
             Ok(None) => return false,
             Err(refusal) => {
                 tracing::warn!(?refusal, "a repeated delivery could not be looked up");
-                let error = RpcError::reason("the session store cannot be reached", "store_down");
-                let answer = Answer {
-                    status: 503,
-                    body: Some(rpc::error(request_id(message), &error)),
-                    retry_after_s: Some(1),
-                };
-                // A reader that is gone does not want to know.
-                let _heard = reply.say(Ok(Frame::Refused(answer)));
+                refuse_for_now(Some(&request.id), reply);
                 return true;
             }
         };
@@ -166,7 +169,7 @@ impl Actor {
     /// up. Nobody waits for its answer.
     pub(crate) fn is_late_copy(&self, message: &Message, key: &str) -> bool {
         let is_call = message.method() == Some(Method::ToolsCall.as_str());
-        is_call
+        (is_call || self.is_http_sse())
             && !key.is_empty()
             && (self.resident.repeated.knows(key) || self.resident.machine.delivered_before(key).is_some())
     }
@@ -184,6 +187,27 @@ impl Actor {
             self.take(Input::ReaderAttached(stream)).await;
         }
     }
+}
+
+/// What is said of a request that was taken on, and of which nothing is found.
+pub(crate) fn unknown_outcome(id: &Id) -> Json {
+    let error = RpcError {
+        code: code::INTERNAL_ERROR,
+        message: "the outcome of the request is not known".to_owned(),
+        data: Some(Json::trusted(format!(
+            "{{\"reason\":{},\"outcome\":\"unknown\"}}",
+            edit::quote("owner_failover")
+        ))),
+    };
+    rpc::error(Some(id), &error)
+}
+
+/// Says that the store does not say what became of a delivery.
+pub(crate) fn refuse_for_now(id: Option<&Id>, reply: &Reader) {
+    let error = RpcError::reason("the session store cannot be reached", "store_down");
+    let answer = Answer { status: 503, body: Some(rpc::error(id, &error)), retry_after_s: Some(1) };
+    // A reader that is gone does not want to know.
+    let _heard = reply.say(Ok(Frame::Refused(answer)));
 }
 
 /// A registry that does not know the invocation cannot say that it was never executed: another replica, or the one before a

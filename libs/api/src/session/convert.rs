@@ -11,14 +11,25 @@ fn optional(text: String) -> Option<String> {
     Some(text).filter(|t| !t.is_empty())
 }
 
+const fn transport_to(transport: Transport) -> pb::Transport {
+    match transport {
+        Transport::Streamable => pb::Transport::Streamable,
+        Transport::HttpSse => pb::Transport::HttpSse,
+    }
+}
+
+fn transport_from(transport: i32) -> Result<Transport, Error> {
+    match pb::Transport::try_from(transport) {
+        Ok(pb::Transport::Streamable) => Ok(Transport::Streamable),
+        Ok(pb::Transport::HttpSse) => Ok(Transport::HttpSse),
+        Err(_) => Err(Error::new(Code::InvalidRequest, "transport is not known")),
+    }
+}
+
 pub(super) fn delivery_to(d: Delivery) -> pb::DeliverRequest {
     let era = match d.era {
         Era::Older => pb::Era::Older,
         Era::Modern => pb::Era::Modern,
-    };
-    let transport = match d.transport {
-        Transport::Streamable => pb::Transport::Streamable,
-        Transport::HttpSse => pb::Transport::HttpSse,
     };
     pb::DeliverRequest {
         raw_message: d.message.bytes(),
@@ -29,7 +40,7 @@ pub(super) fn delivery_to(d: Delivery) -> pb::DeliverRequest {
         group: d.group,
         param_headers: d.param_headers.into_iter().map(|(name, value)| pb::Header { name, value }).collect(),
         request_key: d.request_key,
-        transport: transport.into(),
+        transport: transport_to(d.transport).into(),
         again: d.again.map(|again| pb::Again {
             accepted: again.accepted,
             last_event_id: again.last_event_id.unwrap_or_default(),
@@ -43,11 +54,7 @@ pub(super) fn delivery_from(d: pb::DeliverRequest) -> Result<Delivery, Error> {
         Ok(pb::Era::Modern) => Era::Modern,
         Ok(pb::Era::Unspecified) | Err(_) => return Err(Error::new(Code::InvalidRequest, "era is missing")),
     };
-    let transport = match pb::Transport::try_from(d.transport) {
-        Ok(pb::Transport::Streamable) => Transport::Streamable,
-        Ok(pb::Transport::HttpSse) => Transport::HttpSse,
-        Err(_) => return Err(Error::new(Code::InvalidRequest, "transport is not known")),
-    };
+    let transport = transport_from(d.transport)?;
     Ok(Delivery {
         message: json(d.raw_message)?,
         read: None,
@@ -72,6 +79,7 @@ pub(super) fn attach_to(a: Attach) -> pb::AttachRequest {
         principal: Some(principal_to(&a.principal)),
         last_event_id: a.last_event_id.unwrap_or_default(),
         begin: a.begin,
+        carried: a.carried,
     }
 }
 
@@ -82,6 +90,7 @@ pub(super) fn attach_from(a: pb::AttachRequest) -> Attach {
         principal: principal_from(a.principal),
         last_event_id: optional(a.last_event_id),
         begin: a.begin,
+        carried: a.carried,
     }
 }
 
@@ -91,16 +100,18 @@ pub(super) fn close_to(c: Close) -> pb::CloseRequest {
         protocol_revision: c.revision.unwrap_or_default(),
         principal: Some(principal_to(&c.principal)),
         when_idle: c.when_idle,
+        transport: transport_to(c.transport).into(),
     }
 }
 
-pub(super) fn close_from(c: pb::CloseRequest) -> Close {
-    Close {
+pub(super) fn close_from(c: pb::CloseRequest) -> Result<Close, Error> {
+    Ok(Close {
         session: c.session,
         revision: optional(c.protocol_revision),
         principal: principal_from(c.principal),
         when_idle: c.when_idle,
-    }
+        transport: transport_from(c.transport)?,
+    })
 }
 
 pub(super) fn relay_to(to: &str, request: Request) -> pb::RelayRequest {
@@ -119,7 +130,7 @@ pub(super) fn relay_from(relay: pb::RelayRequest) -> Result<(String, Request), E
     let request = match relay.request.ok_or_else(missing)? {
         R::Deliver(delivery) => Request::Deliver(Box::new(delivery_from(delivery)?)),
         R::Attach(attach) => Request::Attach(attach_from(attach)),
-        R::Close(close) => Request::Close(close_from(close)),
+        R::Close(close) => Request::Close(close_from(close)?),
     };
     Ok((relay.to, request))
 }

@@ -116,7 +116,7 @@ impl Port for Words {
                 async move { host.deliver(convert::delivery_from(request)?).await }.boxed()
             }
             K::Attach(request) => async move { host.attach(convert::attach_from(request)).await }.boxed(),
-            K::Close(request) => async move { host.close(convert::close_from(request)).await }.boxed(),
+            K::Close(request) => async move { host.close(convert::close_from(request)?).await }.boxed(),
             K::Credit(_) | K::Cancel(_) => ready(Err(broken("this is no request"))).boxed(),
         }
     }

@@ -51,7 +51,7 @@ impl Session for Adapter {
     }
 
     async fn close(&self, request: Request<pb::CloseRequest>) -> Result<Response<Stream>, Status> {
-        Ok(answer(self.host.close(convert::close_from(request.into_inner())).await?))
+        Ok(answer(self.host.close(convert::close_from(request.into_inner())?).await?))
     }
 
     async fn relay(&self, request: Request<pb::RelayRequest>) -> Result<Response<Stream>, Status> {

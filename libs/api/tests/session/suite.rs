@@ -167,10 +167,17 @@ pub(crate) async fn attaching_and_closing_are_calls_like_any_other(way: Way) {
         principal: principal.clone(),
         last_event_id: Some("1.1-2.x".into()),
         begin: true,
+        carried: false,
     };
     let frames = all(way.host.attach(attach.clone()).await.unwrap()).await;
     assert_eq!(frames, [Ok(accepted()), Ok(Frame::Open)]);
-    let close = Close { session: "s".into(), revision: None, principal, when_idle: true };
+    let close = Close {
+        session: "s".into(),
+        revision: None,
+        principal,
+        when_idle: true,
+        transport: Transport::Streamable,
+    };
     let frames = all(way.host.close(close.clone()).await.unwrap()).await;
     assert_eq!(frames, [Ok(accepted()), Ok(answer("{}"))]);
     assert_eq!(*way.node.heard.borrow(), [format!("{attach:?}"), format!("{close:?}")]);
@@ -184,8 +191,15 @@ pub(crate) async fn what_is_passed_on_arrives_whole(way: Way) {
         principal: principal.clone(),
         last_event_id: None,
         begin: false,
+        carried: false,
     };
-    let close = Close { session: "s".into(), revision: None, principal, when_idle: false };
+    let close = Close {
+        session: "s".into(),
+        revision: None,
+        principal,
+        when_idle: false,
+        transport: Transport::Streamable,
+    };
     let delivery = Delivery { session: Some("s".into()), ..method("describe") };
     for request in [
         Request::Deliver(Box::new(delivery.clone())),

@@ -31,6 +31,9 @@ impl Turn<'_> {
                 Message::Response(response) => self.response(stream, response),
             },
         }
+        if self.live.carried {
+            self.acknowledge(stream);
+        }
     }
 
     /// Before `initialize` only `ping` is answered.

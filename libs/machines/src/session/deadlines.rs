@@ -4,7 +4,7 @@ use super::Live;
 use super::phase::{Phase, Trigger};
 use super::turn::Turn;
 use crate::effect::{Effect, StopReason};
-use crate::input::{CallId, Millis};
+use crate::input::{CallId, Millis, StreamId};
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 
@@ -21,6 +21,9 @@ pub(super) fn next_wake(settings: &Settings, saved: &Snapshot, live: &Live) -> O
     }
     if let Some(handshake) = &saved.handshake {
         at(after(handshake.at, settings.max_life_ms));
+    }
+    if live.carried && !live.readers.contains(&StreamId::OWN) {
+        at(after(live.alone, settings.alone_ms));
     }
     for (call, under_way) in &live.calls {
         let round = saved.journal.get(call).and_then(|entry| entry.round.as_ref());
@@ -75,6 +78,9 @@ impl Turn<'_> {
     pub(super) fn deadline_reached(&mut self) {
         self.live.armed = None;
         self.live.blocked_until = self.live.blocked_until.filter(|until| *until > self.now);
+        if self.is_left_alone() {
+            return self.end_session(StopReason::Closed);
+        }
         match self.live.phase {
             Phase::Failed => self.advance(Trigger::CleanedUp),
             Phase::Terminated => {}
@@ -103,6 +109,13 @@ impl Turn<'_> {
     pub(super) fn is_idle(&self) -> bool {
         let quiet = self.live.phase == Phase::Initialised && self.live.readers.is_empty();
         quiet && self.live.active.saturating_add(self.settings.idle_timeout_ms) <= self.now
+    }
+
+    /// A carried session whose reader has not come back.
+    pub(super) fn is_left_alone(&self) -> bool {
+        let alone = self.live.carried && !self.live.readers.contains(&StreamId::OWN);
+        let due = self.live.alone.saturating_add(self.settings.alone_ms) <= self.now;
+        alone && due && self.live.phase.is_alive()
     }
 
     /// Lasted as long as any session may.

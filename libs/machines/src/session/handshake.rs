@@ -27,6 +27,7 @@ impl Turn<'_> {
             Err(why) => {
                 self.advance(Trigger::InitializeRefused);
                 self.refuse(stream, 400, Some(&request.id), &RpcError::new(code::INVALID_PARAMS, why));
+                self.let_go_of_readers();
                 self.want(Effect::Stop(StopReason::Failed));
             }
         }

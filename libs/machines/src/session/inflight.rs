@@ -62,9 +62,6 @@ impl Turn<'_> {
         let (params, token) = wire::without_token(request.params.clone());
         let context = self.context(token.is_some());
         let (call, deadline) = self.take_on(stream, method, &request, params.clone(), token);
-        if method == Method::ToolsCall {
-            self.journal(call);
-        }
         self.want(Effect::Call { call, method, params, context, deadline });
     }
 
@@ -80,7 +77,8 @@ impl Turn<'_> {
         let call = CallId(self.live.next_call);
         self.live.next_call = self.live.next_call.saturating_add(1);
         let deadline = self.now.saturating_add(self.settings.call_timeout_ms);
-        let open_at = Some(self.now.saturating_add(self.settings.open_after_ms));
+        let opens = !self.live.carried;
+        let open_at = opens.then(|| self.now.saturating_add(self.settings.open_after_ms));
         let id = request.id.clone();
         let key = self.key.take();
         let entry = Call {
@@ -98,6 +96,9 @@ impl Turn<'_> {
         };
         self.live.calls.insert(call, entry);
         self.advance(Trigger::CallStarted);
+        if method == Method::ToolsCall || self.live.carried {
+            self.journal(call);
+        }
         (call, deadline)
     }
 

@@ -189,7 +189,8 @@ impl Turn<'_> {
 
     fn unavailable(&mut self, stream: StreamId, id: Option<&Id>) {
         let error = RpcError::reason("the session store cannot be reached", "store_down");
-        self.refuse(stream, 503, id, &error);
+        // Nothing of it is written down, so nothing of it can be said elsewhere.
+        self.answer_itself(stream, 503, Some(rpc::error(id, &error)));
     }
 
     fn owe(&mut self, message: mcp::Json) {
@@ -207,7 +208,9 @@ impl Turn<'_> {
         let stream = ended.stream;
         let owed =
             Owed::Ending { call: Some(call), stream, message: message.clone(), state: JournalState::Unknown };
-        if !ended.opened() {
+        if self.live.carried {
+            // Said once it is written down: a next owner that does not know of it would say it again.
+        } else if !ended.opened() {
             self.answer(stream, 200, Some(message));
         } else if self.live.readers.remove(&stream) {
             let event = Event { seq: None, epoch: 0, message: Some(message), retry_ms: None };
@@ -220,10 +223,27 @@ impl Turn<'_> {
         self.one_call_less();
     }
 
+    /// Tells the reader of a carried session what becomes of a call with the session's end.
+    pub(super) fn tell_loss(&mut self, call: CallId, reason: &str) {
+        let Some(ended) = self.live.calls.get(&call).filter(|_| self.live.carried) else { return };
+        let message = rpc::error(Some(&ended.id), &wire::lost(reason, Outcome::Unknown));
+        if self.live.readers.contains(&StreamId::OWN) {
+            let event = Event { seq: None, epoch: 0, message: Some(message), retry_ms: None };
+            self.want(Effect::Send { stream: StreamId::OWN, event });
+        }
+    }
+
     /// What is due and cannot wait for the store: endings, and the end of the session.
     fn due_unsaved(&mut self) {
         self.live.armed = None;
         let init = self.live.began.saturating_add(self.settings.init_timeout_ms) <= self.now;
+        if self.is_left_alone() {
+            let calls: Vec<CallId> = self.live.calls.keys().copied().collect();
+            for call in calls {
+                self.stop_upstream(call, "the session is over");
+            }
+            return self.stop_unsaved(StopReason::Closed);
+        }
         match self.live.phase {
             Phase::Uninitialised | Phase::Initialising if init => self.stop_unsaved(StopReason::InitTimeout),
             Phase::Initialised | Phase::Processing if self.is_expired() => {
@@ -245,9 +265,8 @@ impl Turn<'_> {
     }
 
     fn stop_unsaved(&mut self, reason: StopReason) {
-        for stream in std::mem::take(&mut self.live.readers) {
-            self.want(Effect::Finish { stream });
-        }
+        self.let_go_of_readers();
+        self.live.calls.clear();
         self.live.owed.clear();
         self.advance(Trigger::SessionEnded);
         self.want(Effect::Stop(reason));

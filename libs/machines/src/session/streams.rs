@@ -33,8 +33,13 @@ pub struct Replay {
 }
 
 /// See [`super::Session::replay`].
-pub(super) fn replay(saved: &Snapshot, stream: StreamId, after: Option<Cursor>) -> Option<Replay> {
-    let revision = saved.handshake.as_ref()?.revision;
+pub(super) fn replay(
+    saved: &Snapshot,
+    stream: StreamId,
+    after: Option<Cursor>,
+    carried: bool,
+) -> Option<Replay> {
+    let numbered = carried || saved.handshake.as_ref()?.revision >= Revision::V2025_03_26;
     let Some(log) = saved.streams.get(&stream) else {
         let nothing = Replay { events: Vec::new(), gap: false, finished: false };
         return (stream == StreamId::OWN).then_some(nothing);
@@ -47,7 +52,7 @@ pub(super) fn replay(saved: &Snapshot, stream: StreamId, after: Option<Cursor>) 
         None => logged.seq > from,
     };
     let event = |logged: &Logged| Event {
-        seq: (revision >= Revision::V2025_03_26).then_some(logged.seq),
+        seq: numbered.then_some(logged.seq),
         epoch: logged.epoch,
         message: Some(logged.message.clone()),
         retry_ms: None,
@@ -78,7 +83,7 @@ impl Turn<'_> {
     /// Turns the answer of a call into an event stream, unless it is one.
     pub(super) fn open(&mut self, call: CallId) {
         let Some(under_way) = self.live.calls.get_mut(&call) else { return };
-        if under_way.open_at.take().is_none() {
+        if under_way.open_at.take().is_none() || self.live.carried {
             return;
         }
         let (stream, id) = (under_way.stream, under_way.id.clone());
@@ -105,15 +110,24 @@ impl Turn<'_> {
 
     /// Adds a message to a stream: kept if it can be asked for again, sent if there is a reader.
     pub(super) fn emit(&mut self, stream: StreamId, message: Json) {
+        let stream = if self.live.carried { self.own_stream() } else { stream };
         let kept = stream == StreamId::OWN || self.resumable();
         let seq = if kept { self.append(stream, Some(message.clone())) } else { None };
         if self.live.readers.contains(&stream) {
-            let seq = seq.filter(|_| self.resumable());
+            let seq = seq.filter(|_| self.resumable() || self.live.carried);
             self.want(Effect::Send {
                 stream,
                 event: Event { seq, epoch: self.live.epoch, message: Some(message), retry_ms: None },
             });
         }
+    }
+
+    /// The session's own stream, where something may be kept from now on.
+    fn own_stream(&mut self) -> StreamId {
+        if !self.saved.streams.contains_key(&StreamId::OWN) {
+            self.change_stream(StreamId::OWN, StreamChange::Opened { request: None, key: None });
+        }
+        StreamId::OWN
     }
 
     /// Adds an event to a stream's log and keeps the log within its bounds.
@@ -134,16 +148,14 @@ impl Turn<'_> {
 
     /// Puts a notification on the session's own stream, unless the same one waits there for a reader.
     pub(super) fn notify(&mut self, message: Json) {
-        match self.saved.streams.get(&StreamId::OWN) {
-            Some(log) => {
-                let mut pending = log.events.iter().rev().take_while(|event| event.seq > log.delivered);
-                if pending.any(|event| event.message == message) {
-                    return;
-                }
+        let own = self.own_stream();
+        if let Some(log) = self.saved.streams.get(&own) {
+            let mut pending = log.events.iter().rev().take_while(|event| event.seq > log.delivered);
+            if pending.any(|event| event.message == message) {
+                return;
             }
-            None => self.change_stream(StreamId::OWN, StreamChange::Opened { request: None, key: None }),
         }
-        self.emit(StreamId::OWN, message);
+        self.emit(own, message);
     }
 
     /// Closes the connection of a stream's reader, if it has one; the stream goes on.
@@ -169,7 +181,9 @@ impl Turn<'_> {
     pub(super) fn attached(&mut self, stream: StreamId) {
         self.live.active = self.now;
         let known = match self.live.phase {
-            Phase::Uninitialised | Phase::Failed | Phase::Terminated => false,
+            Phase::Failed | Phase::Terminated => false,
+            // The reader of a carried session is there before the handshake.
+            Phase::Uninitialised => self.live.carried && stream == StreamId::OWN,
             Phase::Initialising | Phase::Initialised | Phase::Processing => {
                 // The reader of a call that waits comes back after a change of owner.
                 let waits = self.live.calls.values().any(|call| call.stream == stream);
@@ -179,7 +193,8 @@ impl Turn<'_> {
             }
         };
         // A node that drains keeps no reader for what may never come.
-        if !known || (self.live.draining && stream == StreamId::OWN) {
+        let closes = self.live.draining && stream == StreamId::OWN && !self.live.carried;
+        if !known || closes {
             return self.want(Effect::Finish { stream });
         }
         self.live.readers.insert(stream);
@@ -191,10 +206,8 @@ impl Turn<'_> {
     /// A reader of the session's own stream has what waited there, and gets a cursor where the revision wants one.
     fn listening(&mut self) {
         let stream = StreamId::OWN;
-        if self.revision() >= Revision::V2025_11_25 {
-            if !self.saved.streams.contains_key(&stream) {
-                self.change_stream(stream, StreamChange::Opened { request: None, key: None });
-            }
+        if self.revision() >= Revision::V2025_11_25 && !self.live.carried {
+            self.own_stream();
             return self.prime(stream, self.settings.retry_ms);
         }
         let behind =
@@ -208,6 +221,9 @@ impl Turn<'_> {
     pub(super) fn gone(&mut self, stream: StreamId) {
         if self.live.readers.remove(&stream) {
             self.live.active = self.now;
+            if stream == StreamId::OWN {
+                self.live.alone = self.now;
+            }
         }
     }
 

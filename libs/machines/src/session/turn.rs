@@ -11,6 +11,9 @@ use crate::settings::Settings;
 use crate::snapshot::{CallChange, Change, Snapshot, StreamChange, StreamLog, Undo};
 use crate::{input::CallId, wire};
 
+/// Status of the answer to a message whose session is over.
+const NOT_FOUND: u16 = 404;
+
 /// See the module.
 pub(super) struct Turn<'a> {
     pub(super) now: Millis,
@@ -119,8 +122,27 @@ impl<'a> Turn<'a> {
         self.saved.handshake.as_ref().map_or(Revision::V2024_11_05, |h| h.revision)
     }
 
-    /// Answers a POST or DELETE as a whole.
+    /// Answers a POST or DELETE as a whole. The response to a message of a carried session is said where everything is; one that
+    /// found no session has nobody to be said to.
     pub(super) fn answer(&mut self, stream: StreamId, status: u16, body: Option<Json>) {
+        if self.live.carried && status != NOT_FOUND {
+            if let Some(response) = body.filter(|body| body.member("id").is_some()) {
+                self.emit(stream, response);
+            }
+            return self.acknowledge(stream);
+        }
+        self.answer_itself(stream, status, body);
+    }
+
+    /// A message of a carried session is taken.
+    pub(super) fn acknowledge(&mut self, stream: StreamId) {
+        if self.live.readers.contains(&stream) {
+            self.answer_itself(stream, 202, None);
+        }
+    }
+
+    /// Answers a POST or DELETE itself, whoever else is told.
+    pub(super) fn answer_itself(&mut self, stream: StreamId, status: u16, body: Option<Json>) {
         self.live.readers.remove(&stream);
         self.want(Effect::Answer { stream, status, body });
     }
@@ -135,15 +157,21 @@ impl<'a> Turn<'a> {
         let calls: Vec<CallId> = self.live.calls.keys().copied().collect();
         for call in calls {
             self.stop_upstream(call, "the session is over");
+            self.tell_loss(call, "session_ended");
             self.end_unsaved(call, "session_ended");
         }
-        for stream in std::mem::take(&mut self.live.readers) {
-            self.want(Effect::Finish { stream });
-        }
+        self.let_go_of_readers();
         self.live.owed.clear();
         self.change(Change::Ended);
         self.advance(Trigger::SessionEnded);
         self.want(Effect::Stop(reason));
+    }
+
+    /// Nothing more is said to anybody.
+    pub(super) fn let_go_of_readers(&mut self) {
+        for stream in std::mem::take(&mut self.live.readers) {
+            self.want(Effect::Finish { stream });
+        }
     }
 
     /// The client ends the session.
@@ -155,7 +183,7 @@ impl<'a> Turn<'a> {
             }
             Phase::Terminated => self.refuse(stream, 404, None, &wire::session_not_found()),
             Phase::Uninitialised | Phase::Initialising | Phase::Initialised | Phase::Processing => {
-                self.answer(stream, 200, None);
+                self.answer_itself(stream, 200, None);
                 self.end_session(StopReason::Closed);
             }
         }
@@ -169,7 +197,9 @@ impl<'a> Turn<'a> {
             Phase::Terminated => {}
             Phase::Uninitialised | Phase::Initialising | Phase::Initialised | Phase::Processing => {
                 self.live.draining = true;
-                self.pause(StreamId::OWN);
+                if !self.live.carried {
+                    self.pause(StreamId::OWN);
+                }
             }
         }
     }
@@ -183,7 +213,9 @@ impl<'a> Turn<'a> {
                     if let Some(call) = call.filter(|call| self.saved.journal.contains_key(call)) {
                         self.change_call(call, CallChange::Ended(state));
                     }
-                    if self.saved.streams.get(&stream).is_some_and(StreamLog::is_open) {
+                    if self.live.carried {
+                        self.emit(stream, message);
+                    } else if self.saved.streams.get(&stream).is_some_and(StreamLog::is_open) {
                         self.emit(stream, message);
                         self.finish(stream);
                     }

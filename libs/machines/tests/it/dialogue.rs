@@ -1,6 +1,6 @@
 //! Plays a dialogue: `> what happens`, followed by `< what is done about it`.
 //!
-//! A dialogue begins with `session REVISION CAPABILITIES` (after its handshake), `fresh` (before it), `exchange METHOD ..` or
+//! A dialogue begins with `session REVISION CAPABILITIES` (after its handshake), `carried` with the same (its reader is there), `fresh` (before it), `exchange METHOD ..` or
 //! `listen FILTER`. POSTs are numbered as they come, from 1 (a greeted session has used 1 and 2).
 
 use machines::input::CommitRefusal;
@@ -94,6 +94,10 @@ impl Player {
             "set" => self.set(first, more),
             "show" => self.wakes = true,
             "fresh" => self.stage = Stage::Session(Box::new(World::new(self.settings.clone()))),
+            "carried" => {
+                let revision = Revision::parse(first).unwrap();
+                self.stage = Stage::Session(Box::new(World::carried(self.settings.clone(), revision, more)));
+            }
             "session" => {
                 let revision = Revision::parse(first).unwrap();
                 self.stage = Stage::Session(Box::new(World::greeted(self.settings.clone(), revision, more)));

@@ -7,9 +7,18 @@ use crate::alphabet::{self, Move, OLDER};
 use crate::world::World;
 
 /// Plays a walk; each step is a choice among what may happen, and whether its commit is refused.
-pub(crate) fn walk(revision: usize, steps: &[(u16, u8)], mut visit: impl FnMut(&World)) {
+pub(crate) fn walk(revision: usize, steps: &[(u16, u8)], visit: impl FnMut(&World)) {
     let revision = OLDER[revision % OLDER.len()];
-    let mut world = World::greeted(alphabet::tight(), revision, alphabet::CLIENT);
+    go(World::greeted(alphabet::tight(), revision, alphabet::CLIENT), steps, visit);
+}
+
+/// The same in a session that one reader carries.
+fn walk_carried(revision: usize, steps: &[(u16, u8)]) {
+    let revision = OLDER[revision % OLDER.len()];
+    go(World::carried(alphabet::tight(), revision, alphabet::CLIENT), steps, |_| {});
+}
+
+fn go(mut world: World, steps: &[(u16, u8)], mut visit: impl FnMut(&World)) {
     for (choice, fate) in steps {
         let moves = alphabet::moves(&world);
         let step = moves[usize::from(*choice) % moves.len()].clone();
@@ -44,5 +53,13 @@ proptest! {
         steps in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..250),
     ) {
         walk(revision, &steps, |_| {});
+    }
+
+    #[test]
+    fn no_walk_breaks_an_invariant_of_a_carried_session(
+        revision in 0_usize..4,
+        steps in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..250),
+    ) {
+        walk_carried(revision, &steps);
     }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use machines::effect::StopReason;
 use machines::input::CommitRefusal;
 use machines::journal::JournalState;
+use machines::snapshot::StreamChange;
 use machines::{
-    CallId, Effect, Effects, Event, Input, Millis, Phase, Session, Settings, Snapshot, StreamId, check,
+    CallId, Change, Effect, Effects, Event, Input, Millis, Phase, Session, Settings, Snapshot, StreamId,
+    check,
 };
 use mcp::rpc::{Message, Request};
 use mcp::{Json, Method, Revision, scan};
@@ -64,6 +66,8 @@ pub(crate) struct World {
     made: BTreeSet<CallId>,
     /// Commits that were refused.
     pub(crate) refusals: u32,
+    /// One reader stands for all streams.
+    pub(crate) is_carried: bool,
     /// The store said no for good, or a session ended without it.
     pub(crate) lost: bool,
 }
@@ -86,6 +90,7 @@ impl World {
             subscribing: BTreeSet::new(),
             made: BTreeSet::new(),
             refusals: 0,
+            is_carried: false,
             lost: false,
         }
     }
@@ -93,6 +98,18 @@ impl World {
     /// A session whose handshake is over.
     pub(crate) fn greeted(settings: Settings, revision: Revision, capabilities: &str) -> Self {
         let mut world = Self::new(settings);
+        world.initialize(revision, capabilities);
+        world.notify("notifications/initialized", None);
+        world
+    }
+
+    /// The same where one reader stands for all streams.
+    pub(crate) fn carried(settings: Settings, revision: Revision, capabilities: &str) -> Self {
+        let mut world = Self::new(settings);
+        world.session = world.session.carried();
+        world.is_carried = true;
+        world.wake = world.session.next_wake();
+        world.attach(StreamId::OWN);
         world.initialize(revision, capabilities);
         world.notify("notifications/initialized", None);
         world
@@ -178,13 +195,19 @@ impl World {
         let stored = Snapshot::load(&self.saved.save()).unwrap();
         assert_eq!(stored, self.saved);
         self.session = Session::restore(self.settings.clone(), stored, self.now);
+        if self.is_carried {
+            self.session = self.session.clone().carried();
+        }
         assert_eq!(self.session.snapshot(), self.saved);
         self.wake = self.session.next_wake();
-        self.streams.clear();
-        self.running = self.saved.journal.keys().copied().collect();
+        let watches = |call: &&CallId| self.saved.journal[call].method == Method::ResourcesSubscribe;
+        let (subscribing, running) = self.saved.journal.keys().partition(watches);
+        (self.subscribing, self.running) = (subscribing, running);
         // Numbers of calls that were not journaled come again.
-        self.made.clone_from(&self.running);
-        self.subscribing.clear();
+        self.made = self.saved.journal.keys().copied().collect();
+        // What was taken has its ending to come.
+        let is_carried = self.is_carried;
+        self.streams.retain(|_, answering| is_carried && answering.status == Some(202));
         check(&self.session).unwrap();
     }
 
@@ -209,6 +232,7 @@ impl World {
                 for change in changes {
                     self.saved.apply(change);
                 }
+                self.note_carried(changes);
             }
         }
         assert_eq!(self.session.snapshot(), self.saved, "the fold of all commits is not the snapshot");
@@ -294,8 +318,28 @@ impl World {
         }
     }
 
+    /// Whoever was told that its request was taken has its one ending on the stream that carries the session.
+    fn note_carried(&mut self, changes: &[Change]) {
+        for change in changes.iter().filter(|_| self.is_carried) {
+            let Change::Stream(stream, StreamChange::Appended { message: Some(message), .. }) = change else {
+                continue;
+            };
+            assert_eq!(*stream, StreamId::OWN, "kept where nobody reads: {message:?}");
+            if scan::member(message.as_str(), "method").is_some() {
+                continue;
+            }
+            let id = scan::member(message.as_str(), "id");
+            let is_its = |answering: &&mut Answering| {
+                answering.id.as_ref().map(Json::as_str) == id && answering.endings == 0
+            };
+            let mut waiting = self.streams.values_mut().rev();
+            let answering = waiting.find(is_its).unwrap_or_else(|| panic!("ended twice: {message:?}"));
+            answering.endings += 1;
+        }
+    }
+
     fn sent(&mut self, stream: StreamId, event: &Event, unsaved: bool) {
-        let numbered = self.revision().is_some_and(|r| r >= Revision::V2025_03_26);
+        let numbered = self.is_carried || self.revision().is_some_and(|r| r >= Revision::V2025_03_26);
         // A stream that is over may be dropped in the same commit.
         let kept = self.saved.streams.get(&stream).map_or(u64::MAX, |log| log.last);
         let answering = self.streams.entry(stream).or_default();
@@ -309,7 +353,12 @@ impl World {
                 assert!(seq <= kept, "sent before it was committed");
                 answering.last_seq = seq;
             }
+            // What a carried session says with its end.
+            None if self.is_carried && self.saved.ended => {}
             None => assert!(!numbered || unsaved, "an event that cannot be continued from"),
+        }
+        if self.is_carried {
+            return;
         }
         let Some(message) = &event.message else { return };
         if scan::member(message.as_str(), "method").is_none() {
@@ -321,6 +370,9 @@ impl World {
     /// Ends every call and asserts that each request has had exactly one ending, or none if it was cancelled or its session
     /// is over.
     pub(crate) fn settle_everything(mut self) {
+        if self.is_carried && self.stopped.is_none() {
+            self.attach(StreamId::OWN);
+        }
         let calls: Vec<CallId> = self.running.iter().chain(&self.subscribing).copied().collect();
         for call in calls {
             if self.stopped.is_none() {
@@ -336,6 +388,11 @@ impl World {
         assert_eq!(self.running, BTreeSet::new(), "calls that go on after their results");
         assert_eq!(self.session.phase(), Phase::Initialised);
         for (stream, answering) in &self.streams {
+            let is_taken = self.is_carried && answering.status == Some(202);
+            let id = answering.id.as_ref().map(Json::as_str);
+            // Those may have been cancelled.
+            let may_be_silent = matches!(id, None | Some("1" | "4"));
+            assert!(!is_taken || may_be_silent || answering.endings == 1, "{answering:?}");
             assert!(answering.endings <= 1, "{stream:?} has {} endings", answering.endings);
             let waits = answering.connected && answering.id.is_some() && *stream != StreamId::OWN;
             assert!(!waits, "{stream:?} waits for ever: {answering:?}");

@@ -1,6 +1,6 @@
 //! What is asked of a session node, and what is known of attempts before.
 
-use api::session::{Again, Attach, Close, Delivery, Frames, Request, Transport};
+use api::session::{Again, Attach, Close, Delivery, Frames, Request};
 use api::{Detail, Error, SessionHost};
 use mcp::{Era, Method, scan};
 
@@ -26,15 +26,12 @@ impl Call {
         }
     }
 
-    /// Whether the next owner of the session can go on with it. What is said in HTTP+SSE ends with its stream, and that with
-    /// the owner; what no session owns has no next owner; what came of each member of a batch is not kept.
+    /// Whether the next owner of the session can go on with it. What no session owns has no next owner; what came of each member
+    /// of a batch is not kept.
     pub(super) fn can_move(&self) -> bool {
         match self {
             Self::Deliver(delivery) => {
-                delivery.era == Era::Older
-                    && delivery.session.is_some()
-                    && delivery.transport == Transport::Streamable
-                    && !is_batch(delivery)
+                delivery.era == Era::Older && delivery.session.is_some() && !is_batch(delivery)
             }
             Self::Attach(attach) => !attach.begin,
             Self::Close(close) => !close.when_idle,
@@ -54,6 +51,14 @@ impl Call {
     /// Whether it waits for news rather than for an answer.
     pub(super) const fn is_idle(&self) -> bool {
         matches!(self, Self::Attach(_))
+    }
+
+    /// Whether it is the stream of a session of HTTP+SSE, which ends with the session alone.
+    pub(super) const fn is_carried(&self) -> bool {
+        match self {
+            Self::Attach(attach) => attach.carried,
+            Self::Deliver(_) | Self::Close(_) => false,
+        }
     }
 
     /// Notes that a node has not taken it on, and why. An owner that gives a session up says so in the same words to whom it has

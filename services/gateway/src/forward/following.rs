@@ -16,6 +16,9 @@
 //! * No event is sent before it is stored, and an id is never used for two events. Of a delivery that comes again, events
 //!   after [`Again::last_event_id`](api::session::Again) are sent, all of them and none before; without an id, all that have
 //!   none yet acknowledged. The same holds for [`Attach::last_event_id`](api::session::Attach).
+//! * The stream of a session of HTTP+SSE ([`Attach::carried`](api::session::Attach)) has an event with an id, and no message, before
+//!   anything is said, and from then on ids on all that may be asked for again. Its owner keeps the session for longer without a
+//!   reader than it takes to come. What is posted in it is accepted together with its whole answer, once it is stored.
 //! * A delivery that comes again may be answered in either shape: an answer whose response is a stream already becomes its
 //!   last event.
 //! * An owner whose link to the gateway broke, and that is sent a delivery again while it is still at it, goes on with it: it
@@ -54,6 +57,8 @@ use crate::observe::ROLE;
 const SPREAD_MS: u32 = 500;
 /// An owner that is lost sooner than this after it took a request on gives no reason to hurry.
 const STEADY: Duration = Duration::from_secs(1);
+/// The client of a session of HTTP+SSE cannot come back to it: its stream is followed for so many times as long.
+const CARRIED: u32 = 4;
 /// Between attempts that lead to nothing.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -141,8 +146,12 @@ impl Following {
     /// The error, if owners have been lost one after the other for too long.
     fn lose(&mut self, mut call: Box<Call>, node: &Peer, error: Error) -> Result<(), Error> {
         let answered = |last: &Json| scan::member(last.as_str(), "method").is_none();
-        if self.last.as_ref().is_some_and(answered) {
+        if !call.is_carried() && self.last.as_ref().is_some_and(answered) {
             return Ok(());
+        }
+        if call.is_carried() && self.last_event_id.is_none() {
+            // The owner was of a build whose streams end with it.
+            return Err(self.give_up(error));
         }
         if is_uncertain(&error) {
             self.forward.reach.lost(node);
@@ -151,7 +160,7 @@ impl Following {
         let now = Instant::now();
         let again = self.outage.filter(|outage| now < outage.ended + STEADY);
         let since = again.filter(|outage| !outage.has_led_on).map_or(now, |outage| outage.since);
-        if now >= since + self.forward.patience.owner {
+        if now >= since + patience(&self.forward, &call) {
             return Err(self.give_up(error));
         }
         self.outage = Some(Outage { since, ended: now, has_led_on: false });
@@ -278,8 +287,8 @@ async fn ask_again(
 ) -> (Box<Call>, Result<Found, Error>) {
     let scope = Scope::current().child(ROLE, Side::Internal, || "trunkline.gateway reattach".into());
     scope.describe(|to| _ = to.set(attribute::SLOT, i64::from(slot.number())));
-    let Lost { at, mut next } = lost;
-    let limit = at + forward.patience.owner;
+    let Lost { mut at, mut next } = lost;
+    let limit = at + patience(&forward, &call);
     let asking = async {
         sleep(pause.min(forward.patience.owner)).await;
         loop {
@@ -292,6 +301,10 @@ async fn ask_again(
                 {
                     sleep_until(Instant::now() + PAUSE).await;
                 }
+                Err(error) if call.is_carried() && is_loss(error) && Instant::now() + PAUSE < limit => {
+                    at = Instant::now() + PAUSE;
+                    sleep_until(at).await;
+                }
                 Ok(_) | Err(_) => return found,
             }
         }
@@ -303,6 +316,12 @@ async fn ask_again(
     }
     scope.end();
     (call, found)
+}
+
+/// How long the next owner is looked for.
+fn patience(forward: &Forward, call: &Call) -> Duration {
+    let usual = forward.patience.owner;
+    if call.is_carried() { usual * CARRIED } else { usual }
 }
 
 /// Clients whose streams were lost together do not all come at once.

@@ -193,6 +193,7 @@ fn attach() -> Call {
         principal: Principal::default(),
         last_event_id: None,
         begin: false,
+        carried: false,
     })
 }
 

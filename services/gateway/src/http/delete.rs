@@ -1,6 +1,6 @@
 //! An older client ends its session.
 
-use api::session::Close;
+use api::session::{Close, Transport};
 use axum::http::request::Parts;
 use axum::response::Response;
 
@@ -25,6 +25,7 @@ pub(super) async fn delete(edge: &Edge, parts: &Parts) -> Response {
         revision: visit.revision,
         principal: caller.principal.clone(),
         when_idle: false,
+        transport: Transport::Streamable,
     });
     let answering = async {
         let taken = edge.forward().send(call, Some(slot)).await;

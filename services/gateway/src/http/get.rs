@@ -30,6 +30,7 @@ pub(super) async fn get(edge: &Edge, parts: &Parts) -> Response {
         principal: caller.principal.clone(),
         last_event_id: visit.last_event_id,
         begin: false,
+        carried: false,
     });
     let answering = async {
         let taken = edge.forward().send(call, Some(slot)).await;

@@ -75,9 +75,11 @@ pub(super) async fn begun(
     match (session, frames.next().await) {
         (Some(session), Some(Ok(Frame::Open))) => {
             let endpoint = endpoint(&session);
-            let leaving = http_sse::leave(edge.clone(), session, caller.principal.clone());
+            let leaving = http_sse::leave(edge.clone(), session.clone(), caller.principal.clone());
+            let client = http_sse::Client::new(edge.farewells().clone(), session, caller.principal.clone());
+            let frames = http_sse::shown(frames);
             let stream = Stream::of_session(edge.stalls(), frames, edge.keep_alive(), &endpoint, leaving);
-            sse::response(stream.holding(Some(place)).lent(caller))
+            sse::response(stream.of(client).holding(Some(place)).lent(caller))
         }
         (_, _) => {
             tracing::warn!("a session was lost before it began");

@@ -25,6 +25,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use self::slot::Slot;
 pub(crate) use self::slot::{Open, Stalls};
 pub(super) use self::slot::{PIECE, Whole};
+use super::http_sse::Client;
 use super::reply;
 use crate::auth::{Caller, Lent};
 use crate::limits::Inside;
@@ -73,6 +74,8 @@ pub(super) struct Stream {
     scope: Scope,
     /// What is told of the request to operators.
     operation: Option<Operation>,
+    /// Whose session ends with the stream.
+    client: Option<Client>,
 }
 
 impl Stream {
@@ -116,6 +119,7 @@ impl Stream {
             is_due: false,
             scope: Scope::current(),
             operation: None,
+            client: None,
         }
     }
 
@@ -159,6 +163,12 @@ impl Stream {
     /// What this stream is the answer to, for operators.
     pub(super) fn observed(mut self, operation: Option<Operation>) -> Self {
         self.operation = operation;
+        self
+    }
+
+    /// The session of this client ends with the stream.
+    pub(super) fn of(mut self, client: Client) -> Self {
+        self.client = Some(client);
         self
     }
 
@@ -260,7 +270,12 @@ impl Stream {
                 tracing::warn!(code = ?error.code, error = %error.message, "an event stream was lost");
                 return Poll::Ready(self.lost());
             }
-            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(None) => {
+                if let Some(client) = self.client.take() {
+                    client.forget();
+                }
+                return Poll::Ready(None);
+            }
             Poll::Pending => {}
         }
         if let Some(closing) = &mut self.closing

@@ -49,6 +49,7 @@ async fn the_stream_begins_with_where_to_post() {
         principal: Principal::default(),
         last_event_id: None,
         begin: true,
+        carried: true,
     };
     assert_eq!(node.seen(), [Seen::Attached(attach)]);
 }

@@ -4,6 +4,7 @@
 
 mod auth;
 mod bodies;
+mod carried;
 mod cors;
 mod flood;
 mod following;

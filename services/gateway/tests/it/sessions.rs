@@ -1,7 +1,6 @@
 //! Session ids: what is not one of ours reaches nobody.
 
-use api::session::Frame;
-use api::session::{Attach, Close};
+use api::session::{Attach, Close, Frame, Transport};
 use api::{Code, Error, KeyRing, Principal, SessionId, Slot};
 
 use crate::kit::{Act, Gateway, Node, Request, Seen, accepted, answered, refused, session};
@@ -100,10 +99,17 @@ async fn get_and_delete_name_the_session_and_nothing_else() {
             principal: principal(),
             last_event_id: last.map(str::to_owned),
             begin: false,
+            carried: false,
         })
     };
     let revision = Some("2025-06-18".into());
-    let close = Close { session: id.clone(), revision, principal: principal(), when_idle: false };
+    let close = Close {
+        session: id.clone(),
+        revision,
+        principal: principal(),
+        when_idle: false,
+        transport: Transport::Streamable,
+    };
     assert_eq!(
         node.seen(),
         [attach(None, None), attach(Some("2025-11-25"), Some("1.1-5.abcd")), Seen::Closed(close)]
