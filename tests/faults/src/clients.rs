@@ -4,6 +4,7 @@
 //! and go; a stranger who tries other people's sessions). Must not know: which fault is injected, and how the mesh is made.
 
 pub mod call;
+mod carried;
 mod churn;
 mod modern;
 mod session;
@@ -35,6 +36,8 @@ pub struct Load {
     pub sessions: usize,
     /// Calls under way in each of them.
     pub width: usize,
+    /// Sessions that stay, of clients that speak HTTP+SSE.
+    pub carried: usize,
     /// Clients that begin and end sessions.
     pub churning: usize,
     /// Clients that call without a session.
@@ -45,7 +48,7 @@ pub struct Load {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { sessions: 12, width: 2, churning: 2, modern: 3, pause: Duration::from_millis(150) }
+        Self { sessions: 12, width: 2, carried: 0, churning: 2, modern: 3, pause: Duration::from_millis(150) }
     }
 }
 
@@ -102,6 +105,9 @@ impl World {
         let mut clients = JoinSet::new();
         for number in 0..load.sessions {
             clients.spawn(session::work(self.clone(), format!("{name}s{number}"), load));
+        }
+        for number in 0..load.carried {
+            clients.spawn(carried::work(self.clone(), format!("{name}sse{number}"), load));
         }
         for number in 0..load.churning {
             clients.spawn(churn::work(self.clone(), format!("{name}churn{number}"), load));

@@ -92,12 +92,27 @@ impl Http {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Result<Answer, Lost> {
+        self.send_to("/mcp", method, headers, body).await
+    }
+
+    /// The same, to another path.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn send_to(
+        &self,
+        path: &str,
+        method: Method,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, Lost> {
         let body = body.into();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         for offset in 0..self.gateways.len() {
             let at = (turn + offset) % self.gateways.len();
             let Some(gateway) = self.gateways.get(at) else { break };
-            let mut request = Request::builder().method(method.clone()).uri(format!("http://{gateway}/mcp"));
+            let mut request =
+                Request::builder().method(method.clone()).uri(format!("http://{gateway}{path}"));
             request = request.header("authorization", &*self.authorization);
             for (name, value) in headers {
                 request = request.header(*name, *value);

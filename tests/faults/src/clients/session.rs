@@ -12,9 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::call::{Call, Ended, place, response, said};
+use super::carried::Carrier;
 use super::{Load, PATIENCE, World};
 use crate::draw::Draw;
-use crate::http::{Event, Http, Next};
+use crate::http::{Answer, Event, Http, Lost, Next};
 use crate::recorder::Pen;
 
 /// Answers to questions are sent again for at most so long.
@@ -39,6 +40,8 @@ pub struct Session {
     values: Arc<AtomicU64>,
     draw: Arc<Mutex<Draw>>,
     answering: Arc<Mutex<JoinSet<()>>>,
+    /// What carries it, if that is a stream of HTTP+SSE.
+    pub(super) carrier: Option<Carrier>,
 }
 
 /// Works in sessions until it is asked to stop.
@@ -82,6 +85,7 @@ impl Session {
             values: Arc::default(),
             draw: Arc::new(Mutex::new(draw)),
             answering: Arc::default(),
+            carrier: None,
         };
         let op = world.op(name);
         session.write(What::Invoke {
@@ -119,6 +123,49 @@ impl Session {
         None
     }
 
+    /// A session of HTTP+SSE whose stream is open.
+    pub(super) fn carried(
+        world: &World,
+        client: &str,
+        name: &str,
+        http: Http,
+        id: &str,
+        carrier: Carrier,
+    ) -> Self {
+        world.named(name, id);
+        Self {
+            name: name.to_owned(),
+            principal: "alice".to_owned(),
+            http,
+            id: id.into(),
+            revision: "2025-06-18",
+            world: world.clone(),
+            pen: world.pen(client),
+            gone: Arc::default(),
+            values: Arc::default(),
+            draw: Arc::new(Mutex::new(world.draw(name))),
+            answering: Arc::default(),
+            carrier: Some(carrier),
+        }
+    }
+
+    /// Shakes hands in such a session.
+    pub(super) async fn shake(&self, params: Value) -> Ended {
+        Call::new(self, self.world.op(&self.name), Doing::Create).run("initialize", params, None).await
+    }
+
+    /// Posts a message, where its answer has no bearing on who reads the session's stream.
+    pub(super) async fn post(&self, headers: &[(&str, &str)], body: String) -> Result<Answer, Lost> {
+        match &self.carrier {
+            Some(carrier) => carrier.post(&self.http, headers, body).await,
+            None => {
+                let mut all = self.headers();
+                all.extend_from_slice(headers);
+                self.http.post(&all, body).await
+            }
+        }
+    }
+
     async fn shake_hands(&self, op: &str, trace: &str) -> (Ended, String) {
         let body = json!({"jsonrpc": "2.0", "id": op, "method": "initialize", "params": {
             "protocolVersion": self.revision, "capabilities": {"elicitation": {}},
@@ -126,10 +173,10 @@ impl Session {
         let parent = super::call::traceparent(trace);
         let answer = match self.http.post(&[("traceparent", &parent)], body.to_string()).await {
             Ok(answer) => answer,
-            Err(crate::http::Lost::NotSent) => {
+            Err(Lost::NotSent) => {
                 return (Ended::NotDone { status: 0, body: String::new() }, String::new());
             }
-            Err(crate::http::Lost::Broken) => return (Ended::broken(), String::new()),
+            Err(Lost::Broken) => return (Ended::broken(), String::new()),
         };
         let status = answer.status.as_u16();
         let id = answer.header("mcp-session-id").unwrap_or_default().to_owned();
@@ -162,7 +209,7 @@ impl Session {
     }
 
     /// Does one thing after another.
-    async fn hand(self, hand: usize, pause: Duration) {
+    pub(super) async fn hand(self, hand: usize, pause: Duration) {
         let mut draw = self.world.draw(&format!("{}/{hand}", self.name));
         while self.world.goes_on() && !self.gone.load(Ordering::Relaxed) {
             let f = match draw.below(20) {
@@ -286,10 +333,8 @@ impl Session {
                     let body = answer.text().await.unwrap_or_default();
                     (Ended::NotDone { status, body }, status == 404)
                 }
-                Ok(Err(crate::http::Lost::NotSent)) => {
-                    (Ended::NotDone { status: 0, body: String::new() }, false)
-                }
-                Ok(Err(crate::http::Lost::Broken)) => (Ended::broken(), false),
+                Ok(Err(Lost::NotSent)) => (Ended::NotDone { status: 0, body: String::new() }, false),
+                Ok(Err(Lost::Broken)) => (Ended::broken(), false),
                 Err(_late) => (Ended::Silence, false),
             };
             self.ended(&op, &trace, &ended);
@@ -301,7 +346,7 @@ impl Session {
     }
 
     /// Waits until all questions are answered.
-    async fn answered(&self) {
+    pub(super) async fn answered(&self) {
         let answering = std::mem::take(&mut *self.answering.lock().unwrap_or_else(PoisonError::into_inner));
         answering.join_all().await;
     }
@@ -318,7 +363,7 @@ impl Session {
         let answering = async move {
             let mut accepted = 0;
             while Instant::now() < until && !session.gone.load(Ordering::Relaxed) {
-                let answer = session.http.post(&session.headers(), body.clone()).await;
+                let answer = session.post(&[], body.clone()).await;
                 match answer {
                     Ok(answer) if answer.status == 202 => {
                         if accepted == 0 {
@@ -362,6 +407,11 @@ impl Session {
             self.world.closed(&self.name);
             self.write(What::Gone {});
         }
+    }
+
+    /// Whether it is.
+    pub(super) fn has_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// Writes the end of an operation down.
