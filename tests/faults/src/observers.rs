@@ -168,6 +168,9 @@ pub fn sum(metrics: &str, name: &str) -> u64 {
     own.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).map(|count| count as u64).sum()
 }
 
+/// For so long a session that was removed is known to have been, in ms. Answers are kept for much longer.
+const MARKED_MS: i64 = 60_000;
+
 /// What there is now: keys in the stores, and open files and threads of each process. `names` are the sessions that clients
 /// were told of: what a handshake left whose answer never came goes away with its time to live, if it has one.
 ///
@@ -186,9 +189,13 @@ pub async fn inventory(
         .filter(|key| !key.trim().is_empty() && !key.ends_with(":fence") && !key.ends_with(":holder"))
     {
         let session = key.split(':').nth(3).unwrap_or_default();
-        let ends = match names.contains_key(session) {
+        let (is_known, is_mark) = (names.contains_key(session), key.contains(":done:"));
+        let ends = match is_known && !is_mark {
             true => false,
-            false => cluster.redis.ask(primary, &["pttl", key]).await?.trim().parse::<i64>()? > 0,
+            false => {
+                let left = cluster.redis.ask(primary, &["pttl", key]).await?.trim().parse::<i64>()?;
+                (1..=if is_known { MARKED_MS } else { i64::MAX }).contains(&left)
+            }
         };
         keys += i64::from(!ends);
     }
