@@ -1,6 +1,6 @@
 //! What is asked of a session node, and what is known of attempts before.
 
-use api::session::{Again, Attach, Close, Delivery, Frames, Request};
+use api::session::{Again, Attach, Close, Delivery, Frames, Request, Transport};
 use api::{Detail, Error, SessionHost};
 use mcp::{Era, Method, scan};
 
@@ -18,8 +18,10 @@ impl Call {
     /// Whether nothing is executed twice when a request that may have been taken on is sent again by the client.
     pub(super) fn is_repeatable(&self) -> bool {
         match self {
+            // In a session of HTTP+SSE, members that were answered would be answered twice.
             Self::Deliver(delivery) if is_batch(delivery) => {
-                !scan::elements(delivery.message.as_str()).any(is_call)
+                delivery.transport == Transport::Streamable
+                    && !scan::elements(delivery.message.as_str()).any(is_call)
             }
             Self::Deliver(delivery) => !is_call(delivery.message.as_str()),
             Self::Attach(_) | Self::Close(_) => true,
@@ -48,9 +50,9 @@ impl Call {
         session.filter(|id| !id.is_empty())
     }
 
-    /// Whether it waits for news rather than for an answer.
+    /// Whether it waits for news rather than for an answer. On the stream of HTTP+SSE all answers come.
     pub(super) const fn is_idle(&self) -> bool {
-        matches!(self, Self::Attach(_))
+        matches!(self, Self::Attach(_)) && !self.is_carried()
     }
 
     /// Whether it is the stream of a session of HTTP+SSE, which ends with the session alone.

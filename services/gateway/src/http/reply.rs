@@ -98,7 +98,12 @@ pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Er
         }
         Err(error) => {
             observe::failed(asked.operation, error.code);
-            return not_taken(asked.id.as_ref(), &error);
+            return match asked.lost {
+                Lost::Nothing if error.code == Code::OutcomeUnknown => {
+                    nobody_says(asked.id.as_ref(), "unavailable")
+                }
+                Lost::Unknown | Lost::Nothing | Lost::Again => not_taken(asked.id.as_ref(), &error),
+            };
         }
     };
     let mut response = match frames.next().await {
@@ -149,7 +154,12 @@ pub(super) async fn batch(
     let mut frames = match taken {
         Ok(Taken::Accepted { frames, .. }) => frames,
         Ok(Taken::Refused(refused)) => return answer(edge, refused),
-        Err(error) if error.code == Code::OutcomeUnknown => return lost_batch(&members),
+        Err(error) if error.code == Code::OutcomeUnknown => {
+            return match members {
+                Members::Elsewhere => nobody_says(None, "unavailable"),
+                Members::Here(_) => lost_batch(&members),
+            };
+        }
         Err(error) => return not_taken(None, &error),
     };
     match frames.next().await {
@@ -260,6 +270,11 @@ fn lost(asked: &Asked, reason: &str) -> Response {
 /// HTTP 200: anything else would invite proxies and clients to send it again.
 fn outcome_unknown(id: Option<&Id>, reason: &str) -> Response {
     json(StatusCode::OK, Some(unknown_outcome(id, reason)))
+}
+
+/// The same where answers come elsewhere, and perhaps never: with a status that says it was taken, the client would wait for one.
+fn nobody_says(id: Option<&Id>, reason: &str) -> Response {
+    json(StatusCode::GATEWAY_TIMEOUT, Some(unknown_outcome(id, reason)))
 }
 
 /// The answer to a request that was accepted and then lost.

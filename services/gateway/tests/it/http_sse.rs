@@ -105,6 +105,19 @@ async fn messages_reach_the_owner_of_the_session() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_what_may_never_come() {
+    let call = r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"t"}}"#;
+    let batch = format!("[{call}]");
+    for (body, id) in [(call, Some("\"a\"")), (&batch, None)] {
+        let unknown = Error::new(Code::OutcomeUnknown, "nobody knows");
+        let gateway = Gateway::one(&Node::new([Act::Refuse(unknown)])).await;
+        let response = gateway.ask(&message(&session(11)).body(body)).await;
+        assert_eq!(response.verdict(), (504, Some(-32603), id), "{body}");
+        assert!(response.body.contains(r#""outcome":"unknown""#), "{}", response.body);
+    }
+}
+
+#[tokio::test]
 async fn what_is_refused_reaches_nobody() {
     let good = session(3);
     let other = |method, target| Request::new(method).at(target).with("Accept", "text/event-stream");

@@ -114,7 +114,7 @@ impl<'a> Call<'a> {
             return match self.session.post(&[("traceparent", &parent)], body).await {
                 // The connection may have broken behind the message: what came of it is heard all the same.
                 Err(Lost::Broken) => self.heard(heard).await,
-                Ok(answer) if answer.status == 202 => self.heard(heard).await,
+                Ok(answer) if answer.status.is_success() => self.heard(heard).await,
                 Ok(answer) => {
                     let status = answer.status.as_u16();
                     self.understood(status, &answer.text().await.unwrap_or_default())
