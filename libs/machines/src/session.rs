@@ -70,6 +70,8 @@ struct Live {
     carried: bool,
     /// Since when a carried session has been without its reader, while it is.
     alone: Millis,
+    /// What the reader of a carried session had been given at some moment: the moment, and the number of the last event.
+    told: (Millis, u64),
     /// Numbers of events whose commit was neither confirmed nor refused: the store may have them, so nothing else gets them.
     used: BTreeMap<StreamId, u64>,
 }
@@ -173,6 +175,7 @@ impl Session {
             epoch: 0,
             carried: false,
             alone: now,
+            told: (now, 0),
             used: BTreeMap::new(),
         };
         Self { settings, saved: snapshot, live, mark: None }

@@ -48,6 +48,8 @@ pub struct Settings {
     pub retry_ms: u32,
     /// A carried session without its reader for this long ends.
     pub alone_ms: Millis,
+    /// What the reader of a carried session was given is kept for this long at least, for the case that it got lost on the way.
+    pub told_ms: Millis,
     /// After a store failure, when to try again.
     pub store_retry_ms: Millis,
 }
@@ -75,6 +77,7 @@ impl Default for Settings {
             kept_ms: 300_000,
             retry_ms: 1000,
             alone_ms: 10_000,
+            told_ms: 60_000,
             store_retry_ms: 1000,
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::phase::Phase;
+use super::streams::most_events;
 use super::{Live, Owed, Session};
 use crate::input::StreamId;
 use crate::journal::JournalState;
@@ -28,7 +29,7 @@ pub fn check(session: &Session) -> Result<(), String> {
     calls(settings, saved, live)?;
     rounds(settings, saved)?;
     for (stream, log) in &saved.streams {
-        stream_log(settings, *stream, log)?;
+        stream_log(most_events(settings, live.carried), settings.log_bytes, *stream, log)?;
         stream_has_purpose(saved, live, *stream, log)?;
     }
     let finished = saved.streams.values().filter(|log| log.finished_at.is_some()).count();
@@ -108,12 +109,12 @@ fn rounds(settings: &Settings, saved: &Snapshot) -> Result<(), String> {
     ensure(open <= settings.max_outgoing, || format!("{open} questions are open"))
 }
 
-fn stream_log(settings: &Settings, stream: StreamId, log: &StreamLog) -> Result<(), String> {
+fn stream_log(most: usize, most_bytes: usize, stream: StreamId, log: &StreamLog) -> Result<(), String> {
     let name = stream.0;
     let bytes: usize = log.events.iter().map(|event| event.message.as_str().len()).sum();
     ensure(bytes == log.bytes, || format!("stream {name} counts {} bytes and has {bytes}", log.bytes))?;
-    let within = log.events.len() <= settings.log_events.max(1);
-    ensure(within && (bytes <= settings.log_bytes || log.events.len() == 1), || {
+    let within = log.events.len() <= most;
+    ensure(within && (bytes <= most_bytes || log.events.len() == 1), || {
         format!("stream {name} is too long")
     })?;
     let mut last = log.trimmed;

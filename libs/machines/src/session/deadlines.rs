@@ -25,6 +25,12 @@ pub(super) fn next_wake(settings: &Settings, saved: &Snapshot, live: &Live) -> O
     if live.carried && !live.readers.contains(&StreamId::OWN) {
         at(after(live.alone, settings.alone_ms));
     }
+    if live.carried
+        && live.readers.contains(&StreamId::OWN)
+        && saved.streams.get(&StreamId::OWN).is_some_and(|log| !log.events.is_empty())
+    {
+        at(after(live.told.0, settings.told_ms));
+    }
     for (call, under_way) in &live.calls {
         let round = saved.journal.get(call).and_then(|entry| entry.round.as_ref());
         at(round.map_or(under_way.deadline, |round| round.deadline));
@@ -98,6 +104,7 @@ impl Turn<'_> {
                 }
                 self.calls_due();
                 self.drop_expired_streams();
+                self.drop_what_was_told();
                 if self.live.blocked_until.is_none() {
                     self.pay_owed();
                 }

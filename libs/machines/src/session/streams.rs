@@ -11,6 +11,8 @@ use crate::snapshot::{Logged, Snapshot, StreamChange, StreamLog};
 
 /// All finished streams together keep at most this many times what one stream may keep.
 const KEPT_FACTOR: usize = 4;
+/// The log of a carried session has room for so many times the events of a stream.
+const CARRIED: usize = 16;
 
 /// Up to where a reader knows a stream: the id of the last event it has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +67,19 @@ pub(super) fn replay(
     })
 }
 
+/// Events that are kept of a stream. What all calls say is in one log of a carried session, and progress of one must not drive out
+/// the answers to others.
+pub(super) fn most_events(settings: &Settings, carried: bool) -> usize {
+    let times = if carried { CARRIED } else { 1 };
+    settings.log_events.saturating_mul(times).max(1)
+}
+
 /// The number of the last event to drop so that the log keeps its bounds; the newest event is never dropped.
-fn excess(log: &StreamLog, settings: &Settings) -> Option<u64> {
+fn excess(log: &StreamLog, settings: &Settings, carried: bool) -> Option<u64> {
+    let most = most_events(settings, carried);
     let (mut count, mut bytes, mut through) = (log.events.len(), log.bytes, None);
     for event in &log.events {
-        if count <= 1 || (count <= settings.log_events && bytes <= settings.log_bytes) {
+        if count <= 1 || (count <= most && bytes <= settings.log_bytes) {
             break;
         }
         count -= 1;
@@ -132,6 +142,7 @@ impl Turn<'_> {
 
     /// Adds an event to a stream's log and keeps the log within its bounds.
     fn append(&mut self, stream: StreamId, message: Option<Json>) -> Option<u64> {
+        self.drop_what_was_told();
         let used = self.live.used.get(&stream).copied().unwrap_or_default();
         let seq = self.saved.streams.get(&stream)?.last.max(used).saturating_add(1);
         let delivered = stream == StreamId::OWN && self.live.readers.contains(&stream);
@@ -139,7 +150,8 @@ impl Turn<'_> {
             stream,
             StreamChange::Appended { seq, epoch: self.live.epoch, message, delivered },
         );
-        let through = self.saved.streams.get(&stream).and_then(|log| excess(log, self.settings));
+        let through =
+            self.saved.streams.get(&stream).and_then(|log| excess(log, self.settings, self.live.carried));
         if let Some(through) = through {
             self.change_stream(stream, StreamChange::Trimmed { through });
         }
@@ -235,6 +247,21 @@ impl Turn<'_> {
             self.saved.streams.iter().filter(|(_, log)| due(log)).map(|(s, _)| *s).collect();
         for stream in gone {
             self.change_stream(stream, StreamChange::Dropped);
+        }
+    }
+
+    /// Nobody acknowledges what is said in a carried session. What its reader was given long ago has come, or the reader would
+    /// have come anew: it is dropped. Looked at now and then, so that it costs few commits.
+    pub(super) fn drop_what_was_told(&mut self) {
+        let (at, through) = self.live.told;
+        let is_read = self.live.carried && self.live.readers.contains(&StreamId::OWN);
+        let Some(log) = self.saved.streams.get(&StreamId::OWN).filter(|_| is_read) else { return };
+        if at.saturating_add(self.settings.told_ms) > self.now {
+            return;
+        }
+        self.live.told = (self.now, log.last);
+        if log.events.front().is_some_and(|event| event.seq <= through) {
+            self.change_stream(StreamId::OWN, StreamChange::Trimmed { through });
         }
     }
 
