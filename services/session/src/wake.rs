@@ -22,6 +22,10 @@ impl Timer {
     /// See [`reached`].
     pub(crate) async fn reached(&mut self, moment: Option<Millis>) {
         let Some(at) = moment else { return std::future::pending().await };
+        // A machine that was suspended has lost time which its timers do not know of.
+        if at <= chassis::clock::dated_millis() {
+            return;
+        }
         let (_, timer) = match self.0.take_if(|(armed, _)| *armed == at) {
             Some(armed) => self.0.insert(armed),
             None => self.0.insert((at, Box::pin(sleep(at)))),
