@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::session::Frame;
-use api::{Epoch, EventId};
+use api::{Code, Epoch, Error, EventId};
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt as _, StreamExt as _};
@@ -173,7 +173,12 @@ impl Actor {
         };
         let stalled = tokio::time::timeout(PACE, reader.catches_up()).await.is_err();
         if stalled {
-            self.readers.remove(&stream);
+            let left = self.readers.remove(&stream);
+            if let Some(left) = left.filter(|_| self.carried.goes_on()) {
+                // It goes on from where it is, once it reads again.
+                let error = Error::new(Code::Unavailable, "the reader is too far behind");
+                let _heard = left.reader.say(Err(error));
+            }
             self.pending.push_back(Input::ReaderGone(stream));
         }
         stalled

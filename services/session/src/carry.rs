@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::EventId;
 use api::session::{Again, Answer, Event, Frame, Transport};
+use api::{Code, Error, EventId};
 use machines::{Cursor, Input, StopReason, StreamId};
 use mcp::rpc::{self, Malformed, Message, Request, RpcError};
 use mcp::{Json, Revision, scan};
@@ -48,6 +48,11 @@ enum Carrier {
 
 impl Carried {
     /// A session of HTTP+SSE ends with its last call.
+    /// Whether there is a reader, or was, that goes on at the next owner.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.goes_on == Some(true)
+    }
+
     pub(crate) const fn leave(&mut self) {
         self.leaving = true;
     }
@@ -102,7 +107,7 @@ impl Actor {
     /// An event of a stream.
     pub(crate) fn tell(&mut self, stream: StreamId, event: machines::Event) {
         match self.carried.carrier(stream) {
-            Carrier::Itself if self.is_http_sse() && self.carried.goes_on != Some(true) => {
+            Carrier::Itself if self.is_http_sse() && !self.carried.goes_on() => {
                 self.pass_on(stream, event.message);
             }
             Carrier::Itself => {
@@ -169,7 +174,8 @@ impl Actor {
         for message in messages {
             members.push((self.resident.machine.reserve_stream(), message));
         }
-        let reader = self.begin_batch(&members, reply);
+        let is_carried = self.is_http_sse();
+        let reader = if is_carried { StreamId::OWN } else { self.begin_batch(&members, reply.clone()) };
         for (stream, message) in members {
             match message {
                 Ok(message) => self.take(Input::Client { stream, message, key: None }).await,
@@ -179,16 +185,16 @@ impl Actor {
                 }
             }
         }
+        if is_carried {
+            // Not before, since only now all of them are written down.
+            let _heard = reply.say(Ok(Frame::Accepted { session: None }));
+            return acknowledge(&reply);
+        }
         self.end_batch(reader);
     }
 
     /// Says whose reader gets the answers.
     fn begin_batch(&mut self, members: &[(StreamId, Result<Message, Malformed>)], reply: Reader) -> StreamId {
-        if self.is_http_sse() {
-            let _heard = reply.say(Ok(Frame::Accepted { session: None }));
-            acknowledge(&reply);
-            return StreamId::OWN;
-        }
         let response = self.resident.machine.reserve_stream();
         self.add_reader(response, reply);
         self.send(response, Frame::Accepted { session: None });
@@ -211,6 +217,11 @@ impl Actor {
     pub(crate) async fn carry(&mut self, visit: Visit, reader: Reader) {
         let Visit { cursor, goes_on } = visit;
         self.carried.goes_on = Some(goes_on);
+        if let Some(before) = self.readers.get(&StreamId::OWN) {
+            // Of two copies of one request, the gateway may go on with the first: then it has to come once more.
+            let error = Error::new(Code::Unavailable, "the session has another reader");
+            let _heard = before.reader.say(Err(error));
+        }
         self.add_reader(StreamId::OWN, reader);
         match &cursor {
             Some(_) => self.send(StreamId::OWN, Frame::Accepted { session: None }),
