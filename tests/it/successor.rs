@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream};
 use mcp::Json;
 use mcp::scan::path;
 use session::store::{Memory, SessionStore};
-use tests::client::{Client, DEADLINE, Events};
+use tests::client::{Client, DEADLINE};
 use tests::mesh::Mesh;
 use tests::scripted::{Scripted, shared};
 
@@ -22,15 +22,29 @@ fn registry() -> Arc<Scripted> {
     shared(registry)
 }
 
+/// Each owner has another client, which is the same to the session.
+fn moved(client: &Client, to: &Mesh) -> Client {
+    let mut moved = to.client();
+    moved.session.clone_from(&client.session);
+    moved.revision.clone_from(&client.revision);
+    moved
+}
+
+/// A session that watches a resource.
+async fn watching(mesh: &Mesh) -> Result<Client> {
+    let mut client = mesh.client();
+    client.initialize("2025-11-25", "{}").await?;
+    let subscribe = r#"{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"a:1"}}"#;
+    assert!(client.post(subscribe).await?.response().await?.contains("result"));
+    Ok(client)
+}
+
 const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"endless","_meta":{"progressToken":1}}}"#;
 
 async fn a_session_goes_on_at_its_next_owner() -> Result<()> {
     let store: Arc<dyn SessionStore> = Arc::new(Memory::default());
     let first = Mesh::successor(store.clone(), 1, vec![registry()]).await?;
-    let mut client = first.client();
-    client.initialize("2025-11-25", "{}").await?;
-    let subscribe = r#"{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"a:1"}}"#;
-    assert!(client.post(subscribe).await?.response().await?.contains("result"));
+    let client = watching(&first).await?;
     let mut events = client.post(CALL).await?.events();
     events.next().await?;
     let seen = events.next().await?.unwrap();
@@ -38,9 +52,7 @@ async fn a_session_goes_on_at_its_next_owner() -> Result<()> {
 
     let registry = registry();
     let second = Mesh::successor(store, 2, vec![registry.clone()]).await?;
-    let mut moved = second.client();
-    moved.session.clone_from(&client.session);
-    moved.revision.clone_from(&client.revision);
+    let moved = moved(&client, &second);
     let ping = r#"{"jsonrpc":"2.0","id":8,"method":"ping"}"#;
     assert_eq!(moved.post(ping).await?.text().await?, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#);
     // The call's stream went with its owner: its ending is explicit, and behind the cursor the client has.
@@ -74,9 +86,7 @@ async fn a_call_goes_on_at_the_next_owner() -> Result<()> {
     let seen = events.next().await?.unwrap();
 
     let second = Mesh::successor(store, 2, vec![registry.clone()]).await?;
-    let mut moved = second.client();
-    moved.session.clone_from(&client.session);
-    moved.revision.clone_from(&client.revision);
+    let moved = moved(&client, &second);
     let mut events = moved.get(seen.id.as_deref()).await?.events();
     // Heard before, new, and the end: numbers tell them apart.
     registry.say_later(2, FrameBody::Progress(Json::trusted(r#"{"progress":1.5}"#)));
@@ -89,22 +99,11 @@ async fn a_call_goes_on_at_the_next_owner() -> Result<()> {
     Ok(())
 }
 
-/// Each owner has another client, which is the same to the session.
-async fn moved(client: &Client, to: &Mesh) -> Result<Events> {
-    let mut moved = to.client();
-    moved.session.clone_from(&client.session);
-    moved.revision.clone_from(&client.revision);
-    Ok(moved.get(None).await?.events())
-}
-
 /// Whoever owned it then, and whether or not anybody did.
 async fn a_client_is_told_of_what_changed_meanwhile() -> Result<()> {
     let store: Arc<dyn SessionStore> = Arc::new(Memory::default());
     let first = Mesh::successor(store.clone(), 1, vec![registry()]).await?;
-    let mut client = first.client();
-    client.initialize("2025-11-25", "{}").await?;
-    let subscribe = r#"{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"a:1"}}"#;
-    assert!(client.post(subscribe).await?.response().await?.contains("result"));
+    let client = watching(&first).await?;
 
     let other = || {
         let registry = registry();
@@ -112,13 +111,13 @@ async fn a_client_is_told_of_what_changed_meanwhile() -> Result<()> {
         registry
     };
     let second = Mesh::successor(store.clone(), 2, vec![other()]).await?;
-    let told = moved(&client, &second).await?.message().await?;
+    let told = moved(&client, &second).get(None).await?.events().message().await?;
     assert_eq!(path(&told, &["method"]), Some("\"notifications/tools/list_changed\""), "{told}");
 
     // Once, and not for what is as it was.
     let registry = other();
     let third = Mesh::successor(store, 3, vec![registry.clone()]).await?;
-    let mut own = moved(&client, &third).await?;
+    let mut own = moved(&client, &third).get(None).await?.events();
     tokio::time::timeout(DEADLINE, registry.watching("a:1", true)).await?;
     registry.update(r#"{"uri":"a:1"}"#);
     let told = own.message().await?;

@@ -230,34 +230,11 @@ pub(crate) fn registry_context(
 /// session's id, which registries do not learn.
 pub(crate) fn invocation_of(session: &SessionId, epoch: u64, call: CallId, generation: u32) -> String {
     let mut name = Sha256::new_with_prefix(session.as_str());
-    for number in [epoch, call.0, generation.into()] {
-        name.update(Decimal::of(number).separated());
+    for number in [epoch, call.0, u64::from(generation)] {
+        name.update([0]);
+        name.update(itoa::Buffer::new().format(number));
     }
     text(&name.finalize()[..16])
-}
-
-/// A number as text, behind a byte that stands in no other part of the name.
-struct Decimal {
-    bytes: [u8; 21],
-    from: usize,
-}
-
-impl Decimal {
-    fn of(mut number: u64) -> Self {
-        let (mut bytes, mut from) = ([0; 21], 21);
-        loop {
-            from -= 1;
-            bytes[from] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                return Self { bytes, from };
-            }
-        }
-    }
-
-    fn separated(&self) -> &[u8] {
-        &self.bytes[self.from - 1..]
-    }
 }
 
 /// A fresh invocation id; `None` if the operating system has no random bytes to give.
