@@ -21,6 +21,8 @@ from rendered import Binary, Rendered, render
 
 KUBERNETES = ROOT / "compose" / "kubernetes"
 OVERLAYS = ("development", "production")
+# Where the numbers of pods follow the load.
+SCALED = ("production",)
 
 
 def container(found: Rendered, role: str) -> dict:
@@ -60,6 +62,17 @@ PLANTED: list[tuple[str, str, Callable[[Rendered], object]]] = [
     ("a file that is not mounted", "the program refuses", lambda r: container(r, "gateway")["volumeMounts"].pop()),
     ("a root file system to write to", "may write", lambda r: container(r, "gateway")["securityContext"].pop("readOnlyRootFilesystem")),
     ("the host of the ingress", "does not allow the host", lambda r: r.named("Ingress", "gateway")["spec"]["rules"][0].update(host="other.example.com")),
+    ("an address in front of session nodes", "session has no headless Service", lambda r: r.named("Service", "session")["spec"].pop("clusterIP")),
+    ("an autoscaler that is missing", "gateway has 0 Horizontal", lambda r: r.documents.remove(r.named("HorizontalPodAutoscaler", "gateway"))),
+    ("an autoscaler of a registry that is missing", "prompt-registry has 0 Horizontal", lambda r: r.documents.remove(r.named("HorizontalPodAutoscaler", "prompt-registry"))),
+    ("an autoscaler by CPU alone", "nothing that it shows", lambda r: r.named("HorizontalPodAutoscaler", "session")["spec"].update(metrics=r.named("HorizontalPodAutoscaler", "session")["spec"]["metrics"][-1:])),
+    ("a network where all is allowed", "no policy denies everything", lambda r: r.documents.remove(r.named("NetworkPolicy", "trunkline-nothing"))),
+    ("a network where all may leave", "no policy denies everything", lambda r: r.named("NetworkPolicy", "trunkline-nothing")["spec"].update(policyTypes=["Ingress"])),
+    ("a policy without ports", "on every port", lambda r: r.named("NetworkPolicy", "trunkline-session")["spec"]["ingress"][0].pop("ports")),
+    ("the label of the zone", "nobody knows the field", lambda r: container(r, "session")["env"][0]["valueFrom"]["fieldRef"].update(fieldPath="metadata.labels['topology.kubernetes.io/zones']")),
+    ("a zone that is not told", "not told the zone", lambda r: container(r, "tool-registry")["env"].pop(0)),
+    ("a key that pods are spread over", "is not spread over topology.kubernetes.io/zone", lambda r: r.role("session")["spec"]["template"]["spec"]["topologySpreadConstraints"][0].update(topologyKey="topology.kubernetes.io/region")),
+    ("pods that are counted with others", "counts other pods", lambda r: r.role("session")["spec"]["template"]["spec"]["topologySpreadConstraints"][1]["labelSelector"].update(matchLabels={"app.kubernetes.io/name": "trunkline"})),
     ("a certificate of another role", "the program refuses", lambda r: r.role("session")["spec"]["template"]["spec"]["volumes"][1]["secret"].update(secretName="trunkline-mtls-gateway")),
 ]
 MISNAMED = [
@@ -116,10 +129,10 @@ def manifests(count: Count, binary: Binary) -> None:
     documents: dict[str, list[dict]] = {}
     for overlay in OVERLAYS:
         documents[overlay] = render(KUBERNETES / "overlays" / overlay, tool)
-        found = Rendered(documents[overlay], binary).problems()
+        found = Rendered(documents[overlay], binary, overlay in SCALED).problems()
         count.check(f"{overlay}: {len(documents[overlay])} documents", found)
     for what, word, plant in PLANTED:
-        planted = Rendered(copy.deepcopy(documents["production"]), binary)
+        planted = Rendered(copy.deepcopy(documents["production"]), binary, scaled=True)
         plant(planted)
         told = planted.problems()
         count.check(f"convicts {what}", [] if any(word in problem for problem in told) else [f"it says: {told}"])

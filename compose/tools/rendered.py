@@ -21,6 +21,14 @@ SCHEMAS = "1.37.0"
 ROLES = ("gateway", "session", "tool-registry", "resource-registry", "prompt-registry")
 # Time between the last thing a drain waits for and the end of the process.
 MARGIN_S = 3
+# The labels of nodes that pods are spread over, and the one of them that a process is told.
+ZONE = "topology.kubernetes.io/zone"
+SPREAD = {ZONE, "kubernetes.io/hostname"}
+# What the kubelet would put in place of a field of the pod.
+STANDS_IN = "zone-1"
+FIELDS = {f"metadata.labels['{ZONE}']": STANDS_IN}
+# Who is scaled by what it shows itself; the rest by CPU.
+BY_SERIES = ("gateway", "session")
 # Volumes of the image.
 IN_IMAGE = ("/srv/resources", "/srv/prompts")
 LISTENS = re.compile(r'^listen = "[^"]*:(\d+)"$', re.MULTILINE)
@@ -58,9 +66,11 @@ def render(overlay: Path, kubectl: str) -> list[dict]:
 class Rendered:
     """The documents of one overlay."""
 
-    def __init__(self, documents: list[dict], binary: Binary):
+    def __init__(self, documents: list[dict], binary: Binary, scaled: bool):
         self.documents = copy.deepcopy(documents)
         self.binary = binary
+        # Whether the numbers of pods follow the load.
+        self.scaled = scaled
 
     def of(self, kind: str) -> list[dict]:
         return [document for document in self.documents if document.get("kind") == kind]
@@ -81,7 +91,7 @@ class Rendered:
         if found:
             # What has another shape than it should cannot be looked into.
             return found
-        checks = (self.within, self.accounts, self.scaling, self.network, self.ingress)
+        checks = (self.within, self.accounts, self.scaling, self.network, self.denied, self.ingress)
         found += [problem for check in checks for problem in check()]
         for name in ROLES:
             found += self.deployment(name)
@@ -108,6 +118,11 @@ class Rendered:
                 for pod in chosen:
                     if port["targetPort"] not in {key for found in ports(pod) for key in (found.get("name"), found["containerPort"])}:
                         yield f"{name}: no container has the port {port['targetPort']}"
+        for role in ROLES[1:]:
+            # Others find these pods one by one: an address in front of them would choose for them.
+            service = self.named("Service", role)
+            if not service or service["spec"].get("clusterIP") != "None":
+                yield f"{role} has no headless Service"
         for budget in self.of("PodDisruptionBudget"):
             if not matching(pods, budget["spec"]["selector"]["matchLabels"]):
                 yield f"PodDisruptionBudget {budget['metadata']['name']}: its selector finds no pod"
@@ -140,6 +155,12 @@ class Rendered:
             for metric in scaler["spec"]["metrics"]:
                 if metric["type"] == "Pods" and metric["pods"]["metric"]["name"] not in self.binary.series:
                     yield f"{name}: no process has the series {metric['pods']['metric']['name']}"
+        for role in ROLES if self.scaled else ():
+            own = [scaler for scaler in self.of("HorizontalPodAutoscaler") if scaler["spec"]["scaleTargetRef"]["name"] == role]
+            if len(own) != 1:
+                yield f"{role} has {len(own)} HorizontalPodAutoscalers"
+            elif role in BY_SERIES and not any(metric["type"] == "Pods" for metric in own[0]["spec"]["metrics"]):
+                yield f"{role} is scaled by nothing that it shows itself"
 
     def network(self) -> Iterator[str]:
         """What a policy lets in is what pods listen on, and every listener is let in."""
@@ -168,6 +189,18 @@ class Rendered:
             for port in ports(pod):
                 if port["containerPort"] not in open_ports[component(pod)]:
                     yield f"{component(pod)}: no policy lets anybody in on {port['containerPort']}"
+
+    def denied(self) -> Iterator[str]:
+        """What no policy lets in or out stays where it is, and no policy lets in everything."""
+        every = [policy["spec"] for policy in self.of("NetworkPolicy")]
+        nothing = [spec for spec in every if set(spec["policyTypes"]) == {"Ingress", "Egress"} and not spec.get("ingress") and not spec.get("egress")]
+        for name in ROLES:
+            pod = self.role(name)["spec"]["template"]
+            if not any(matching([pod], spec["podSelector"].get("matchLabels", {})) for spec in nothing):
+                yield f"{name}: no policy denies everything by default"
+        for policy in self.of("NetworkPolicy"):
+            if any(not rule.get("ports") for rule in policy["spec"].get("ingress", [])):
+                yield f"NetworkPolicy {policy['metadata']['name']}: lets in on every port"
 
     def ingress(self) -> Iterator[str]:
         """Names that clients use are names that the gateway takes."""
@@ -218,8 +251,23 @@ class Rendered:
         secured = {**spec.get("securityContext", {}), **container.get("securityContext", {})}
         if not secured.get("readOnlyRootFilesystem") or not secured.get("runAsNonRoot") or secured.get("allowPrivilegeEscalation") is not False:
             yield f"{name}: may write, be root, or become it"
+        if f'zone = "{STANDS_IN}"' not in sections.get("cluster", ""):
+            yield f"{name}: is not told the zone of its node"
+        yield from self.spread(name)
         if container["args"][0] != name:
             yield f"{name}: runs {container['args'][0]}"
+
+    def spread(self, name: str) -> Iterator[str]:
+        """Pods of a role are spread over zones and nodes, those of the role alone."""
+        pod = self.role(name)["spec"]["template"]
+        others = [self.role(other)["spec"]["template"] for other in ROLES if other != name]
+        constraints = pod["spec"].get("topologySpreadConstraints", [])
+        if missing := SPREAD - {constraint["topologyKey"] for constraint in constraints}:
+            yield f"{name}: is not spread over {', '.join(sorted(missing))}"
+        for constraint in constraints:
+            labels = constraint["labelSelector"]["matchLabels"]
+            if not matching([pod], labels) or matching(others, labels):
+                yield f"{name}: counts other pods where it is spread over {constraint['topologyKey']}"
 
     def effective(self, name: str, question: str = "--dump-config") -> tuple[int, str]:
         """What the program says, given all that the manifest gives it."""
@@ -248,7 +296,9 @@ class Rendered:
             elif "secretKeyRef" in source:
                 values[entry["name"]] = self.data("Secret", source["secretKeyRef"]["name"])[source["secretKeyRef"]["key"]]
             elif "fieldRef" in source:
-                values[entry["name"]] = "somewhere"
+                if (path := source["fieldRef"]["fieldPath"]) not in FIELDS:
+                    raise KeyError(f"nobody knows the field {path}")
+                values[entry["name"]] = FIELDS[path]
         return values
 
     def data(self, kind: str, name: str) -> dict[str, str]:
