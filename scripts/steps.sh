@@ -3,9 +3,11 @@
 logs=target/test-logs
 passed=0
 failed=0
+skipped=0
 script=$(basename "$0")
 
-# step NAME COMMAND..: a step that succeeded counts what its output sums up, at least itself.
+# step NAME COMMAND..: a step that succeeded counts what its output sums up, at least itself. What a line of it says to be SKIPPED, with the
+# reason, is shown and not counted as passed.
 step() {
     name=$1
     shift
@@ -23,15 +25,20 @@ step() {
     counts=${counts:-0 0}
     good=${counts% *}
     bad=${counts#* }
+    left=$(grep -c '^SKIPPED' "$log")
     if [ "$code" -ne 0 ]; then
         [ "$bad" -gt 0 ] || bad=1
-    elif [ "$good" -eq 0 ] && [ "$bad" -eq 0 ]; then
+    elif [ "$good" -eq 0 ] && [ "$bad" -eq 0 ] && [ "$left" -eq 0 ]; then
         good=1
     fi
     # A step that says it is well and counts failures is not well.
     passed=$((passed + good))
     failed=$((failed + bad))
-    if [ "$bad" -eq 0 ]; then
+    skipped=$((skipped + left))
+    sed -n "s/^SKIPPED:* */SKIPPED $name: /p" "$log"
+    if [ "$bad" -eq 0 ] && [ "$good" -eq 0 ]; then
+        return
+    elif [ "$bad" -eq 0 ]; then
         echo "ok      $name ${took} s ($good passed)"
     else
         echo "FAILED  $name ${took} s ($good passed, $bad failed; exit code $code): $log"
@@ -39,8 +46,9 @@ step() {
     fi
 }
 
-# Prints the sum, alone on its line; fails if anything did or nothing ran.
+# Prints the sum, alone on its line, and before it how much was skipped, if anything was; fails if anything did or nothing ran.
 finish() {
+    [ "$skipped" -eq 0 ] || echo "$skipped skipped"
     echo "$passed passed, $failed failed"
     [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
 }

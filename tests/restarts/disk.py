@@ -143,7 +143,7 @@ def checks(mesh: Mesh, tally) -> None:
     """Runs all of them, or says why not."""
     ways = way(mesh.work)
     if ways is None:
-        print(f"# no disk may be mounted here, so none is filled (user {os.getuid()})", flush=True)
+        print(f"SKIPPED a disk that is full or cannot be written: none may be mounted here (user {os.getuid()})", flush=True)
         return
     disk = Disk(mesh, ways)
     for name, check in CHECKS.items():
