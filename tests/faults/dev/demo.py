@@ -73,7 +73,7 @@ def kill_owner(mesh) -> str:
         heard = now
         if "method" in said:
             print(f"{now - begun:6.2f} s     event {name.rsplit('.', 1)[0]:10} progress {said['params']['progress']} of {STEPS}")
-            if said["params"]["progress"] == KILLED_AT:
+            if said["params"]["progress"] >= KILLED_AT and not killed:
                 how = mesh.kill(owner)
                 killed = monotonic()
                 print(f"{killed - begun:6.2f} s     {how}")
@@ -83,13 +83,17 @@ def kill_owner(mesh) -> str:
     if ended is None:
         raise Trouble("the stream ended without an answer")
     print(f"{monotonic() - begun:6.2f} s     {json.dumps(ended.get('result', ended.get('error')))}")
-    if killed:
-        print(f"pause        {max(pauses):.2f} s at most between two events; slot {slot} is owned by {mesh.owner(slot)} now")
+    if not killed:
+        raise Trouble(f"the call ended before it was at step {KILLED_AT}: nobody was killed")
+    successor = mesh.owner(slot)
+    print(f"pause        {max(pauses):.2f} s at most between two events; slot {slot} is owned by {successor} now")
     mesh.start_role(owner)
     print(f"{owner} is started again")
     show_trace(mesh, trace)
     if "result" not in ended:
         raise Trouble("the call did not survive its owner")
+    if successor == owner:
+        raise Trouble(f"slot {slot} is said to be owned by {owner} still, which was killed")
     return trace
 
 

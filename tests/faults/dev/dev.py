@@ -8,12 +8,15 @@ import argparse
 import base64
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 
@@ -327,25 +330,80 @@ def trace(args: argparse.Namespace) -> None:
     demo.show_trace(Mesh.load(), asked[0])
 
 
+# What is typed, and what it has to say, the last line where more of it is.
+STEPS: list[tuple[list[str], list[str]]] = [
+    (["up", "--processes", "--free-ports"], [r"^clients: +http://127\.0\.0\.1:\d+/mcp$", r"^traces: +http://", r"^logs: +\S+", "^try: .*kill-owner"]),
+    (["call"], [r"\b42\b", r"^trace: http://127\.0\.0\.1:\d+/trace/[0-9a-f]{32}$"]),
+    (["call", "count", "--arg", "op=check"], ["nonce", "^trace: http://"]),
+    (["trace"], [r"tools/call count  \[", "^trace: http://"]),
+    (["kill-owner"], ["^ .*kill -9 session-", "^pause ", "is started again$", "^trace: http://"]),
+    (["roll"], ["^gateway-2 has drained and serves again after", "^every process of the mesh was restarted .*scripts/dev call$"]),
+    (["call"], [r"\b42\b"]),
+    (["logs", "session", "gateway-2"], ["^session-3 +.*listening|^session-3 +.*INFO", r"^gateway-2 +\S", r"^all of it: \S+"]),
+    (["status"], [r"^session-3 +127\.0\.0\.1:\d+ +runs ", r"^what they say: scripts/dev logs .* traces: http://"]),
+    (["down"], [r"^20 processes ended; their logs stay: \S+"]),
+]
+
+
 def check(_args: argparse.Namespace) -> None:
     """Does all of it once, on free ports; says in the end how much of it worked."""
-    own = [sys.executable, str(Path(__file__).resolve())]
-    steps = [["up", "--processes", "--free-ports"], ["call"], ["call", "count", "--arg", "op=check"], ["trace"], ["kill-owner"], ["roll"], ["call"], ["status"], ["down"]]
-    failed = []
-    for step in steps:
-        if subprocess.run([*own, *step], check=False).returncode:
-            failed.append(step)
-            print(f"FAILED  scripts/dev {' '.join(step)}")
-            if step[0] == "up":
+    wrong = [refusal for refusal in (taken_port, missing_program) if not refusal()]
+    for typed, says in STEPS:
+        code, said = run_own(typed, os.environ)
+        unsaid = [expected for expected in says if not re.search(expected, said, re.MULTILINE)]
+        if code or unsaid:
+            wrong.append(typed)
+            print(f"FAILED  scripts/dev {' '.join(typed)}: exit code {code}, does not say {unsaid}")
+            if typed[0] == "up":
                 break
-    print(f"{len(steps) - len(failed)} passed, {len(failed)} failed")
-    sys.exit(1 if failed else 0)
+    print(f"{len(STEPS) + 2 - len(wrong)} passed, {len(wrong)} failed")
+    sys.exit(1 if wrong else 0)
+
+
+def run_own(typed: list[str], env: Mapping[str, str]) -> tuple[int, str]:
+    """Types `scripts/dev ..`; its exit code and what it says, which is shown as it comes."""
+    argv = [sys.executable, "-u", str(Path(__file__).resolve()), *typed]
+    lines = []
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        for line in running.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line)
+    return running.returncode, "".join(lines)
+
+
+def refused(why: str, env: Mapping[str, str], *words: str) -> bool:
+    """Whether `up` says in one line what is missing, and starts nothing."""
+    with tempfile.TemporaryDirectory(prefix="trunkline-dev-") as home:
+        code, said = run_own(["up", "--processes"], {**env, "TRUNKLINE_DEV_HOME": home})
+        good = code == 1 and said.count("\n") == 1 and all(word in said for word in ("scripts/dev: ", *words)) and not os.listdir(home)
+    if not good:
+        print(f"FAILED  {why}: exit code {code}, in place of {words}: {said}")
+    return good
+
+
+def taken_port() -> bool:
+    """Somebody has a port that it needs; who has it already is as good as we."""
+    with socket.socket() as taker:
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taker.bind(("127.0.0.1", PORTS["proxy"]))
+            taker.listen()
+        except OSError:
+            pass
+        return refused("a port is taken", os.environ, "somebody else listens on ", f"{PORTS['proxy']} (proxy)", "--free-ports")
+
+
+def missing_program() -> bool:
+    """Nothing but what Python needs is found."""
+    with tempfile.TemporaryDirectory(prefix="trunkline-path-") as empty:
+        return refused("a program is missing", {**os.environ, "PATH": empty}, "the program etcd is missing", "scripts/stores installs it")
 
 
 def status(_args: argparse.Namespace) -> None:
     mesh = Mesh.load()
     for name, daemon in mesh.daemons.items():
         print(f"{name:20} 127.0.0.1:{mesh.ports.get(name, 0):<6} {'runs' if daemon.runs() else 'has ended'}  pid {daemon.pid}")
+    print(f"what they say: scripts/dev logs [NAME]   clients: {mesh.url()}   traces: {mesh.page()}")
 
 
 def down(_args: argparse.Namespace) -> None:
@@ -355,7 +413,7 @@ def down(_args: argparse.Namespace) -> None:
     # What the stores wrote is of no use to another mesh.
     for name in ("etcd-1", "etcd-2", "etcd-3", "redis-1", "redis-2"):
         shutil.rmtree(HOME / name, ignore_errors=True)
-    print(f"{count} processes ended")
+    print(f"{count} processes ended; their logs stay: {os.path.relpath(HOME / 'logs', ROOT)}")
 
 
 def take_down(mesh: Mesh) -> int:
