@@ -1,4 +1,4 @@
-"""Checks what is shipped for Kubernetes and Prometheus against schemas, against itself and against the binary: `scripts/manifests`.
+"""Checks what is shipped for containers, Kubernetes, Prometheus and Grafana against schemas, itself and the binary: `scripts/manifests`.
 
 A check that finds nothing proves nothing, so each is shown mistakes that were planted, and has to find them.
 """
@@ -14,10 +14,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import debian
+import layer
 import series
 from docker import CACHE, ROOT
 from images import built
 from rendered import Binary, Rendered, render
+from shipped import Shipped
 
 KUBERNETES = ROOT / "compose" / "kubernetes"
 OVERLAYS = ("development", "production")
@@ -84,6 +86,31 @@ MISNAMED = [
 ]
 
 
+def board(found: Shipped) -> dict:
+    """A panel that asks for something."""
+    return next(panel for panel in found.boards["trunkline.json"]["panels"] if panel.get("targets"))
+
+
+# Each changes what is shipped for containers.
+MISPLACED: list[tuple[str, str, Callable[[Shipped], object]]] = [
+    ("a service without a health check", "demo has no health check", lambda s: s.services()["demo"].pop("healthcheck")),
+    ("an image without a health check", "gateway has no health check", lambda s: setattr(s, "dockerfile", s.dockerfile.replace("\nHEALTHCHECK ", "\n# "))),
+    ("a health check that is off", "its health check is off", lambda s: s.services()["jaeger"].update(healthcheck={"disable": True})),
+    ("a start that waits for no health", "by service_started", lambda s: s.services()["nginx"]["depends_on"]["gateway"].update(condition="service_started")),
+    ("a port for everybody", "grafana: 3000:3000 can be reached", lambda s: s.services()["grafana"].update(ports=["3000:3000"])),
+    ("a version that is fixed", "is no variable", lambda s: s.services()["prometheus"].update(image="prom/prometheus:v3.5.0")),
+    ("a file that is not there", "there is no ./nginx.conf", lambda s: s.services()["nginx"].update(volumes=["./nginx.conf:/etc/nginx/nginx.conf:ro"])),
+    ("a stream that ends early", "sooner than after 600 s", lambda s: setattr(s, "nginx", s.nginx.replace("proxy_read_timeout 1h", "proxy_read_timeout 60s"))),
+    ("the time-out that nginx has by itself", "sooner than after 600 s", lambda s: setattr(s, "nginx", s.nginx.replace("proxy_read_timeout", "# "))),
+    ("events that are kept back", "proxy_buffering is not off", lambda s: setattr(s, "nginx", s.nginx.replace("proxy_buffering off", "proxy_buffering on"))),
+    ("a data source of another name", "has no prometheus called", lambda s: s.sources["datasources"][0].update(uid="metrics")),
+    ("a panel that asks somebody else", "has no prometheus called other", lambda s: board(s)["datasource"].update(uid="other")),
+    ("a data source elsewhere", "is not at http://prometheus:9091", lambda s: s.sources["datasources"][0].update(url="http://prometheus:9091")),
+    ("dashboards elsewhere", "looks for dashboards in", lambda s: s.providers["providers"][0]["options"].update(path="/etc/dashboards")),
+    ("a first page that does not exist", "its first page", lambda s: s.boards.update(other=s.boards.pop("trunkline.json"))),
+]
+
+
 class Count:
     """What was checked."""
 
@@ -138,6 +165,26 @@ def manifests(count: Count, binary: Binary) -> None:
         count.check(f"convicts {what}", [] if any(word in problem for problem in told) else [f"it says: {told}"])
 
 
+def contained(count: Count) -> None:
+    """What containers are made of, of all profiles."""
+    found = Shipped.read(ROOT)
+    count.check(f"{len(found.services())} services of compose.yaml, and what they read", found.problems())
+    for what, word, plant in MISPLACED:
+        planted = copy.deepcopy(found)
+        plant(planted)
+        told = planted.problems()
+        count.check(f"convicts {what}", [] if any(word in problem for problem in told) else [f"it says: {told}"])
+
+
+def dependencies(count: Count) -> None:
+    """The layer of the image that holds them is used again as long as it may be."""
+    held, found = layer.problems()
+    count.check(f"the layer of dependencies: {held}", found)
+    for what, word, before, after in layer.PLANTED:
+        _held, told = layer.problems((before, after))
+        count.check(f"convicts {what}", [] if any(word in problem for problem in told) else [f"it says: {told}"])
+
+
 def placeholders(count: Count, binary: Binary) -> None:
     """Nobody starts in production with what stands in version control."""
     environment = {"TRUNKLINE_KEYS__CURRENT": "k1", "TRUNKLINE_KEYS__RING": '{ k1 = "REPLACE" }'}
@@ -156,6 +203,8 @@ def main() -> int:
         binary = Binary(str(program), paths, set(known), folder)
         named(count, known)
         prometheus(count)
+        contained(count)
+        dependencies(count)
         manifests(count, binary)
         placeholders(count, binary)
     print(f"{count.passed} passed, {count.failed} failed")

@@ -1,4 +1,5 @@
-//! Tools whose every run is written down: `ledger-registry --ledger FILE [--name NAME] [--listen HOST:PORT]`
+//! Tools whose every run is written down: `ledger-registry --ledger FILE [--name NAME] [--listen HOST:PORT]`; and
+//! `ledger-registry --health HOST:PORT` asks another one how it is.
 //!
 //! Owns: a list for each session (`append`, `read`), a counter that must not run twice (`count`), slow work with progress
 //! (`slow`), a question to the client (`ask`), and plain words (`echo`). Must not know: the mesh, and what is done to it.
@@ -8,21 +9,26 @@ mod ledger;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use chassis::drain::{Shutdown, Signals};
-use chassis::grpc::server;
+use chassis::grpc::{channel, server};
 use chassis::process::Process;
 use chassis::serve::{Group, Incoming, RoleResult, bind};
 use chassis::telemetry;
-use chassis::tls::{self, Mesh};
+use chassis::tls::{self, Dialler, Mesh};
 use clap::Parser;
 use history::line::Doing;
 use registry::{Ask, Call, Elicited, Error, Host, Input, Json, Output, Registry, Runtime, Tool};
 use serde::{Deserialize, Serialize};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::ledger::Ledger;
 
 const NAME: &str = "ledger-registry";
+/// How long one that is asked how it is may take.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Parser)]
 struct Args {
@@ -30,8 +36,8 @@ struct Args {
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: String,
     /// The file that all replicas write down in what their tools do.
-    #[arg(long)]
-    ledger: PathBuf,
+    #[arg(long, required_unless_present = "health")]
+    ledger: Option<PathBuf>,
     /// What this replica is called there.
     #[arg(long, default_value = "ledger")]
     name: String,
@@ -41,6 +47,9 @@ struct Args {
     /// Where `trunkline certificates` has put its files; without it, gRPC is plain text.
     #[arg(long)]
     certificates: Option<PathBuf>,
+    /// Asks the one that listens there how it is, and does nothing else; exit code 0 if it serves.
+    #[arg(long, value_name = "HOST:PORT")]
+    health: Option<String>,
 }
 
 /// What every tool is told.
@@ -73,10 +82,14 @@ struct Said {
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(address) = &args.health {
+        return tokio::time::timeout(PATIENCE, serves(address, args.certificates.as_deref())).await?;
+    }
     let to_collector = telemetry::Config { endpoint: args.telemetry.clone(), ..Default::default() };
     let _telemetry = telemetry::init(&[NAME], &to_collector, &Process::new(&args.name))?;
     let mut signals = Signals::install()?;
-    let host = tools(&Ledger::open(&args.ledger, &args.name)?).build(Runtime::tokio())?;
+    let file = args.ledger.as_ref().context("there is no --ledger")?;
+    let host = tools(&Ledger::open(file, &args.name)?).build(Runtime::tokio())?;
     let listener = bind("--listen", &args.listen).await?;
     chassis::entry::announce(NAME, &listener.local_addr()?.to_string())?;
     let mut group = Group::new();
@@ -86,6 +99,18 @@ async fn main() -> Result<()> {
     };
     group.start(NAME, |shutdown| serve(host, incoming, shutdown));
     group.run(&mut signals, Duration::from_secs(10)).await?;
+    Ok(())
+}
+
+/// Fails unless the registry at `address` says that it serves.
+async fn serves(address: &str, certificates: Option<&Path>) -> Result<()> {
+    let dialler = match certificates {
+        None => Dialler::default(),
+        Some(dir) => mesh(dir)?.dialler(&[tls::Role::Registry])?,
+    };
+    let mut asked = HealthClient::new(channel::dial_with(&dialler, address)?);
+    let said = asked.check(HealthCheckRequest::default()).await?.into_inner().status();
+    ensure!(said == ServingStatus::Serving, "{address} says {said:?}");
     Ok(())
 }
 
