@@ -63,7 +63,8 @@ def roll(_args: argparse.Namespace) -> None:
 
 
 def logs(args: argparse.Namespace) -> None:
-    Stack.load().compose("logs", *(["--follow"] if args.follow else []), "--tail", str(args.tail), *args.service, show=True, check=False)
+    Stack.load().compose("logs", *(["--follow"] if args.follow else []), "--tail", str(args.tail), *args.service, show=True)
+    print(f"the last {args.tail} lines of each; more of them: scripts/dev logs --tail COUNT, as they come: --follow")
 
 
 def trace(args: argparse.Namespace) -> None:
@@ -73,7 +74,9 @@ def trace(args: argparse.Namespace) -> None:
 
 
 def status(_args: argparse.Namespace) -> None:
-    Stack.load().compose("ps", "--all", show=True, check=False)
+    mesh = Stack.load()
+    mesh.compose("ps", "--all", show=True)
+    print(f"what they say: scripts/dev logs [SERVICE]   clients: {mesh.url()}   traces: {mesh.page()}   metrics: {mesh.prometheus()}")
 
 
 def down(_args: argparse.Namespace) -> None:

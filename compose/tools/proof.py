@@ -1,16 +1,20 @@
 """Brings the whole stack up in containers and shows that it does what it is for: `scripts/compose`.
 
-Through nginx: calls of both eras whose traces, read back from the trace store, have every hop; an event stream that is held for three
-minutes; a call that outlives the owner of its session; a rolling restart under load in which no call fails; five session nodes. It ends
-within twelve minutes, and leaves nothing behind. SKIPPED is only said where the engine itself cannot start.
+What `scripts/dev` does is done by its commands, each of which has to say what it did and where to look. Through nginx: calls of both eras
+whose traces, read back from the trace store, have every hop; an event stream that is held for three minutes; a call that outlives the
+owner of its session; a rolling restart under load in which no call fails; five session nodes. It ends within twelve minutes, and leaves
+nothing behind. SKIPPED is only said where the engine itself cannot start.
 """
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections import Counter
@@ -19,14 +23,12 @@ from time import monotonic, sleep
 
 TOOLS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TOOLS))
-sys.path.insert(0, str(TOOLS.parents[1] / "tests" / "faults" / "dev"))
 sys.path.insert(0, str(TOOLS.parents[1] / "tests" / "harness"))
 
-import demo
 import docker as engine
+import images
 import stack
 import wire
-from daemon import Trouble as DemoTrouble
 from docker import ROOT, docker
 from say import Trouble, say
 from stack import Stack
@@ -38,6 +40,11 @@ HELD_S = 180
 # Gateways say something every 15 s, so that nobody on the way takes the stream for dead.
 SILENCE_S = 25
 CALLERS = 4
+# The image, made of programs of either kind. It holds them and their libraries.
+LARGEST_MB = {"release": 80, "debug": 120}
+LABELS = ("title", "description", "licenses", "version", "revision")
+# How many in a hundred calls may be told to come again while everything restarts.
+AGAIN = 1
 LOGS = ROOT / "target" / "test-logs" / "compose"
 SUM = {"name": "calculator", "arguments": {"operation": "add", "a": 2, "b": 40}}
 
@@ -49,8 +56,8 @@ class Over(Exception):
 class Proof:
     """The steps, and how many of them went well."""
 
-    def __init__(self, mesh: Stack):
-        self.mesh = mesh
+    def __init__(self, mesh: Stack, home: Path):
+        self.mesh, self.home = mesh, home
         self.passed = self.failed = 0
         self.stream: Held | None = None
 
@@ -58,7 +65,7 @@ class Proof:
         begun = monotonic()
         try:
             figures = run()
-        except (Trouble, DemoTrouble, AssertionError, OSError, KeyError, ValueError) as trouble:
+        except (Trouble, AssertionError, OSError, KeyError, ValueError) as trouble:
             self.failed += 1
             print(f"FAILED  {name}: {type(trouble).__name__}: {trouble}", flush=True)
             return False
@@ -68,13 +75,43 @@ class Proof:
 
     # -- the steps --------------------------------------------------------------------------------------------------------------
 
+    def dev(self, *words: str, says: tuple[str, ...] = (), shows: tuple[str, ...] = ()) -> str:
+        """Types `scripts/dev ..`; what it prints. It has to say certain things, and to show how far it is."""
+        argv = [sys.executable, str(TOOLS / "dev.py"), *words]
+        env = {**os.environ, "TRUNKLINE_DEV_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+            try:
+                said, shown = running.communicate()
+            except BaseException:
+                # With what it has started.
+                os.killpg(running.pid, signal.SIGKILL)
+                raise
+        print(shown, end="", file=sys.stderr, flush=True)
+        assert running.returncode == 0, f"scripts/dev {' '.join(words)}: exit code {running.returncode}: {said[-2000:]} {shown[-2000:]}"
+        for expected, where in [*((words, said) for words in says), *((words, shown) for words in shows)]:
+            assert re.search(expected, where, re.MULTILINE), f"scripts/dev {' '.join(words)} does not say {expected!r}: {where[-2000:]}"
+        return said
+
     def up(self) -> str:
-        self.mesh.provide()
         begun = monotonic()
-        self.mesh.up()
+        self.mesh.save(self.home)
+        where = (f"^clients: +{self.mesh.url()}$", f"^traces: +{self.mesh.page()}$", f"^metrics: +{self.mesh.prometheus()} ")
+        progress = r"^\[ *[\d.]+ s\] \d+ containers run, [1-9]\d* of them say that they are healthy$"
+        self.dev("up", says=(*where, "^containers: .*scripts/dev logs", "^try: .*kill-owner"), shows=(progress,))
+        self.mesh = Stack.load(self.home)
         count = len(self.mesh.compose("ps", "--quiet").split())
         standing = ", ".join(sorted(image.split(":")[0].rsplit("/", 1)[-1] for image in self.mesh.stand_ins))
-        return f"{count} containers healthy after {monotonic() - begun:.0f} s; stand-ins: {standing or 'none'}"
+        return f"{count} containers healthy after {monotonic() - begun:.0f} s with their images; stand-ins: {standing or 'none'}"
+
+    def commands(self) -> str:
+        """What shows what goes on, and says where more of it is."""
+        said = self.dev("call", says=(r"\b42\b", f"^trace: {self.mesh.page()}/trace/[0-9a-f]{{32}} .*scripts/dev trace$"))
+        trace = re.findall(r"/trace/([0-9a-f]{32})", said)[-1]
+        spans = self.dev("trace", says=(r"tools/call calculator  \[", f"^trace: {self.mesh.page()}/trace/{trace}$"))
+        where = f"scripts/dev logs .*{self.mesh.url()} .*{self.mesh.page()} .*{self.mesh.prometheus()}$"
+        self.dev("status", says=(r"gateway-2 .*\(healthy\)", where))
+        self.dev("logs", "--tail", "3", "session", "gateway", says=(r"session-3 +\| \S", r"gateway-2 +\| \S", "scripts/dev logs --tail"))
+        return f"call, trace ({spans.count(' s +')} spans), status, logs"
 
     def published(self) -> str:
         """Nothing can be reached from another machine."""
@@ -91,8 +128,13 @@ class Proof:
                 said = docker("inspect", "--format", form, container).split()
                 assert said[:3] == ["65532:65532", "true", "[ALL]"], (service, said)
                 assert "no-new-privileges" in docker("inspect", "--format", "{{.HostConfig.SecurityOpt}}", container)
-        size = int(docker("image", "inspect", "--format", "{{.Size}}", said[3]))
-        return f"read only, no capabilities, user 65532; the image has {size / 1e6:.0f} MB here"
+        labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", said[3]))
+        unlabelled = [name for name in LABELS if not labels.get(f"org.opencontainers.image.{name}")]
+        assert not unlabelled, f"the image has no {', '.join(unlabelled)}: {labels}"
+        size = int(docker("image", "inspect", "--format", "{{.Size}}", said[3])) / 1e6
+        most = LARGEST_MB[images.built("trunkline").parent.name]
+        assert size <= most, f"the image has {size:.0f} MB, at most {most}"
+        return f"read only, no capabilities, user 65532; the image has {size:.0f} MB here, and its labels"
 
     def traced_modern(self) -> str:
         trace, context = context_of()
@@ -181,14 +223,21 @@ class Proof:
         return f"{stream.age():.0f} s, {stream.seen['comment']} comments, then {stream.seen['list_changed']} news of the new registry"
 
     def kill_owner(self) -> str:
-        demo.kill_owner(self.mesh)
+        said = self.dev("kill-owner", says=(r"docker kill \S+-session-\d+$", r"^pause ", "is started again$", f"^trace: {self.mesh.page()}/trace/"))
+        print(said, end="", flush=True)
+        before, after = (re.search(pattern, said) for pattern in (r"which (\S+) owns", r"is owned by (\S+) now"))
+        assert before and after and before[1] != after[1], "its owner was not replaced"
         return "its result came on the connection that had been waiting"
 
     def roll(self) -> str:
         with Load(self.mesh.url()) as load:
-            took = self.mesh.roll()
+            begun = monotonic()
+            done, progress = "^every container .* was restarted in .*scripts/dev call$", "gateway-2 was restarted: it stopped when it had drained"
+            self.dev("roll", says=(done,), shows=(progress,))
+            took = monotonic() - begun
         calls = sum(load.counts.values())
         assert not load.failures, f"{len(load.failures)} of {calls} calls failed: {load.failures[:5]}"
+        assert load.again * 100 <= calls * AGAIN, f"{load.again} of {calls} calls were told to come again, at most {AGAIN} in 100"
         assert load.counts["modern"] > 50 and load.counts["older"] > 50, load.counts
         return (
             f"11 containers in {took:.0f} s, {calls} calls ({dict(load.counts)}), 0 failed, {load.again} were asked to come again, "
@@ -210,7 +259,7 @@ class Proof:
 
     def down(self) -> str:
         begun = monotonic()
-        count = self.mesh.down()
+        (count,) = re.findall(r"^(\d+) containers ended, their volumes are removed", self.dev("down"), re.MULTILINE)
         left = docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={self.mesh.settings['COMPOSE_PROJECT_NAME']}")
         assert not left.split(), left
         return f"{count} containers ended within {monotonic() - begun:.0f} s"
@@ -225,7 +274,7 @@ class Proof:
         if not self.step("up", self.up):
             return
         self.step("stream begins", self.hold)
-        for name in ("published", "confined", "traced modern", "traced older", "turns", "watched"):
+        for name in ("published", "confined", "commands", "traced modern", "traced older", "turns", "watched"):
             self.step(name, getattr(self, name.replace(" ", "_")))
         self.step("stream held", self.held)
         for name in ("kill-owner", "roll", "scale"):
@@ -367,7 +416,8 @@ def main() -> int:
     signal.alarm(LIMIT_S)
     settings = free_ports("TRUNKLINE_PORT", "JAEGER_PORT", "PROMETHEUS_PORT")
     mesh = Stack.new(["demo"], COMPOSE_PROJECT_NAME=f"trunkline-proof-{os.getpid()}", TRUNKLINE_VERSION="proof", **settings)
-    proof = Proof(mesh)
+    home = tempfile.TemporaryDirectory(prefix="trunkline-proof-")
+    proof = Proof(mesh, Path(home.name))
     try:
         engine.need_plugins()
         proof.run()
@@ -381,7 +431,9 @@ def main() -> int:
             signal.signal(number, signal.SIG_IGN)
         if proof.failed:
             proof.keep_logs()
-        proof.step("down", proof.down)
+        if not proof.step("down", proof.down):
+            proof.mesh.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "10", check=False, timeout=90)
+        home.cleanup()
         if own:
             own.stop()
     print(f"{proof.passed} passed, {proof.failed} failed")

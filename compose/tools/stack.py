@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from time import monotonic, sleep
 
 import docker as engine
@@ -19,7 +20,8 @@ import images
 from docker import ROOT, docker
 from say import Trouble, say
 
-HOME = ROOT / ".trunkline" / "dev"
+# Another one for a second mesh, that others start and end.
+HOME = Path(os.environ.get("TRUNKLINE_DEV_HOME", ROOT / ".trunkline" / "dev"))
 STATE = HOME / "compose.json"
 FILE = ROOT / "compose" / "compose.yaml"
 PREFIX = "/trunkline"
@@ -47,15 +49,15 @@ class Stack:
         return cls({"COMPOSE_PROFILES": ",".join(profiles), "TRUNKLINE_KEY": key, "TRUNKLINE_REGISTRIES": DEMO, **settings})
 
     @classmethod
-    def load(cls) -> "Stack":
-        if not STATE.is_file():
+    def load(cls, home: Path = HOME) -> "Stack":
+        if not (home / STATE.name).is_file():
             raise Trouble("nothing is up: scripts/dev up")
-        known = json.loads(STATE.read_text(encoding="utf-8"))
+        known = json.loads((home / STATE.name).read_text(encoding="utf-8"))
         return cls(known["settings"], known["stand_ins"])
 
-    def save(self) -> None:
-        HOME.mkdir(parents=True, exist_ok=True)
-        STATE.write_text(json.dumps({"settings": self.settings, "stand_ins": self.stand_ins}, indent=1), encoding="utf-8")
+    def save(self, home: Path = HOME) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / STATE.name).write_text(json.dumps({"settings": self.settings, "stand_ins": self.stand_ins}, indent=1), encoding="utf-8")
 
     def compose(self, *args: str, show: bool = False, check: bool = True, timeout: float = 600) -> str:
         """Runs `docker compose ..` with the settings of this project."""
