@@ -25,9 +25,9 @@ class Figures(Troubles):
     def files(self, name: str) -> int:
         return len(os.listdir(f"/proc/{self.processes[name].pid}/fd"))
 
-    def memory(self) -> int:
-        """What the session nodes have of the machine's memory, in bytes."""
-        rollups = [Path(f"/proc/{self.processes[name].pid}/smaps_rollup").read_text(encoding="ascii") for name in NODES]
+    def memory(self, *names: str) -> int:
+        """What processes have of the machine's memory, in bytes; those that share pages, each its part of them."""
+        rollups = [Path(f"/proc/{self.processes[name].pid}/smaps_rollup").read_text(encoding="ascii") for name in names]
         return sum(int(line.split()[1]) * 1024 for text in rollups for line in text.splitlines() if line.startswith("Pss:"))
 
     def proposals(self) -> int:
@@ -67,12 +67,13 @@ class Figures(Troubles):
     def sessions(self) -> None:
         used, files = self.redis("used_memory"), {name: self.files(name) for name in (*NODES, "gateway-1")}
         self.say("open files of a process without clients", ", ".join(f"{name} {count}" for name, count in files.items()))
+        self.say("memory of a process without clients", ", ".join(f"{name} {self.memory(name) / 1e6:.0f} MB" for name in files))
         begun = [wire.Session(URL).open() for _ in range(SESSIONS)]
-        idle, kept = self.redis("used_memory"), self.memory()
+        idle, kept = self.redis("used_memory"), self.memory(*NODES)
         self.say("Redis, an idle session", f"{(idle - used) / SESSIONS:.0f} B of {SESSIONS}")
         for session in begun:
             session.result("tools/call", SUM)
-        self.say("session nodes, what its first call adds to a session", f"{(self.memory() - kept) / SESSIONS:.0f} B")
+        self.say("session nodes, what its first call adds to a session", f"{(self.memory(*NODES) - kept) / SESSIONS:.0f} B")
         called = self.redis("used_memory")
         self.say("Redis, what its first call adds to a session", f"{(called - idle) / SESSIONS:.0f} B")
         for _ in range(CALLS):

@@ -66,7 +66,8 @@ def _machine(results: Results) -> str:
     return quick + (
         f"{_where(results, 'bench')} Generator and servers share the cores, over loopback; {about['rounds']} rounds of {about['seconds']:g} s in turn, medians; "
         f"every answer checked; {about['elsewhere']:.0%} of the machine were used by others meanwhile{priority}. Settings: {settings}.\n\n"
-        "CPU is that of all processes of the chain, the generator not among them. Figures of shared machines are proportions: compare within the table."
+        "CPU is that of all processes of the chain, the generator not among them. Figures of shared machines are proportions: compare within the table. "
+        "Ratios are medians of the ratios of each round, so they may differ from the ratio of two medians that are shown."
     )
 
 
