@@ -1,4 +1,4 @@
-"""A call whose owner is killed in the middle of it: its trace, with the spans of both owners."""
+"""A call whose owner is killed in the middle of it: its trace, with the spans of both owners, and of the next one's way to the registry."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ def crossed(mesh) -> tuple[Trace, list[str]]:
     assert first.tags[OWNER] != second.tags[OWNER], f"{first.tags} {second.tags}"
     assert first.tags[EPOCH] < second.tags[EPOCH], f"{first.tags} {second.tags}"
     assert second.links == [first.id], f"{second.links} instead of {first.id} in {trace}"
+    (reattached,) = [span for span in trace.of("trunkline-session") if span.parent == second.id]
+    assert reattached.name.startswith("tools/call "), f"{reattached} in {trace}"
+    assert reattached.links == [first.id], f"{reattached.links} instead of {first.id} in {trace}"
     assert trace.of("trunkline-gateway"), f"the gateway's spans are missing: {trace}"
     return trace, [first.tags[OWNER], second.tags[OWNER]]
 

@@ -119,7 +119,8 @@ impl Actor {
 
     /// Works until nothing is in flight any more, or the session is over.
     pub(crate) async fn run(mut self, mut letters: mpsc::Receiver<Box<Letter>>) {
-        if std::mem::take(&mut self.resident.is_restored) {
+        let mut is_restored = std::mem::take(&mut self.resident.is_restored);
+        if is_restored {
             self.restore();
         }
         loop {
@@ -146,6 +147,13 @@ impl Actor {
                         continue;
                     }
                 }
+            }
+            // Before any registry is asked: a call may go on in the trace of who asks for it.
+            if std::mem::take(&mut is_restored)
+                && let Ok(letter) = letters.try_recv()
+            {
+                self.open_letter(*letter).await;
+                continue;
             }
             if self.keep_pace().await {
                 continue;
@@ -206,7 +214,10 @@ impl Actor {
         match letter {
             Letter::Message { message, key, again, reply, scope } => {
                 let taken_on = match again {
-                    Some(again) => self.taken_on_before(&message, &key, &again, &reply).await,
+                    Some(again) => {
+                        self.show(&key, &scope);
+                        self.taken_on_before(&message, &key, &again, &reply).await
+                    }
                     None => self.is_late_copy(&message, &key),
                 };
                 if taken_on {

@@ -203,13 +203,27 @@ impl Asking {
             Operation::Get => Method::PromptsGet,
         };
         let asking = Self::begin(observed, route, method, &start.target, revision);
-        if asking.scope.is_recorded() && start.operation == Operation::Call && records_content() {
-            asking.scope.describe(|to| {
-                let arguments = scan::member(start.params.as_str(), "arguments").unwrap_or_default();
-                to.set(attribute::TOOL_ARGUMENTS, arguments.to_owned());
-            });
-        }
+        describe_arguments(&asking.scope, start);
         asking
+    }
+
+    /// A call that another owner has begun is shown from here on, if it is shown nowhere: below this hop, and linked to the one that
+    /// took it on, which was delivered with the same key.
+    pub(crate) fn show(
+        &mut self,
+        hop: &Scope,
+        key: &str,
+        (route, start): (&Route, &Start),
+        revision: Revision,
+    ) {
+        if self.is_over || self.scope.is_recorded() {
+            return;
+        }
+        let name = || title(self.method, &start.target);
+        let scope = hop.child_of_key(ROLE, Side::Client, (key, false), name);
+        describe(&scope, route, (self.method, &start.target), revision);
+        describe_arguments(&scope, start);
+        self.scope = scope;
     }
 
     /// Any request; `target` is the registry's own name of what it is about.
@@ -220,38 +234,8 @@ impl Asking {
         target: &str,
         revision: Revision,
     ) -> Self {
-        let named = matches!(method, Method::ToolsCall | Method::PromptsGet);
-        let scope = Scope::current().child(ROLE, Side::Client, || match named {
-            true => format!("{} {target}", method.as_str()).into(),
-            false => method.as_str().into(),
-        });
-        scope.describe(|to| {
-            to.set(attribute::METHOD, method.as_str());
-            to.set(attribute::PROTOCOL_VERSION, revision.as_str());
-            to.set(attribute::ERA_UPSTREAM, "modern");
-            to.set(attribute::REGISTRY, route.entry.source.registry.clone());
-            match method {
-                Method::ToolsCall => {
-                    to.set(attribute::OPERATION, attribute::EXECUTE_TOOL)
-                        .set(attribute::TOOL, target.to_owned());
-                }
-                Method::PromptsGet => _ = to.set(attribute::PROMPT, target.to_owned()),
-                Method::ResourcesRead | Method::ResourcesSubscribe => {
-                    to.set(attribute::RESOURCE_URI, bare_uri(target));
-                }
-                Method::Initialize
-                | Method::Ping
-                | Method::Discover
-                | Method::ToolsList
-                | Method::ResourcesList
-                | Method::ResourceTemplatesList
-                | Method::ResourcesUnsubscribe
-                | Method::Listen
-                | Method::PromptsList
-                | Method::Complete
-                | Method::SetLevel => {}
-            }
-        });
+        let scope = Scope::current().child(ROLE, Side::Client, || title(method, target));
+        describe(&scope, route, (method, target), revision);
         // What is routed to is in the catalogue.
         let series = |name: &str| observed.tools.admit(name, || by_tool(&observed.metrics, name));
         Self {
@@ -357,6 +341,54 @@ impl Asking {
 impl Drop for Asking {
     fn drop(&mut self) {
         self.close(Outcome::of(Failure::Cancelled));
+    }
+}
+
+/// The name of the span of a request to a registry.
+fn title(method: Method, target: &str) -> Cow<'static, str> {
+    if matches!(method, Method::ToolsCall | Method::PromptsGet) {
+        return format!("{} {target}", method.as_str()).into();
+    }
+    method.as_str().into()
+}
+
+/// Says what is asked, and whom.
+fn describe(scope: &Scope, route: &Route, (method, target): (Method, &str), revision: Revision) {
+    scope.describe(|to| {
+        to.set(attribute::METHOD, method.as_str());
+        to.set(attribute::PROTOCOL_VERSION, revision.as_str());
+        to.set(attribute::ERA_UPSTREAM, "modern");
+        to.set(attribute::REGISTRY, route.entry.source.registry.clone());
+        match method {
+            Method::ToolsCall => {
+                to.set(attribute::OPERATION, attribute::EXECUTE_TOOL).set(attribute::TOOL, target.to_owned());
+            }
+            Method::PromptsGet => _ = to.set(attribute::PROMPT, target.to_owned()),
+            Method::ResourcesRead | Method::ResourcesSubscribe => {
+                to.set(attribute::RESOURCE_URI, bare_uri(target));
+            }
+            Method::Initialize
+            | Method::Ping
+            | Method::Discover
+            | Method::ToolsList
+            | Method::ResourcesList
+            | Method::ResourceTemplatesList
+            | Method::ResourcesUnsubscribe
+            | Method::Listen
+            | Method::PromptsList
+            | Method::Complete
+            | Method::SetLevel => {}
+        }
+    });
+}
+
+/// The arguments of a tool, where they may be recorded.
+fn describe_arguments(scope: &Scope, start: &Start) {
+    if scope.is_recorded() && start.operation == Operation::Call && records_content() {
+        scope.describe(|to| {
+            let arguments = scan::member(start.params.as_str(), "arguments").unwrap_or_default();
+            to.set(attribute::TOOL_ARGUMENTS, arguments.to_owned());
+        });
     }
 }
 

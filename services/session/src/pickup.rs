@@ -3,6 +3,7 @@
 
 use api::registry::{Operation, Start};
 use api::session::{Again, Answer, Frame};
+use chassis::telemetry::Scope;
 use futures::{StreamExt as _, stream};
 use machines::journal::{Entry, JournalState, Pickup};
 use machines::{CallFrame, CallId, Cursor, Input, StreamId};
@@ -113,6 +114,14 @@ impl Actor {
             entry.instance.clone(),
             entry.heard,
         ))
+    }
+
+    /// Who asks again for a call that another owner began has brought the trace that it belongs to.
+    pub(crate) fn show(&self, key: &str, hop: &Scope) {
+        let is_it = |call: &CallId| self.resident.machine.key_of(*call) == Some(key);
+        if let Some((_, call)) = self.calls.iter().find(|(call, _)| is_it(call)) {
+            call.show(hop, key);
+        }
     }
 
     /// Looks for what became of a delivery that was sent before: its reader is given that. False if there is nothing, and it is

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::registry::{Context, Frame, FrameBody, Frames, InputRequired, InputResponse, Operation, Start};
 use api::{Code, Detail, Error};
-use chassis::telemetry::Scope;
+use chassis::telemetry::adopt;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use machines::CallFrame;
@@ -33,13 +33,12 @@ pub(crate) enum Heard {
 /// See the module.
 pub(crate) struct Call {
     pub(crate) route: Route,
-    begin: Start,
+    pub(super) begin: Start,
     state: Mutex<State>,
     last: AtomicU64,
     /// Endings heard so far, one for each round.
     endings: AtomicU64,
     asking: Mutex<Asking>,
-    scope: Scope,
 }
 
 /// How to go on when a stream breaks.
@@ -84,7 +83,6 @@ impl Call {
             state,
             last: AtomicU64::new(0),
             endings: AtomicU64::new(0),
-            scope: asking.scope(),
             asking: Mutex::new(asking),
         })
     }
@@ -108,8 +106,12 @@ impl Call {
 
     /// Takes note of what is passed on.
     pub(super) fn note(&self, frame: CallFrame) -> CallFrame {
-        self.asking.lock().unwrap_or_else(PoisonError::into_inner).heard(&frame);
+        self.asking().heard(&frame);
         frame
+    }
+
+    pub(super) fn asking(&self) -> MutexGuard<'_, Asking> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -147,7 +149,7 @@ impl Call {
             link.cancel(state.context.clone(), reason.clone());
         }
         drop(state);
-        self.asking.lock().unwrap_or_else(PoisonError::into_inner).asks(link);
+        self.asking().asks(link);
     }
 
     /// It belongs to this registry of its process.
@@ -228,7 +230,7 @@ impl Call {
     /// Passes frames on up to the ending of the round, across streams that break. There always is an ending.
     pub(super) fn follow(self: Arc<Self>, first: Option<Frames>, again: Again) -> BoxStream<'static, Heard> {
         let before = self.endings.load(Ordering::Relaxed);
-        let scope = self.scope.clone();
+        let scope = self.scope();
         let frames = async_stream::stream! {
             let mut search = self.route.search(&self.state().context);
             let mut opened = match first {
@@ -361,6 +363,7 @@ impl Call {
     }
 
     async fn once_more(&self, again: &Again, search: &mut Search<'_>) -> Result<Frames, Error> {
+        adopt(self.scope());
         match again {
             Again::Call(_) | Again::Attach => self.at().await?.port.attach(self.context(), self.last()).await,
             Again::Read(start) => {
@@ -388,7 +391,8 @@ impl Call {
 
     /// Hears what a parked invocation says while its questions are open.
     pub(crate) fn attach(self: Arc<Self>) -> BoxStream<'static, Heard> {
-        async_stream::stream! {
+        let scope = self.scope();
+        let frames = async_stream::stream! {
             let Ok(link) = self.at().await else { return };
             // If this fails, the answers are sent by `resume` all the same, and its outcome counts.
             if let Ok(mut frames) = link.port.attach(self.context(), self.last()).await {
@@ -398,8 +402,8 @@ impl Call {
                     }
                 }
             }
-        }
-        .boxed()
+        };
+        scope.within(frames).boxed()
     }
 
     /// Takes note of a frame; `None` if it was heard before or is not for the machine.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use api::registry::{Context, Frames, Operation};
 use api::{Code, Detail, Error};
+use chassis::telemetry::{Scope, adopt};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream, FuturesUnordered};
 use machines::CallFrame;
@@ -55,6 +56,7 @@ enum Found {
 impl Call {
     /// Comes back to it, from the last frame that is known, until the ending of the round.
     pub(crate) fn reattach(self: Arc<Self>) -> BoxStream<'static, Reattached> {
+        let scope = self.scope();
         let heard = async_stream::stream! {
             match (Search { call: &self }).run(false).await {
                 Found::At(frames) => {
@@ -71,7 +73,7 @@ impl Call {
                 }
             }
         };
-        heard.boxed()
+        scope.within(heard).boxed()
     }
 
     /// The same for who ends it with an unknown outcome where it is not found.
@@ -84,6 +86,17 @@ impl Call {
             Reattached::OutOfReach => lost("registry_lost"),
         });
         heard.boxed()
+    }
+
+    /// Whoever asks for it again has come: see [`Asking::show`].
+    pub(crate) fn show(&self, hop: &Scope, key: &str) {
+        let revision = self.context().revision;
+        self.asking().show(hop, key, (&self.route, &self.begin), revision);
+    }
+
+    /// On whose behalf its registry is asked; known only later where another owner has begun it.
+    pub(super) fn scope(&self) -> Scope {
+        self.asking().scope()
     }
 
     /// Finds the process that has it, for what it is to be told.
@@ -207,6 +220,8 @@ impl Search<'_> {
 
     async fn probe(&self, link: &Arc<Link>, registry: &str) -> Probe {
         let context = Context { registry: registry.to_owned(), ..self.call.context() };
+        // Whoever asks for the call may have come meanwhile.
+        adopt(self.call.scope());
         let mut frames = match link.port.attach(context, self.call.last()).await {
             Ok(frames) => frames,
             Err(error) => return Probe::of(&error),

@@ -1,7 +1,8 @@
 //! A collector of traces, and what it was sent.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use chassis::serve::{self, Incoming};
 use chassis::task::{self, Handle, Kind};
@@ -17,6 +18,8 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use tokio::runtime::Runtime;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is remembered of a span.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +50,7 @@ impl Seen {
 #[derive(Clone, Default)]
 struct Spans {
     seen: Arc<Mutex<Vec<Seen>>>,
+    more: Arc<Condvar>,
     refuses: bool,
 }
 
@@ -78,6 +82,7 @@ impl TraceService for Spans {
                 });
             }
         }
+        self.more.notify_all();
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -132,6 +137,14 @@ impl Collector {
     /// Everything so far.
     pub(crate) fn spans(&self) -> Vec<Seen> {
         self.spans.seen.lock().unwrap().clone()
+    }
+
+    /// Waits for a span.
+    pub(crate) fn until(&self, is_it: impl Fn(&Seen) -> bool) -> Seen {
+        let seen = self.spans.seen.lock().unwrap();
+        let is_missing = |seen: &mut Vec<Seen>| !seen.iter().any(&is_it);
+        let (seen, _) = self.spans.more.wait_timeout_while(seen, PATIENCE, is_missing).unwrap();
+        seen.iter().find(|span| is_it(span)).unwrap_or_else(|| panic!("not there: {seen:#?}")).clone()
     }
 
     /// The spans of one trace.

@@ -8,6 +8,7 @@ mod process;
 mod callers;
 mod canaries;
 mod configuration;
+mod crossed;
 mod defaults;
 mod kept;
 mod lifecycle;

@@ -13,7 +13,7 @@ const HEAD: &str = "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r
 const ECHO: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{"message":"hello"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
 
 /// Tries until something comes of it.
-fn soon<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn soon<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(done) = attempt() {

@@ -9,6 +9,7 @@ use api::registry::{
 };
 use api::{Code, Detail, Error};
 use async_trait::async_trait;
+use chassis::telemetry::{Scope, Trace};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use mcp::Json;
@@ -50,6 +51,8 @@ pub(in crate::registries) struct Replica {
     highest: Mutex<u64>,
     /// Verbs and invocations, as they came.
     pub(in crate::registries) asked: watch::Sender<Vec<(&'static str, String)>>,
+    /// In which traces it was attached to.
+    pub(in crate::registries) traces: Mutex<Vec<String>>,
     pub(in crate::registries) watched: watch::Sender<BTreeSet<String>>,
     updates: broadcast::Sender<Json>,
 }
@@ -67,6 +70,7 @@ impl Replica {
             known: Mutex::default(),
             highest: Mutex::default(),
             asked: watch::channel(Vec::new()).0,
+            traces: Mutex::default(),
             watched: watch::channel(BTreeSet::new()).0,
             updates: broadcast::channel(16).0,
         })
@@ -265,6 +269,7 @@ impl Registry for Replica {
 
     async fn attach(&self, context: Context, after: u64) -> Result<Frames, Error> {
         self.reach("attach", &context.invocation).await?;
+        self.traces.lock().unwrap().extend(Scope::current().trace().map(Trace::id));
         self.fence(&context)?;
         if !self.known.lock().unwrap().contains(&context.invocation) {
             return Err(Error::not_found("unknown"));

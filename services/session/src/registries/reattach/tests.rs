@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use api::registry::{Context, Start};
 use api::{Epoch, Slot};
+use chassis::telemetry::Trace;
 use mcp::Json;
 
 use super::super::fake::fleet;
@@ -237,6 +238,27 @@ async fn a_process_that_hangs_does_not_keep_others_from_answering() {
         one.enter(Stage::Silent);
         assert_eq!(answered(&heard(&taken(&all, None)).await), other.instance());
         assert_eq!(heard(&taken(&all, Some(one.instance()))).await, [Reattached::OutOfReach]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_is_asked_in_the_trace_of_whoever_asks_for_the_call_again() {
+    let ([one, _], all) = two();
+    one.take_on("i");
+    one.gate.send_replace(true);
+    kept(&all, async {
+        for (instance, frames) in [(Some(one.instance()), 1), (None, 2)] {
+            let call = taken(&all, instance);
+            // Begun before anybody asks, as when a session is loaded.
+            let heard = call.clone().pick_up();
+            let hop = Scope::of_caller("session", None);
+            call.show(&hop, "key");
+            assert_eq!(heard.count().await, frames);
+            let asked = one.traces.lock().unwrap().pop();
+            assert_eq!(asked, hop.trace().map(Trace::id));
+            assert!(Scope::current().trace().is_none(), "nothing is left behind");
+        }
     })
     .await;
 }
