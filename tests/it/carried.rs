@@ -148,6 +148,34 @@ async fn who_goes_ends_the_session_at_its_next_owner() -> Result<()> {
     tokio::time::timeout(DEADLINE, gone).await.context("the session stayed")?
 }
 
+/// Told to its owner, and again to the next one, which did not hear it.
+async fn a_gateway_that_drains_tells_every_owner() -> Result<()> {
+    let registry = registry();
+    let mut nodes = Nodes::start(2, vec![registry.clone()]).await?;
+    let mut client = HttpSse::open(nodes.client_of(0)).await?;
+    client.initialize("2024-11-05", "{}").await?;
+    let mut idle = HttpSse::open(nodes.client_of(0)).await?;
+    idle.initialize("2024-11-05", "{}").await?;
+    assert!(client.ask(call(7, "slow")).await?.contains("progress"));
+    nodes.drain_gateway(0);
+    // It was told by then: the session of a client that waits for nothing has ended.
+    assert_eq!(idle.events.next().await?, None);
+    nodes.kill(&nodes.owner_of(client.session())?);
+    registry.say_later(3, FrameBody::Result(Json::trusted(r#"{"content":[]}"#)));
+    assert_eq!(next(&mut client).await?, r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#);
+    let ended = async {
+        while client.events.next().await?.is_some() {}
+        anyhow::Ok(())
+    };
+    // Sooner than the gateway itself gives its clients up.
+    tokio::time::timeout(Duration::from_secs(10), ended).await.context("the stream stayed open")?
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_owner_ends_a_session_whose_gateway_drains() {
+    a_gateway_that_drains_tells_every_owner().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_do_not_notice_that_the_owner_was_killed() {
     for revision in ["2024-11-05", "2025-11-25"] {

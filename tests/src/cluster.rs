@@ -35,7 +35,7 @@ pub struct Nodes {
     /// What the gateways see.
     pub directory: Arc<Directory>,
     _tasks: Vec<Handle<()>>,
-    _triggers: Vec<Trigger>,
+    triggers: Vec<Trigger>,
 }
 
 struct Node {
@@ -74,7 +74,7 @@ impl Nodes {
             gateways: Vec::new(),
             directory,
             _tasks: vec![following],
-            _triggers: Vec::new(),
+            triggers: Vec::new(),
         };
         for index in 0..count {
             all.add(&format!("session-{}", index + 1))?;
@@ -90,6 +90,17 @@ impl Nodes {
     #[must_use]
     pub fn client(&self) -> Client {
         Client::new(self.gateways.clone())
+    }
+
+    /// A client of one gateway.
+    #[must_use]
+    pub fn client_of(&self, gateway: usize) -> Client {
+        Client::new(vec![self.gateways[gateway]])
+    }
+
+    /// Asks a gateway to leave.
+    pub fn drain_gateway(&self, gateway: usize) {
+        self.triggers[gateway].drain();
     }
 
     /// One more node.
@@ -164,7 +175,7 @@ impl Nodes {
                 tracing::error!(%error, "a gateway of the test cluster failed");
             }
         }));
-        self._triggers.push(trigger);
+        self.triggers.push(trigger);
         self.gateways.push(address);
         Ok(())
     }

@@ -18,11 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use api::session::{Answer, Attach, Frame, Frames};
+use api::session::{Answer, Attach, Close, Frame, Frames};
 use api::{Code, Detail, Error, Principal, Slot};
 use chassis::metrics::Metrics;
 use futures::{StreamExt as _, poll};
 use placement::{Locator, Peer};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 pub(crate) use self::call::Call;
@@ -116,10 +117,7 @@ impl Forward {
     /// Whatever kept the last node that was asked from taking it on. Nothing was accepted, unless the code is
     /// [`Code::OutcomeUnknown`]: then nobody can tell.
     pub(crate) async fn send(self: &Arc<Self>, mut call: Call, slot: Option<Slot>) -> Result<Taken, Error> {
-        if slot.is_some_and(|slot| !self.locator.slots().has(slot)) {
-            // Made when the mesh had more of them, or in another one with the same keys.
-            return Err(Error::new(Code::NotFound, "the session is in a slot that the mesh does not have"));
-        }
+        slot.map_or(Ok(()), |slot| self.has(slot))?;
         let Found { node, taken } = self.find_in_time(&mut call, slot).await?;
         Ok(match (taken, slot) {
             (Taken::Accepted { session, frames }, Some(slot)) if self.follows(&call) => {
@@ -130,8 +128,26 @@ impl Forward {
         })
     }
 
-    /// Begins a session of HTTP+SSE on any ready node, and follows it from owner to owner. `slot_of` reads the slot in the id of
-    /// the session.
+    /// Tells the owner of a session of HTTP+SSE that its client has gone, or whoever is its owner next: it is tried for as long as the
+    /// stream would have been followed.
+    ///
+    /// # Errors
+    /// Why the last node did not take it on.
+    pub(crate) async fn part(self: &Arc<Self>, close: Close, slot: Slot) -> Result<Taken, Error> {
+        self.has(slot)?;
+        following::insist(self.clone(), Call::Close(close), slot).await
+    }
+
+    fn has(&self, slot: Slot) -> Result<(), Error> {
+        if self.locator.slots().has(slot) {
+            return Ok(());
+        }
+        // Made when the mesh had more of them, or in another one with the same keys.
+        Err(Error::new(Code::NotFound, "the session is in a slot that the mesh does not have"))
+    }
+
+    /// Begins a session of HTTP+SSE on any ready node, and follows it from owner to owner, each of which `owners` is told of.
+    /// `slot_of` reads the slot in the id of the session.
     ///
     /// # Errors
     /// As [`Forward::send`].
@@ -139,6 +155,7 @@ impl Forward {
         self: &Arc<Self>,
         principal: Principal,
         slot_of: impl Fn(&str) -> Option<Slot>,
+        owners: watch::Sender<u64>,
     ) -> Result<Taken, Error> {
         let carried = !self.patience.owner.is_zero();
         let (session, revision, last_event_id) = (String::new(), None, None);
@@ -151,7 +168,7 @@ impl Forward {
                     return Err(Error::new(Code::Internal, "a session node began a session without a slot"));
                 };
                 let call = Call::Attach(Attach { session: session.clone(), begin: false, ..attach });
-                let frames = Following::new(self.clone(), call, slot, node, frames).boxed();
+                let frames = Following::new(self.clone(), call, slot, node, frames).telling(owners).boxed();
                 Taken::Accepted { session: Some(session), frames }
             }
             taken @ (Taken::Accepted { .. } | Taken::Refused(_)) => taken,

@@ -51,15 +51,17 @@ impl Call {
     }
 
     /// Whether it waits for news rather than for an answer. On the stream of HTTP+SSE all answers come.
-    pub(super) const fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         matches!(self, Self::Attach(_)) && !self.is_carried()
     }
 
-    /// Whether it is the stream of a session of HTTP+SSE, which ends with the session alone.
-    pub(super) const fn is_carried(&self) -> bool {
+    /// Whether it is the stream of a session of HTTP+SSE, which ends with the session alone, or says that its client has gone: what
+    /// comes of it nobody can do later.
+    pub(super) fn is_carried(&self) -> bool {
         match self {
             Self::Attach(attach) => attach.carried,
-            Self::Deliver(_) | Self::Close(_) => false,
+            Self::Close(close) => close.transport == Transport::HttpSse && !close.when_idle,
+            Self::Deliver(_) => false,
         }
     }
 

@@ -46,6 +46,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use mcp::telemetry::attribute;
 use mcp::{Json, scan};
 use placement::Peer;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::counts::GivenUp;
@@ -78,6 +79,8 @@ pub(super) struct Following {
     /// What is said next.
     next: VecDeque<Frame>,
     outage: Option<Outage>,
+    /// Told of every owner after the first.
+    owners: Option<watch::Sender<u64>>,
 }
 
 enum State {
@@ -109,7 +112,14 @@ impl Following {
             last: None,
             next: VecDeque::new(),
             outage: None,
+            owners: None,
         }
+    }
+
+    /// Somebody wants to know when the next owner has taken it on, and that there is none any more.
+    pub(super) fn telling(mut self, owners: watch::Sender<u64>) -> Self {
+        self.owners = Some(owners);
+        self
     }
 
     /// What of a frame the client has not had.
@@ -243,6 +253,9 @@ impl Stream for Following {
                         Ok(Found { node, taken: Taken::Accepted { frames, .. } }) => {
                             this.forward.counts.reattached.inc();
                             this.is_resumed = true;
+                            if let Some(owners) = &this.owners {
+                                owners.send_modify(|count| *count += 1);
+                            }
                             this.state = State::Reading(call, node, frames);
                         }
                         Ok(Found { taken: Taken::Refused(answer), .. }) => {
@@ -275,6 +288,13 @@ fn is_loss(error: &Error) -> bool {
         | Code::OutcomeUnknown
         | Code::Internal => false,
     }
+}
+
+/// Looks for whoever takes a request on that no owner has, for as long as a stream would be followed.
+pub(super) async fn insist(forward: Arc<Forward>, call: Call, slot: Slot) -> Result<Taken, Error> {
+    let lost = Lost { at: Instant::now(), next: None };
+    let (_, found) = ask_again(forward, Box::new(call), slot, lost, Duration::ZERO).await;
+    Ok(found?.taken)
 }
 
 /// Looks for whoever goes on with a request, for as long as patience lasts.

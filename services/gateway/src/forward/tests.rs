@@ -1,5 +1,6 @@
 //! How long is waited for what, on a clock that the tests turn.
 
+mod carried;
 mod passed_on;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ enum Way {
 struct Mesh {
     nodes: Mutex<BTreeMap<String, Way>>,
     owner: Mutex<Option<Peer>>,
+    /// A slot that nobody owns.
+    missing: Mutex<Option<Slot>>,
     changes: watch::Sender<u64>,
     start: Instant,
     asked: Mutex<Vec<(String, u128)>>,
@@ -56,6 +59,7 @@ impl Mesh {
         Arc::new(Self {
             nodes: Mutex::new(nodes.iter().map(|(name, way)| ((*name).to_owned(), way.clone())).collect()),
             owner: Mutex::new(owner.map(peer)),
+            missing: Mutex::default(),
             changes: watch::Sender::new(0),
             start: Instant::now(),
             asked: Mutex::default(),
@@ -101,8 +105,9 @@ impl Locator for Handle {
         SlotCount::Usual
     }
 
-    fn owner(&self, _slot: Slot) -> Option<Peer> {
-        self.0.owner.lock().unwrap().clone()
+    fn owner(&self, slot: Slot) -> Option<Peer> {
+        let owner = self.0.owner.lock().unwrap().clone();
+        owner.filter(|_| *self.0.missing.lock().unwrap() != Some(slot))
     }
 
     fn ready(&self) -> Vec<Peer> {

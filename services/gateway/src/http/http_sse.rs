@@ -1,23 +1,31 @@
 //! 2024-11-05's transport: a client opens one event stream, is told where to post, and everything comes back on the stream.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use api::session::{Close, Event, Frame, Frames, Transport};
 use api::{KeyRing, Principal, SessionId, Slot};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::{StreamExt as _, future, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::timeout;
 
 use super::admit::http_sse as admit;
 use super::{body, caller, post, quota, reply};
 use crate::app::Edge;
-use crate::forward::{Call, Forward};
+use crate::forward::{Call, Forward, Taken};
 
-/// Sessions whose clients have gone that may wait to be ended; what finds no room ends by itself, a while later.
+/// Sessions whose clients have gone that may wait for their owners to be told; as many again wait behind them. What finds no room
+/// there ends by itself: ten seconds after it was loaded by an owner, else with what the store keeps of it.
 const WAITING: usize = 4096;
-/// Of these, how many are ended at a time.
+/// How many are told at a time.
 const AT_A_TIME: usize = 64;
+/// One that takes longer waits for an owner, and keeps nobody else from being told.
+const PROMPT: Duration = Duration::from_secs(1);
+/// When an owner that could not be told that this gateway drains is told again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Opens a session on any node. It ends with this response.
 pub(super) async fn events(State(edge): State<Edge>, request: Request) -> Response {
@@ -33,9 +41,10 @@ pub(super) async fn events(State(edge): State<Edge>, request: Request) -> Respon
         Err(refusal) => return *refusal,
     };
     let slot_of = |session: &str| slot_of(edge.keys(), session);
-    let taken = edge.forward().begin(caller.principal.clone(), slot_of).await;
+    let (tell, owners) = watch::channel(0);
+    let taken = edge.forward().begin(caller.principal.clone(), slot_of, tell).await;
     let endpoint = |session: &str| format!("{}?{}={session}", edge.message_path(), admit::SESSION);
-    reply::begun(&edge, caller, taken, place, endpoint).await
+    reply::begun(&edge, caller, (taken, owners), place, endpoint).await
 }
 
 fn slot_of(keys: &KeyRing, session: &str) -> Option<Slot> {
@@ -52,25 +61,41 @@ pub(super) fn shown(frames: Frames) -> Frames {
     frames.filter_map(move |frame| future::ready(without_id(frame))).boxed()
 }
 
-/// Once this gateway drains, asks the session's node to end it with its last call.
-pub(super) async fn leave(edge: Edge, session: String, principal: Principal) {
+/// Once this gateway drains, asks the session's node to end it with its last call, and each of the `owners` that go on with its
+/// stream after that.
+pub(super) async fn leave(
+    edge: Edge,
+    session: String,
+    principal: Principal,
+    mut owners: watch::Receiver<u64>,
+) {
     edge.shutdown().requested().await;
     let Some(slot) = slot_of(edge.keys(), &session) else { return };
     let transport = Transport::HttpSse;
-    let call = Call::Close(Close { session, revision: None, principal, when_idle: true, transport });
-    if let Err(error) = edge.forward().send(call, Some(slot)).await {
-        tracing::debug!(error = %error.message, "a session was not told that its gateway drains");
+    let close = Close { session, revision: None, principal, when_idle: true, transport };
+    loop {
+        owners.mark_unchanged();
+        let told = edge.forward().send(Call::Close(close.clone()), Some(slot)).await;
+        let next = owners.changed();
+        let is_over = match told {
+            Ok(Taken::Accepted { .. }) => next.await.is_err(),
+            // Not now, or by nobody that could be found.
+            Ok(Taken::Refused(_)) | Err(_) => matches!(timeout(AGAIN, next).await, Ok(Err(_))),
+        };
+        if is_over {
+            return;
+        }
     }
 }
 
 /// A session that ends when its client goes.
-pub(super) struct Client {
+pub(crate) struct Client {
     farewells: Arc<Farewells>,
     session: Option<(String, Principal)>,
 }
 
 impl Client {
-    pub(super) fn new(farewells: Arc<Farewells>, session: String, principal: Principal) -> Self {
+    pub(crate) fn new(farewells: Arc<Farewells>, session: String, principal: Principal) -> Self {
         Self { farewells, session: Some((session, principal)) }
     }
 
@@ -106,17 +131,35 @@ impl Farewells {
     pub(crate) async fn run(&self, forward: Arc<Forward>, keys: &KeyRing) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut waiting) = waiting else { return future::pending().await };
-        let end = |(session, principal): (String, Principal)| {
-            let (forward, slot) = (forward.clone(), slot_of(keys, &session));
-            async move {
-                let transport = Transport::HttpSse;
-                let close = Close { session, revision: None, principal, when_idle: false, transport };
-                if let Err(error) = forward.send(Call::Close(close), slot).await {
-                    tracing::debug!(error = %error.message, "a session was not told that its client has gone");
-                }
-            }
-        };
-        stream::poll_fn(move |cx| waiting.poll_recv(cx)).for_each_concurrent(AT_A_TIME, end).await;
+        let room = Semaphore::new(AT_A_TIME);
+        let end = |(session, principal): (String, Principal)| tell(&forward, keys, &room, session, principal);
+        stream::poll_fn(move |cx| waiting.poll_recv(cx)).for_each_concurrent(WAITING, end).await;
+    }
+}
+
+/// Tells the owner of a session that its client has gone.
+async fn tell(
+    forward: &Arc<Forward>,
+    keys: &KeyRing,
+    room: &Semaphore,
+    session: String,
+    principal: Principal,
+) {
+    let Some(slot) = slot_of(keys, &session) else { return };
+    let transport = Transport::HttpSse;
+    let close = Close { session, revision: None, principal, when_idle: false, transport };
+    // It is never closed.
+    let place = room.acquire().await.ok();
+    let mut telling = pin!(forward.part(close, slot));
+    let told = match timeout(PROMPT, telling.as_mut()).await {
+        Ok(told) => told,
+        Err(_late) => {
+            drop(place);
+            telling.await
+        }
+    };
+    if let Err(error) = told {
+        tracing::debug!(error = %error.message, "a session was not told that its client has gone");
     }
 }
 

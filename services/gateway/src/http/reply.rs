@@ -10,6 +10,7 @@ use chassis::telemetry::{Scope, Trace};
 use futures::StreamExt as _;
 use mcp::rpc::{self, Id, RpcError};
 use mcp::{Json, code, edit, header as names, scan};
+use tokio::sync::watch;
 
 use super::admit::Refusal;
 use super::http_sse;
@@ -59,11 +60,12 @@ pub(super) enum Members {
     Elsewhere,
 }
 
-/// The response to a client that begins a session of HTTP+SSE. `endpoint` says where to post for a session.
+/// The response to a client that begins a session of HTTP+SSE, whose owners after the first are told of. `endpoint` says where to
+/// post for a session.
 pub(super) async fn begun(
     edge: &Edge,
     caller: &Caller,
-    taken: Result<Taken, Error>,
+    (taken, owners): (Result<Taken, Error>, watch::Receiver<u64>),
     place: Inside,
     endpoint: impl FnOnce(&str) -> String,
 ) -> Response {
@@ -75,7 +77,7 @@ pub(super) async fn begun(
     match (session, frames.next().await) {
         (Some(session), Some(Ok(Frame::Open))) => {
             let endpoint = endpoint(&session);
-            let leaving = http_sse::leave(edge.clone(), session.clone(), caller.principal.clone());
+            let leaving = http_sse::leave(edge.clone(), session.clone(), caller.principal.clone(), owners);
             let client = http_sse::Client::new(edge.farewells().clone(), session, caller.principal.clone());
             let frames = http_sse::shown(frames);
             let stream = Stream::of_session(edge.stalls(), frames, edge.keep_alive(), &endpoint, leaving);
