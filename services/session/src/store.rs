@@ -76,10 +76,18 @@ pub struct Answered {
 impl Answered {
     /// So many answers of a session are kept at least, and at most as many again; the oldest go first.
     pub const MOST: usize = 64;
+    /// The same where the last one has no body. In a session of HTTP+SSE every request is remembered, so that what its client says
+    /// in the time in which a gateway may say it again is known.
+    pub const BARE: usize = 512;
     /// Most bytes of answers that are kept for one session. A larger one is not kept at all.
     pub const BYTES: usize = 1 << 20;
     /// How long one is kept, in milliseconds.
     pub const KEPT_MS: u64 = 600_000;
+
+    /// How many are kept with this one.
+    const fn most(&self) -> usize {
+        if self.body.is_some() { Self::MOST } else { Self::BARE }
+    }
 
     /// What it counts for.
     fn size(&self) -> usize {

@@ -219,14 +219,16 @@ async fn answers_are_found_by_their_key(store: &dyn SessionStore) {
 }
 
 async fn the_last_answers_are_kept(store: &dyn SessionStore) {
-    let mut writer = Writer::begin(store, 9, 1).await;
-    let all = Answered::MOST * 3;
-    for n in 0..all {
-        writer.write(&[], Some(answered(&n.to_string(), None))).await;
-    }
-    assert_eq!(writer.found(&(Answered::MOST - 1).to_string()).await, None);
-    for n in all - Answered::MOST..all {
-        assert!(writer.found(&n.to_string()).await.is_some(), "{n}");
+    for (random, most, body) in [(1, Answered::MOST, Some(Json::empty_object())), (2, Answered::BARE, None)] {
+        let mut writer = Writer::begin(store, 9, random).await;
+        let all = most * 3;
+        for n in 0..all {
+            writer.write(&[], Some(answered(&n.to_string(), body.clone()))).await;
+        }
+        assert_eq!(writer.found(&(most - 1).to_string()).await, None);
+        for n in all - most..all {
+            assert!(writer.found(&n.to_string()).await.is_some(), "{n}");
+        }
     }
 }
 

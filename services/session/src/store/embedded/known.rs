@@ -123,7 +123,7 @@ impl Entry {
         let until = now.saturating_add(Answered::KEPT_MS);
         recent.kept.push_back(Place { serial, key: hash(&answered.key), size, until });
         let mut gone = recent.drop_stale(now);
-        while recent.kept.len() > Answered::MOST || recent.bytes > Answered::BYTES {
+        while recent.kept.len() > answered.most() || recent.bytes > Answered::BYTES {
             gone.extend(recent.drop_oldest());
         }
         Some(Turn { serial, gone })
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(entry.find("a", Answered::KEPT_MS), None);
         let again = entry.keep(&answered("a"), Answered::KEPT_MS);
         assert_eq!(again, Some(Turn { serial: 1, gone: vec![0] }));
-        for n in 0..Answered::MOST - 1 {
+        for n in 0..Answered::BARE - 1 {
             assert_eq!(
                 entry.keep(&answered(&n.to_string()), Answered::KEPT_MS).map(|turn| turn.gone),
                 Some(vec![])
@@ -181,6 +181,9 @@ mod tests {
         }
         let one_more = entry.keep(&answered("x"), Answered::KEPT_MS);
         assert_eq!(one_more.map(|turn| turn.gone), Some(vec![1]));
+        let whole = Answered { body: Some(mcp::Json::empty_object()), ..answered("y") };
+        let fewer = entry.keep(&whole, Answered::KEPT_MS).map(|turn| turn.gone.len());
+        assert_eq!(fewer, Some(Answered::BARE + 1 - Answered::MOST), "fewer of those with a body");
         assert_eq!(entry.drop_stale(2 * Answered::KEPT_MS).len(), Answered::MOST);
         assert!(entry.recent.is_none());
     }

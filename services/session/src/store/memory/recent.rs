@@ -9,7 +9,7 @@ use crate::residents::give_back;
 use crate::store::Answered;
 
 /// Answers of all sessions of a shard.
-const MOST: usize = 1024;
+const MOST: usize = 2048;
 /// Bytes of these.
 const BYTES: usize = 2 << 20;
 
@@ -38,12 +38,12 @@ impl Recent {
             return;
         }
         self.bytes += answered.size();
-        let digest = digest(&answered.key);
+        let (digest, most) = (digest(&answered.key), answered.most());
         let (serial, kept) = (self.next, self.sessions.entry(id.clone()).or_default());
         self.next += 1;
         kept.push_back(Kept { serial, at: now, digest, answered });
         let mut bytes: usize = kept.iter().map(|kept| kept.answered.size()).sum();
-        while kept.len() > Answered::MOST || bytes > Answered::BYTES {
+        while kept.len() > most || bytes > Answered::BYTES {
             let Some(gone) = kept.pop_front() else { break };
             bytes -= gone.answered.size();
             self.bytes -= gone.answered.size();

@@ -46,17 +46,17 @@ if deleted ~= '0' then
 end
 
 -- The answer ARGV[at + 2] is kept under ARGV[at + 1] for $KEPT_MS and some more. Entry n of the hash is that of the nth answer: its
--- bytes and its name, ARGV[at + 3]. At least the last $MOST are kept, and half as many again before the oldest of them go together,
--- unless all have more than $BYTES.
+-- bytes and its name, ARGV[at + 3]. At least the last $MOST are kept, $BARE behind one that is a status and a space alone, and half as
+-- many again before the oldest of them go together, unless all have more than $BYTES.
 if ARGV[at] == '1' then
     local done, name = KEYS[3], 'k' .. ARGV[at + 1]
     local head = call('HMGET', done, 'next', 'oldest', 'bytes', 'until', name)
     if not head[5] then
         local place, entry = head[1] or '0', ARGV[at + 3]
         local oldest, bytes = head[2] or '0', (head[3] or 0) + string.match(entry, '^%d+')
-        local coming, due = place + 1, 0
-        if coming - oldest > $MOST * 1.5 then
-            due = coming - $MOST
+        local coming, due, most = place + 1, 0, #ARGV[at + 2] == 4 and $BARE or $MOST
+        if coming - oldest > most * 1.5 then
+            due = coming - most
         end
         while oldest - due < 0 or (bytes > $BYTES and oldest - place < 0) do
             local some, next = {}, oldest + 1
