@@ -77,9 +77,13 @@ async fn sessions(host: &dyn SessionHost, owner: &Principal) -> Result<(String, 
 
 /// A session node that is asked directly.
 fn node() -> Result<session::App> {
+    node_on(Arc::new(session::store::Memory::default()))
+}
+
+fn node_on(store: Arc<dyn session::store::SessionStore>) -> Result<session::App> {
     let deps = session::Deps {
         keys: KeyRing::single("k1", *b"0123456789abcdefghijklmnopqrstuv"),
-        store: Arc::new(session::store::Memory::default()),
+        store,
         seat: session::Seat::Fixed { slots: Default::default(), epoch: session::Deps::epoch_of_this_start() },
         registries: Vec::new(),
         process: Default::default(),
@@ -189,5 +193,56 @@ async fn a_gateway_of_http_sse_may_come_back() -> Result<()> {
         let stranger = Attach { principal: who("stranger"), ..again };
         assert_eq!(refusal(host.attach(stranger).await?).await?.status, 404);
     }
+    Ok(())
+}
+
+/// That nobody knows what became of a request is said once, and to the next owner's reader as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_outcome_of_http_sse_is_kept_like_any_answer() -> Result<()> {
+    let store: Arc<dyn session::store::SessionStore> = Arc::new(session::store::Memory::default());
+    let (_trigger, shutdown) = drain::pair();
+    let serve = |app: session::App, shutdown| {
+        task::spawn(Kind::Role, "session", async move { app.serve(Incoming::None, shutdown).await })
+    };
+    let first = node_on(store.clone())?;
+    let host = first.handle();
+    let _first = serve(first, shutdown.clone());
+    let owner = who("owner");
+    let mut stream = host.attach(Attach { carried: true, ..attach("", &owner, true) }).await?;
+    let id = accepted(&mut stream).await?.context("a session")?;
+    assert_eq!(stream.next().await.context("open")??, Frame::Open);
+    let (place, _) = event(&mut stream).await?;
+    let post = async |host: &dyn SessionHost, body, key: &str, again| {
+        let first = delivery(Some(&id), &owner, Transport::HttpSse, body);
+        let frames = host.deliver(Delivery { request_key: key.to_owned(), again, ..first }).await?;
+        let all: Vec<_> = frames.collect().await;
+        let expected = [Frame::Accepted { session: None }, Frame::Answer(Answer::new(202, None))];
+        assert_eq!(all, expected.map(Ok));
+        anyhow::Ok(())
+    };
+    let again = Some(Again { accepted: true, last_event_id: None });
+    post(host.as_ref(), INITIALIZE, "a", None).await?;
+    event(&mut stream).await?;
+    post(host.as_ref(), PING, "b", again.clone()).await?;
+    let (_, said) = event(&mut stream).await?;
+    let said = said.context("a message")?;
+    assert!(
+        said.as_str().contains(r#""id":1"#) && said.as_str().contains(r#""outcome":"unknown""#),
+        "{said:?}"
+    );
+
+    let second = node_on(store)?;
+    let host = second.handle();
+    let _second = serve(second, shutdown);
+    let back = Attach { carried: true, last_event_id: Some(place), ..attach(&id, &owner, false) };
+    let mut stream = host.attach(back).await?;
+    accepted(&mut stream).await?;
+    assert_eq!(stream.next().await.context("open")??, Frame::Open);
+    event(&mut stream).await?;
+    assert_eq!(event(&mut stream).await?.1, Some(said));
+    post(host.as_ref(), PING, "b", again).await?;
+    post(host.as_ref(), PING, "c", None).await?;
+    let (_, pong) = event(&mut stream).await?;
+    assert!(pong.is_some_and(|pong| pong.as_str().contains(r#""result":{}"#)), "it was not said twice");
     Ok(())
 }

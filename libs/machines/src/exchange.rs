@@ -151,7 +151,7 @@ impl Exchange {
             Input::DeadlineReached if self.open_at <= now => self.open(),
             Input::DeadlineReached => vec![self.wake()],
             // A message that is not this exchange's business.
-            Input::Client { stream, .. } | Input::Close { stream } => {
+            Input::Client { stream, .. } | Input::Forgotten { stream, .. } | Input::Close { stream } => {
                 vec![Effect::Answer { stream, status: 400, body: None }]
             }
             // A drain lets it end; the rest happens to sessions only.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mcp::Json;
-use mcp::rpc::{Message, RpcError};
+use mcp::rpc::{Id, Message, RpcError};
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch, as the host's clock says.
@@ -48,6 +48,14 @@ pub enum Input {
         message: Message,
         /// Tells this delivery from every other one, should it come again to the next owner.
         key: Option<String>,
+    },
+    /// The client posted a request again which an owner before has taken on, and nothing is known of it any more; `stream` was reserved
+    /// for the answer.
+    Forgotten {
+        /// Where the answer goes.
+        stream: StreamId,
+        /// The id of the request.
+        id: Id,
     },
     /// A reader attached to a stream: GET for [`StreamId::OWN`], or a resumption of any.
     ReaderAttached(StreamId),

@@ -218,7 +218,7 @@ impl Listen {
                 self.end(&mut effects);
             }
             // A message that is not this listen's business.
-            Input::Client { stream, .. } | Input::Close { stream } => {
+            Input::Client { stream, .. } | Input::Forgotten { stream, .. } | Input::Close { stream } => {
                 effects.push(Effect::Answer { stream, status: 400, body: None });
             }
             Input::CatalogChanged(_) | Input::ReaderAttached(_) | Input::CommitRefused(_) => {}

@@ -14,7 +14,7 @@ use mcp::rpc::{self, Malformed, Message, Request, RpcError};
 use mcp::{Json, Revision, scan};
 
 use crate::actor::{Actor, cursor_at};
-use crate::pickup::{refuse_for_now, unknown_outcome};
+use crate::pickup::refuse_for_now;
 use crate::reader::Reader;
 
 /// What is carried for whom.
@@ -285,8 +285,16 @@ impl Actor {
         match self.shared.store.answered(&self.resident.id, key).await {
             Ok(Some(_)) => acknowledge(reply),
             Ok(None) if again.accepted => {
-                self.pass_on(StreamId::OWN, Some(unknown_outcome(&request.id)));
-                acknowledge(reply);
+                // Written down like any other answer, so that it is said once, whoever the owner is.
+                let stream = self.resident.machine.reserve_stream();
+                self.add_reader(stream, reply.clone());
+                self.carried.accepting = Some(key.to_owned());
+                self.take(Input::Forgotten { stream, id: request.id.clone() }).await;
+                self.carried.accepting = None;
+                if self.stopped.is_none() && self.readers.remove(&stream).is_some() {
+                    // It could not be. That nothing was done must not be said.
+                    refuse_for_now(Some(&request.id), reply);
+                }
             }
             Ok(None) => return false,
             Err(refusal) => {

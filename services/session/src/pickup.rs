@@ -199,7 +199,7 @@ impl Actor {
 }
 
 /// What is said of a request that was taken on, and of which nothing is found.
-pub(crate) fn unknown_outcome(id: &Id) -> Json {
+fn unknown_outcome(id: &Id) -> Json {
     let error = RpcError {
         code: code::INTERNAL_ERROR,
         message: "the outcome of the request is not known".to_owned(),

@@ -9,7 +9,7 @@ use super::phase::{Phase, Trigger};
 use super::turn::Turn;
 use crate::input::StreamId;
 use crate::snapshot::Change;
-use crate::wire;
+use crate::wire::{self, Outcome};
 
 impl Turn<'_> {
     pub(super) fn client(&mut self, stream: StreamId, message: Message, key: Option<String>) {
@@ -19,10 +19,7 @@ impl Turn<'_> {
         match self.live.phase {
             Phase::Failed | Phase::Terminated => {
                 let id = if let Message::Request(request) = &message { Some(&request.id) } else { None };
-                self.refuse(stream, 404, id, &wire::session_not_found());
-                if self.live.phase == Phase::Failed {
-                    self.advance(Trigger::CleanedUp);
-                }
+                self.too_late(stream, id);
             }
             Phase::Uninitialised => self.first_message(stream, &message),
             Phase::Initialising | Phase::Initialised | Phase::Processing => match message {
@@ -33,6 +30,23 @@ impl Turn<'_> {
         }
         if self.live.carried {
             self.acknowledge(stream);
+        }
+    }
+
+    /// A request that an owner before may have begun, or even answered: that is all that can be said of it.
+    pub(super) fn forgotten(&mut self, stream: StreamId, id: &Id) {
+        self.live.readers.insert(stream);
+        self.live.active = self.now;
+        if !self.live.phase.is_alive() {
+            return self.too_late(stream, Some(id));
+        }
+        self.refuse(stream, 200, Some(id), &wire::lost("owner_failover", Outcome::Unknown));
+    }
+
+    fn too_late(&mut self, stream: StreamId, id: Option<&Id>) {
+        self.refuse(stream, 404, id, &wire::session_not_found());
+        if self.live.phase == Phase::Failed {
+            self.advance(Trigger::CleanedUp);
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) enum Cause {
     Ended(CallId),
     /// A call whose registry wants to know something.
     Asking(CallId),
-    /// Nobody: what was to be sent before the ending of a call may be lost.
+    /// Nobody: what was to be sent before the ending of a call may be lost, and whoever brings a request again comes once more.
     Chatter,
     /// A reader.
     Attached(StreamId),
@@ -72,7 +72,7 @@ impl Cause {
             },
             Input::CatalogChanged(kind) => Self::Changed(*kind),
             Input::ResourceUpdated { params, .. } => Self::Updated(Box::new(params.clone())),
-            Input::CommitRefused(_) => Self::Chatter,
+            Input::Forgotten { .. } | Input::CommitRefused(_) => Self::Chatter,
             Input::DeadlineReached => Self::Deadline,
             Input::Close { stream } => Self::Close(*stream),
             Input::Drain => Self::Drain,

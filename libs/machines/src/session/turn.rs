@@ -57,6 +57,7 @@ impl<'a> Turn<'a> {
     pub(super) fn take(&mut self, input: Input) {
         match input {
             Input::Client { stream, message, key } => self.client(stream, message, key),
+            Input::Forgotten { stream, id } => self.forgotten(stream, &id),
             Input::ReaderAttached(stream) => self.attached(stream),
             Input::ReaderGone(stream) => self.gone(stream),
             Input::Frame { call, number, frame } => self.frame(call, number, frame),

@@ -193,6 +193,7 @@ impl Player {
                     more.strip_prefix("error ").map_or_else(|| Ok(json(more)), |text| Err(error(text)));
                 world.post(Message::Response(Response { id, outcome }))
             }
+            "forgotten" => world.forgotten(first),
             "close" => world.close(),
             "attach" => world.attach(StreamId(number(rest))),
             "gone" => world.detach(StreamId(number(rest))),

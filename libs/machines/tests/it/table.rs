@@ -99,6 +99,7 @@ fn examples() -> Vec<(String, Input)> {
     ));
     let uri = "file:///a".to_owned();
     all.extend([
+        ("request that was forgotten".to_owned(), Input::Forgotten { stream: STREAM, id: Id::text("9") }),
         ("reader of the own stream".to_owned(), Input::ReaderAttached(StreamId::OWN)),
         ("reader of a waiting call's stream".to_owned(), Input::ReaderAttached(StreamId(5))),
         ("reader of another stream".to_owned(), Input::ReaderAttached(STREAM)),
@@ -146,6 +147,7 @@ fn input_kind(input: &Input) -> &'static str {
             Message::Notification(_) => "notification",
             Message::Response(_) => "response",
         },
+        Input::Forgotten { .. } => "forgotten",
         Input::ReaderAttached(_) => "attached",
         Input::ReaderGone(_) => "gone",
         Input::Frame { frame, .. } => frame_kind(frame),
@@ -158,7 +160,7 @@ fn input_kind(input: &Input) -> &'static str {
     }
 }
 
-const KINDS: usize = 23;
+const KINDS: usize = 24;
 
 fn kinds(effects: &Effects) -> String {
     let kinds: Vec<&str> = effects.iter().map(lines::kind).collect();

@@ -11,7 +11,7 @@ use machines::{
     CallId, Change, Effect, Effects, Event, Input, Millis, Phase, Session, Settings, Snapshot, StreamId,
     check,
 };
-use mcp::rpc::{Message, Request};
+use mcp::rpc::{Id, Message, Request};
 use mcp::{Json, Method, Revision, scan};
 
 /// Everything a server can have.
@@ -125,7 +125,7 @@ impl World {
     pub(crate) fn request(&mut self, id: &str, method: &str, params: Option<&str>) -> Effects {
         let id = Json::trusted(id.to_owned());
         let request = Request {
-            id: mcp::rpc::Id::read(&id).unwrap(),
+            id: Id::read(&id).unwrap(),
             method: method.to_owned(),
             params: params.map(|p| Json::trusted(p.to_owned())),
         };
@@ -143,6 +143,15 @@ impl World {
             if let Message::Request(request) = &message { Some(request.id.json().clone()) } else { None };
         self.streams.insert(stream, Answering { id, connected: true, ..Answering::default() });
         self.give(Input::Client { stream, message, key: Some(format!("key-{}", stream.0)) })
+    }
+
+    /// The client's gateway posts a request again, and nothing is known of it.
+    pub(crate) fn forgotten(&mut self, id: &str) -> Effects {
+        let stream = self.session.reserve_stream();
+        let id = Id::read(&Json::trusted(id.to_owned())).unwrap();
+        let answering = Answering { id: Some(id.json().clone()), connected: true, ..Answering::default() };
+        self.streams.insert(stream, answering);
+        self.give(Input::Forgotten { stream, id })
     }
 
     pub(crate) fn close(&mut self) -> Effects {
