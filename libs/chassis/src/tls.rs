@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,7 +33,7 @@ use self::fresh::Fresh;
 pub use self::fresh::LOOK;
 pub use self::identity::{Identity, Role, TrustDomain, TrustDomainError};
 pub use self::mesh::{Config, ConfigError, Dialler, Member, Mesh, Mutual, PlainTextError};
-use crate::metrics::Metrics;
+use crate::metrics::{Gauge, Metrics};
 
 /// How long a handshake may take.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -106,10 +107,8 @@ impl Acceptor {
     /// Tells as a metric until when the certificate is good that is shown for this purpose. Whoever reads it has the files looked
     /// at, as a handshake does.
     pub fn tell_expiry(&self, metrics: &Metrics, purpose: &str) {
-        let help = "When the certificate ends that is shown, in seconds since 1970";
         let Some(until) = self.config.peek().until else { return };
-        let gauge =
-            metrics.gauge("trunkline_certificate_expiry_timestamp_seconds", help, &[("purpose", purpose)]);
+        let gauge = expiry_gauge(metrics, purpose);
         gauge.set(until);
         let config = self.config.clone();
         metrics.probe(move || _ = config.peek().until.map(|until| gauge.set(until)));
@@ -141,6 +140,19 @@ impl Connector {
         let connector = tokio_rustls::TlsConnector::from(self.config.get().await);
         bounded(connector.connect(name, io)).await
     }
+}
+
+/// The same for a certificate in PEM (its chain behind it) that is shown as long as this process lives.
+pub fn tell_expiry(pem: &[u8], metrics: &Metrics, purpose: &str) {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).map_while(Result::ok).collect();
+    if let Some(until) = expiry::of_chain(&chain) {
+        expiry_gauge(metrics, purpose).set(until);
+    }
+}
+
+fn expiry_gauge(metrics: &Metrics, purpose: &str) -> Gauge {
+    let help = "When the certificate ends that is shown, in seconds since 1970";
+    metrics.gauge("trunkline_certificate_expiry_timestamp_seconds", help, &[("purpose", purpose)])
 }
 
 async fn bounded<T>(handshake: impl Future<Output = io::Result<T>>) -> io::Result<T> {

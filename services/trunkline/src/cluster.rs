@@ -11,8 +11,9 @@ use std::time::Duration;
 use api::SlotCount;
 use chassis::clock;
 use chassis::drain::Shutdown;
+use chassis::metrics::Metrics;
 use chassis::serve::RoleResult;
-use chassis::tls::Dialler;
+use chassis::tls::{self, Dialler};
 use http::Uri;
 use placement::made::{CheckError, check};
 use placement::{
@@ -149,6 +150,14 @@ impl Member {
         match tokio::time::timeout(ASKING, check(&self.cluster)).await {
             Ok(Err(CheckError::Count(why))) => Err(Failure::refused(why)),
             Ok(Ok(()) | Err(CheckError::Store(_))) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Tells as a metric until when the certificate is good that etcd is shown: the one that was read at the start.
+    pub(crate) fn tell_expiry(&self, metrics: &Metrics) {
+        let is_shown = self.etcd.endpoints.iter().any(|url| url.starts_with("https://"));
+        if let Some((certificate, _)) = self.etcd.identity.as_ref().filter(|_| is_shown) {
+            tls::tell_expiry(certificate, metrics, "etcd");
         }
     }
 
@@ -330,5 +339,28 @@ mod tests {
         let refused =
             told(&["http://no.such.name.invalid:2379"], "", "0.0.0.0:7101").unwrap_err().to_string();
         assert!(refused.starts_with("cluster.advertise: 0.0.0.0:7101"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn until_when_etcd_is_shown_a_certificate_is_told_where_it_is_shown_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(2030, 3, 1);
+        let certificate = file("client.pem", params.self_signed(&key).unwrap().pem());
+        let key = file("client.key", key.serialize_pem());
+        let told = |scheme| {
+            let (metrics, etcd) = (Metrics::default(), format!("{scheme}://127.0.0.1:2379"));
+            let (ca, certificate, key) = (certificate.clone(), certificate.clone(), key.clone());
+            let config = Config { ca, certificate, key, ..config(&[&etcd], "") };
+            Member::new(&config, "127.0.0.1:7101").unwrap().unwrap().tell_expiry(&metrics);
+            metrics.text().contains("{purpose=\"etcd\"} 1898553600\n")
+        };
+        assert!(told("https") && !told("http"));
     }
 }

@@ -261,7 +261,11 @@ async fn start(
     let plan = Plan { config: &config, keys, mesh: &mesh, member: member.as_ref() };
     let built = build(role, plan, &process).await?;
     let name = role.name();
-    mesh.tell_expiry(&process.metrics.of_role(name));
+    let metrics = process.metrics.of_role(name);
+    mesh.tell_expiry(&metrics);
+    if let Some(member) = &member {
+        member.tell_expiry(&metrics);
+    }
     let registry = || member.as_ref().map(|member| member.registry(name));
     let mut group = Group::new();
     match built {

@@ -140,7 +140,9 @@ async fn build(
     let tools = role::tools(config).await?;
     let resources = role::resources(config).await?;
     let prompts = role::prompts(config).await?;
-    let to_registries = dialler(config)?;
+    let mesh = role::mesh(Role::Session, config)?;
+    mesh.tell_expiry(&process.metrics.of_role(Role::Session.name()));
+    let to_registries = role::to_registries(&mesh)?;
     let mut deps =
         session::Deps::connect(&config.session, config.cluster.slots, keys.clone(), &to_registries)
             .map_err(Failure::refused)?;

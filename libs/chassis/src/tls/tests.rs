@@ -91,6 +91,11 @@ async fn until_when_a_certificate_is_good_is_told_and_told_anew() {
     let (told, expected) = (told().unwrap(), ends(Duration::from_secs(60)));
     assert!((expected - 60..=expected).contains(&told), "{told} {expected}");
     Mesh::default().tell_expiry(&Metrics::default());
+    let (certificate, _) = authority.role(Role::Session).files();
+    tell_expiry(&fs::read(certificate.path()).unwrap(), &metrics, "etcd");
+    tell_expiry(b"nothing", &metrics, "other");
+    let text = metrics.text();
+    assert!(text.contains("{purpose=\"etcd\"} 67090118400\n") && !text.contains("other"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
