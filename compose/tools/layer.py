@@ -5,16 +5,20 @@ Where images cannot be pulled nobody builds that layer, so what decides about it
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import tempfile
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 
 from docker import ROOT
 
 PLAN = Path("compose/image/plan")
+IGNORED = Path(".dockerignore")
 # A crate whose sources and manifest are changed.
 CRATE = Path("services/gateway")
+EMBEDDED = re.compile(r'\binclude_(str|bytes)!\("([^"$]+)"\)')
 
 
 class Wrong(Exception):
@@ -24,13 +28,22 @@ class Wrong(Exception):
 class Sources:
     """A copy of what is in version control, as the builder's image gets it."""
 
-    def __init__(self, work: Path):
+    def __init__(self, work: Path, planted: tuple[Path, str, str] | None = None):
         self.work, self.root, self.plans = work, work / "sources", 0
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+        edited = self.edited(*planted) if planted else {}
+        rules = edited.get(IGNORED, (ROOT / IGNORED).read_text(encoding="utf-8")).splitlines()
         for name in filter(None, listed.split("\0")):
-            if (ROOT / name).is_file():
+            if (ROOT / name).is_file() and is_sent(PurePosixPath(name), rules):
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.root / name)
+        for name, text in edited.items():
+            (self.root / name).write_text(text, encoding="utf-8")
+
+    def edited(self, name: Path, before: str, after: str) -> dict[Path, str]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert before in text, (name, before)
+        return {name: text.replace(before, after)}
 
     def add(self, name: Path, text: str) -> str:
         """Adds to the end of a file, which may be new; what it was."""
@@ -44,6 +57,28 @@ class Sources:
         made = self.work / f"plan-{self.plans}"
         subprocess.run([f"./{PLAN}", str(made)], cwd=self.root, check=True)
         return made
+
+
+def is_sent(name: PurePosixPath, rules: list[str]) -> bool:
+    """Whether the builder gets a file: the last rule of .dockerignore that meets it, or a folder it is in, decides."""
+    sent = True
+    for rule in rules:
+        wanted = rule.removeprefix("!")
+        if not wanted or wanted.startswith("#"):
+            continue
+        parts = [name, *name.parents][:-1]
+        met = [part.name for part in parts] if wanted.startswith("**/") else [str(part) for part in parts]
+        if any(fnmatchcase(part, wanted.removeprefix("**/")) for part in met):
+            sent = rule.startswith("!")
+    return sent
+
+
+def embedded(folder: Path) -> None:
+    """What programs hold of other files is there."""
+    for path in sorted(folder.rglob("*.rs")):
+        for _macro, name in EMBEDDED.findall(path.read_text(encoding="utf-8")):
+            if not (path.parent / name).is_file() and "tests" not in path.parts:
+                raise Wrong(f"{path.relative_to(folder)} holds {name}, which the builder does not get")
 
 
 def digest(folder: Path) -> str:
@@ -70,6 +105,7 @@ def targets(folder: Path) -> set[tuple[str, str, str]]:
 
 def look(sources: Sources) -> str:
     """Makes the plan again after changes; what it holds."""
+    embedded(sources.root)
     first = sources.plan()
     whole = digest(first)
     planned, there = targets(first), targets(sources.root)
@@ -89,26 +125,22 @@ def look(sources: Sources) -> str:
     return f"{len(planned)} targets of {len({target[0] for target in planned})} packages"
 
 
-# What a plan could be, and the word that says what is wrong with it.
+# What could be wrong: the word that says it, the file, what stands there and what could.
 PLANTED = (
-    ("a plan with the sources in it", "another body of a function", "echo 'fn main() {}' >", 'cp "$file" '),
-    ("a plan without the lock file", "cargo cannot read it", "-o -name Cargo.lock ", ""),
-    ("a plan without programs", "there is no ", "*/src/main.rs | ", ""),
-    ("a plan without libraries", "cargo cannot read it", "*/src/lib.rs | ", ""),
-    ("a plan of names alone", "another services/gateway/Cargo.toml makes no other layer", 'cp "$file" "$plan/$file"', 'cp "$root/$file" "$plan/$file"'),
+    ("a plan with the sources in it", "another body of a function", PLAN, "echo 'fn main() {}' >", 'cp "$file" '),
+    ("a plan without the lock file", "cargo cannot read it", PLAN, "-o -name Cargo.lock ", ""),
+    ("a plan without programs", "there is no ", PLAN, "*/src/main.rs | ", ""),
+    ("a plan without libraries", "cargo cannot read it", PLAN, "*/src/lib.rs | ", ""),
+    ("a plan of names alone", "another services/gateway/Cargo.toml makes no other layer", PLAN, 'cp "$file" "$plan/$file"', f'cp "{ROOT}/$file" "$plan/$file"'),
+    ("sources that the builder does not get", "cargo cannot read it", IGNORED, "!libs\n", ""),
+    ("scripts of Redis that the builder does not get", "which the builder does not get", IGNORED, "**/target\n", "**/target\n**/*.lua\n"),
 )
 
 
-def problems(planted: tuple[str, str] | None = None) -> tuple[str, list[str]]:
-    """What the plan holds, and what is wrong with it; or with one where a text was replaced."""
+def problems(planted: tuple[Path, str, str] | None = None) -> tuple[str, list[str]]:
+    """What the plan holds, and what is wrong with it; or with sources in one of whose files a text was replaced."""
     with tempfile.TemporaryDirectory(prefix="trunkline-layer-") as work:
-        sources = Sources(Path(work))
-        if planted:
-            path = sources.root / PLAN
-            text = path.read_text(encoding="utf-8")
-            assert planted[0] in text, planted
-            path.write_text(text.replace(*planted).replace("$root", str(ROOT)), encoding="utf-8")
         try:
-            return look(sources), []
+            return look(Sources(Path(work), planted)), []
         except Wrong as wrong:
             return "", [str(wrong)]

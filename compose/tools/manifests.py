@@ -96,6 +96,7 @@ MISPLACED: list[tuple[str, str, Callable[[Shipped], object]]] = [
     ("a service without a health check", "demo has no health check", lambda s: s.services()["demo"].pop("healthcheck")),
     ("an image without a health check", "gateway has no health check", lambda s: setattr(s, "dockerfile", s.dockerfile.replace("\nHEALTHCHECK ", "\n# "))),
     ("a health check that is off", "its health check is off", lambda s: s.services()["jaeger"].update(healthcheck={"disable": True})),
+    ("sources that are there too early", "are compiled with the sources", lambda s: setattr(s, "dockerfile", s.dockerfile.replace("COPY --from=plan /plan .", "COPY . ."))),
     ("a start that waits for no health", "by service_started", lambda s: s.services()["nginx"]["depends_on"]["gateway"].update(condition="service_started")),
     ("a port for everybody", "grafana: 3000:3000 can be reached", lambda s: s.services()["grafana"].update(ports=["3000:3000"])),
     ("a version that is fixed", "is no variable", lambda s: s.services()["prometheus"].update(image="prom/prometheus:v3.5.0")),
@@ -180,8 +181,8 @@ def dependencies(count: Count) -> None:
     """The layer of the image that holds them is used again as long as it may be."""
     held, found = layer.problems()
     count.check(f"the layer of dependencies: {held}", found)
-    for what, word, before, after in layer.PLANTED:
-        _held, told = layer.problems((before, after))
+    for what, word, *planted in layer.PLANTED:
+        _held, told = layer.problems(tuple(planted))
         count.check(f"convicts {what}", [] if any(word in problem for problem in told) else [f"it says: {told}"])
 
 

@@ -49,16 +49,20 @@ class Shipped:
     def services(self) -> dict[str, dict]:
         return self.compose["services"]
 
+    def stages(self) -> dict[str, str]:
+        """The stages of the Dockerfile, each with what it does."""
+        parts = STAGE.split(self.dockerfile)
+        return dict(zip(parts[1::2], parts[2::2], strict=True))
+
     def problems(self) -> list[str]:
-        checks = (self.healthy, self.awaited, self.published, self.versions, self.mounted, self.balanced, self.provisioned)
+        checks = (self.healthy, self.layered, self.awaited, self.published, self.versions, self.mounted, self.balanced, self.provisioned)
         return [problem for check in checks for problem in check()]
 
     # -- compose.yaml -------------------------------------------------------------------------------------------------------------
 
     def healthy(self) -> Iterator[str]:
         """Whoever stays says how it is."""
-        stages = STAGE.split(self.dockerfile)
-        checked = {name for name, text in zip(stages[1::2], stages[2::2], strict=True) if "\nHEALTHCHECK " in text}
+        checked = {name for name, text in self.stages().items() if "\nHEALTHCHECK " in text}
         for name, service in self.services().items():
             own = service.get("healthcheck", {})
             if own.get("disable"):
@@ -66,6 +70,13 @@ class Shipped:
                     yield f"{name}: its health check is off"
             elif not own.get("test") and service.get("build", {}).get("target") not in checked:
                 yield f"{name} has no health check"
+
+    def layered(self) -> Iterator[str]:
+        """Dependencies are compiled before there are sources, of which a change would compile them again."""
+        build = self.stages()["build"]
+        order = [build.find(step) for step in ("\nCOPY --from=plan /plan .\n", "\nRUN cargo build ", "\nCOPY . .\n", " && cargo build ")]
+        if -1 in order or order != sorted(order):
+            yield "Dockerfile: dependencies are compiled with the sources"
 
     def awaited(self) -> Iterator[str]:
         """Nobody begins before those that it needs are healthy."""
