@@ -2,8 +2,8 @@
 
 What `scripts/dev` does is done by its commands, each of which has to say what it did and where to look. Through nginx: calls of both eras
 whose traces, read back from the trace store, have every hop; an event stream that is held for three minutes; a call that outlives the
-owner of its session; a rolling restart under load in which no call fails; five session nodes. It ends within twelve minutes, and leaves
-nothing behind. SKIPPED is only said where the engine itself cannot start.
+owner of its session; a rolling restart under load in which no call fails; five session nodes. Then docs/growing.md is followed into
+containers and back. It ends within twelve minutes, and leaves nothing behind. SKIPPED is only said where the engine itself cannot start.
 """
 
 import json
@@ -18,6 +18,7 @@ import tempfile
 import threading
 import urllib.request
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -25,6 +26,7 @@ TOOLS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TOOLS))
 sys.path.insert(0, str(TOOLS.parents[1] / "tests" / "harness"))
 
+import debian
 import docker as engine
 import images
 import stack
@@ -35,7 +37,7 @@ from stack import Stack
 from traces import Page
 
 # All of it, with what has to be cleaned up afterwards still to come.
-LIMIT_S = 640
+LIMIT_S = 620
 HELD_S = 180
 # Gateways say something every 15 s, so that nobody on the way takes the stream for dead.
 SILENCE_S = 25
@@ -45,6 +47,9 @@ LARGEST_MB = {"release": 80, "debug": 120}
 LABELS = ("title", "description", "licenses", "version", "revision")
 # How many in a hundred calls may be told to come again while everything restarts.
 AGAIN = 1
+# How long somebody who is told to end may take for that.
+ENDS_S = 20
+GUIDE = ROOT / "tests" / "guide" / "guide.py"
 LOGS = ROOT / "target" / "test-logs" / "compose"
 SUM = {"name": "calculator", "arguments": {"operation": "add", "a": 2, "b": 40}}
 
@@ -77,17 +82,8 @@ class Proof:
 
     def dev(self, *words: str, says: tuple[str, ...] = (), shows: tuple[str, ...] = ()) -> str:
         """Types `scripts/dev ..`; what it prints. It has to say certain things, and to show how far it is."""
-        argv = [sys.executable, str(TOOLS / "dev.py"), *words]
-        env = {**os.environ, "TRUNKLINE_DEV_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
-        with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
-            try:
-                said, shown = running.communicate()
-            except BaseException:
-                # With what it has started.
-                os.killpg(running.pid, signal.SIGKILL)
-                raise
-        print(shown, end="", file=sys.stderr, flush=True)
-        assert running.returncode == 0, f"scripts/dev {' '.join(words)}: exit code {running.returncode}: {said[-2000:]} {shown[-2000:]}"
+        code, said, shown = typed(str(TOOLS / "dev.py"), *words, TRUNKLINE_DEV_HOME=str(self.home))
+        assert code == 0, f"scripts/dev {' '.join(words)}: exit code {code}: {said[-2000:]} {shown[-2000:]}"
         for expected, where in [*((words, said) for words in says), *((words, shown) for words in shows)]:
             assert re.search(expected, where, re.MULTILINE), f"scripts/dev {' '.join(words)} does not say {expected!r}: {where[-2000:]}"
         return said
@@ -264,6 +260,15 @@ class Proof:
         assert not left.split(), left
         return f"{count} containers ended within {monotonic() - begun:.0f} s"
 
+    def grown(self) -> str:
+        """The way of docs/growing.md, with the steps that take containers; on the ports that it names."""
+        debian.run([str(ROOT / "scripts" / "install"), "curl=curl", "openssl=openssl"])
+        debian.run([str(ROOT / "scripts" / "stores")])
+        code, said, _shown = typed(str(GUIDE), str(images.built("trunkline").parent), "growing", "--containers")
+        steps = re.findall(r"^ok +[\d.]+ s +containers: (.*)$", said, re.MULTILINE)
+        assert code == 0 and len(steps) == 4, said[-3000:]
+        return "; ".join(steps)
+
     def keep_logs(self) -> None:
         LOGS.mkdir(parents=True, exist_ok=True)
         said = self.mesh.compose("--profile", "*", "logs", "--no-color", "--timestamps", check=False)
@@ -279,6 +284,22 @@ class Proof:
         self.step("stream held", self.held)
         for name in ("kill-owner", "roll", "scale"):
             self.step(name, getattr(self, name.replace("-", "_")))
+        if self.failed:
+            self.keep_logs()
+        for name in ("down", "grown"):
+            self.step(name, getattr(self, name))
+
+
+    def left(self) -> None:
+        """Ends what runs still, which is something only after a failure."""
+        project = f"label=com.docker.compose.project={self.mesh.settings['COMPOSE_PROJECT_NAME']}"
+        try:
+            if docker("ps", "--all", "--quiet", "--filter", project, check=False).split():
+                self.keep_logs()
+            self.mesh.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "10", check=False, timeout=60)
+        except Trouble as trouble:
+            print(f"FAILED  what is left does not end: {trouble}", flush=True)
+            self.failed += 1
 
 
 class Held:
@@ -370,6 +391,24 @@ class Load:
         return ask()
 
 
+def typed(*words: str, **settings: str) -> tuple[int, str, str]:
+    """Runs a script of ours with what it starts: its exit code, what it prints, and how far it said that it was."""
+    env = {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
+    argv = [sys.executable, *words]
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        try:
+            said, shown = running.communicate()
+        except BaseException:
+            running.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                running.communicate(timeout=ENDS_S)
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            raise
+    print(shown, end="", file=sys.stderr, flush=True)
+    return running.returncode, said, shown
+
+
 def context_of() -> tuple[str, str]:
     """The id of a new trace, and the header that begins it."""
     trace = secrets.token_hex(16)
@@ -429,10 +468,7 @@ def main() -> int:
         # What is left to do is bounded, and is done.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        if proof.failed:
-            proof.keep_logs()
-        if not proof.step("down", proof.down):
-            proof.mesh.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "10", check=False, timeout=90)
+        proof.left()
         home.cleanup()
         if own:
             own.stop()

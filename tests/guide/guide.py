@@ -166,7 +166,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("part", nargs="?", choices=["all", "growing", "runbooks", "figures"], default="all",
                         help="one of the two pages; `figures` measures what docs/sizing.md says of Redis, etcd and open files, on the mesh of the runbooks")
     parser.add_argument("--containers", action="store_true", help="also the steps with containers, which need a container engine, free ports and "
-                        "minutes; without it they are only read, because scripts/compose brings that stack up already")
+                        "minutes; without it they are only read, because scripts/compose does them")
     return parser.parse_args()
 
 
@@ -202,7 +202,7 @@ def follow_growing(guide: Guide, with_containers: bool) -> None:
     if with_containers:
         containers.run(guide, lambda: stop(guide))
     else:
-        guide.step("the steps with containers fit compose.yaml (run by --containers)", lambda: containers.read(guide))
+        guide.step("the steps with containers fit compose.yaml (scripts/compose does them)", lambda: containers.read(guide))
     back(guide, keep)
 
 
