@@ -10,7 +10,9 @@ from pathlib import Path
 import wire
 from runbooks import SUM, URL, Troubles
 
-SESSIONS, STREAMS, CALLS, WATCHED_S = 1_000, 200, 20, 20
+SESSIONS, STREAMS, CALLS, WATCHED_S = 1_600, 200, 20, 20
+# Sessions before those that are counted.
+WARMING = 50
 ETCD = "ETCDCTL_API=3 etcdctl --endpoints http://127.0.0.1:2379"
 NODES = ("session-1", "session-2")
 
@@ -25,10 +27,11 @@ class Figures(Troubles):
     def files(self, name: str) -> int:
         return len(os.listdir(f"/proc/{self.processes[name].pid}/fd"))
 
-    def memory(self, *names: str) -> int:
-        """What processes have of the machine's memory, in bytes; those that share pages, each its part of them."""
+    def memory(self, *names: str, part: str = "Pss") -> int:
+        """What processes have of the machine's memory, in bytes; those that share pages, each its part of them. `Pss_Anon` is what they
+        have made themselves, without the program, of which more is read with each thing that is done for the first time."""
         rollups = [Path(f"/proc/{self.processes[name].pid}/smaps_rollup").read_text(encoding="ascii") for name in names]
-        return sum(int(line.split()[1]) * 1024 for text in rollups for line in text.splitlines() if line.startswith("Pss:"))
+        return sum(int(line.split()[1]) * 1024 for text in rollups for line in text.splitlines() if line.startswith(f"{part}:"))
 
     def proposals(self) -> int:
         said = self.guide.type("curl -s http://127.0.0.1:2379/metrics | grep '^etcd_server_proposals_committed_total'")
@@ -68,12 +71,15 @@ class Figures(Troubles):
         used, files = self.redis("used_memory"), {name: self.files(name) for name in (*NODES, "gateway-1")}
         self.say("open files of a process without clients", ", ".join(f"{name} {count}" for name, count in files.items()))
         self.say("memory of a process without clients", ", ".join(f"{name} {self.memory(name) / 1e6:.0f} MB" for name in files))
+        # Once for what is made with the first of all.
+        for _ in range(WARMING):
+            wire.Session(URL).open().result("tools/call", SUM)
         begun = [wire.Session(URL).open() for _ in range(SESSIONS)]
-        idle, kept = self.redis("used_memory"), self.memory(*NODES)
+        idle, kept = self.redis("used_memory"), self.memory(*NODES, part="Pss_Anon")
         self.say("Redis, an idle session", f"{(idle - used) / SESSIONS:.0f} B of {SESSIONS}")
         for session in begun:
             session.result("tools/call", SUM)
-        self.say("session nodes, what its first call adds to a session", f"{(self.memory(*NODES) - kept) / SESSIONS:.0f} B")
+        self.say("session nodes, what its first call adds to a session", f"{(self.memory(*NODES, part='Pss_Anon') - kept) / SESSIONS:.0f} B")
         called = self.redis("used_memory")
         self.say("Redis, what its first call adds to a session", f"{(called - idle) / SESSIONS:.0f} B")
         for _ in range(CALLS):
