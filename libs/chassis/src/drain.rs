@@ -1,41 +1,43 @@
 //! Stopping: a request to drain, and the end of the patience for it.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Tells one role to stop. Held by whoever started the role; dropping it lets the role run on.
 #[derive(Debug)]
-pub struct Trigger {
-    draining: CancellationToken,
-    expired: CancellationToken,
-}
+pub struct Trigger(Shutdown);
 
 /// What a role watches. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     draining: CancellationToken,
     expired: CancellationToken,
+    /// Set before `draining` is cancelled: whoever is busy looks often, and a token locks for each look.
+    is_draining: Arc<AtomicBool>,
 }
 
 /// A trigger and what it acts on.
 #[must_use]
 pub fn pair() -> (Trigger, Shutdown) {
-    let (draining, expired) = (CancellationToken::new(), CancellationToken::new());
-    (Trigger { draining: draining.clone(), expired: expired.clone() }, Shutdown { draining, expired })
+    let shutdown = Shutdown::never();
+    (Trigger(shutdown.clone()), shutdown)
 }
 
 impl Trigger {
     /// Asks the role to take nothing new and to finish what it has.
     pub fn drain(&self) {
-        self.draining.cancel();
+        self.0.is_draining.store(true, Ordering::Release);
+        self.0.draining.cancel();
     }
 
     /// Says that the grace period is over: whatever is still open is dropped.
     pub fn expire(&self) {
-        self.draining.cancel();
-        self.expired.cancel();
+        self.drain();
+        self.0.expired.cancel();
     }
 }
 
@@ -43,7 +45,11 @@ impl Shutdown {
     /// One that never comes.
     #[must_use]
     pub fn never() -> Self {
-        Self { draining: CancellationToken::new(), expired: CancellationToken::new() }
+        Self {
+            draining: CancellationToken::new(),
+            expired: CancellationToken::new(),
+            is_draining: Arc::default(),
+        }
     }
 
     /// Waits until draining was asked for. Safe to use in `select!`.
@@ -56,10 +62,10 @@ impl Shutdown {
         self.expired.cancelled().await;
     }
 
-    /// Whether draining was asked for.
+    /// Whether draining was asked for. As cheap as looks.
     #[must_use]
     pub fn is_requested(&self) -> bool {
-        self.draining.is_cancelled()
+        self.is_draining.load(Ordering::Acquire)
     }
 }
 

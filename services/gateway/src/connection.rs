@@ -8,11 +8,12 @@ mod io;
 mod long;
 mod pulse;
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::{self, IpAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -26,7 +27,6 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_io_timeout::TimeoutStream;
-use tower::ServiceExt as _;
 
 use self::conversation::Conversation;
 use self::io::Heard;
@@ -142,7 +142,7 @@ where
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(patience.write_stall));
     let io = Heard::new(Box::pin(stream), pulse.clone());
-    let stack = terms.stack.clone();
+    let stack = RefCell::new(terms.stack.clone());
     let requests = Requests { stack, peer, pulse: pulse.clone(), handed: Handed::default() };
     let mut serving = Conversation::new(io, requests, patience.clone(), pulse.clone());
     let mut watch = pin!(Watch::new(pulse.clone(), patience.header, patience.idle));
@@ -154,9 +154,11 @@ where
             tokio::time::sleep(LAST_WORDS).await;
         }
     });
-    let mut asked = false;
+    let (mut asked, mut listens) = (false, false);
     let ended = std::future::poll_fn(|cx| {
-        if !asked && leaving.as_mut().poll(cx).is_ready() {
+        // Listened to once, it wakes this task; from then on there is nothing to hear before it is requested.
+        let hears = !std::mem::replace(&mut listens, true) || terms.shutdown.is_requested();
+        if hears && !asked && leaving.as_mut().poll(cx).is_ready() {
             asked = true;
             serving.graceful_shutdown();
         }
@@ -193,7 +195,9 @@ where
 /// The requests of one connection.
 #[derive(Clone)]
 struct Requests<S> {
-    stack: S,
+    /// Borrowed by one call at a time: a connection is served by one task. A clone for each request would count references that
+    /// all threads share.
+    stack: RefCell<S>,
     peer: Peer,
     pulse: Arc<Pulse>,
     handed: Handed,
@@ -205,14 +209,19 @@ where
 {
     type Response = hyper::Response<Shown>;
     type Error = Infallible;
-    type Future = pulse::Answering<tower::util::Oneshot<S, Request>>;
+    type Future = pulse::Answering<S::Future>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer.clone());
         let under_way = self.pulse.begin();
         let handed = may_be_handed(&request).then(|| self.handed.clone());
-        pulse::Answering::new(self.stack.clone().oneshot(request), under_way, handed)
+        let mut stack = self.stack.borrow_mut();
+        debug_assert!(
+            stack.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready(),
+            "a layer makes others wait"
+        );
+        pulse::Answering::new(stack.call(request), under_way, handed)
     }
 }
 

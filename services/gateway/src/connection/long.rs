@@ -22,7 +22,14 @@ const EARLY: usize = 512;
 
 /// Where a connection finds the body that it may write itself.
 #[derive(Clone, Default)]
-pub(super) struct Handed(Arc<Mutex<Option<Arc<Shared>>>>);
+pub(super) struct Handed(Arc<Offer>);
+
+#[derive(Default)]
+struct Offer {
+    body: Mutex<Option<Arc<Shared>>>,
+    /// Whether there is one: looked at for each request, nearly always in vain.
+    is_there: AtomicBool,
+}
 
 pub(super) struct Shared {
     body: Mutex<Option<Tracked<Body>>>,
@@ -34,19 +41,24 @@ impl Handed {
     /// Offers a body.
     pub(super) fn offer(&self, body: Tracked<Body>) -> Shown {
         let shared = Arc::new(Shared { body: Mutex::new(Some(body)), is_waiting: AtomicBool::new(false) });
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(shared.clone());
+        *self.0.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(shared.clone());
+        self.0.is_there.store(true, Ordering::Release);
         Shown::Offered(Offered(shared))
     }
 
     /// The body that was offered, once it waits and everything so far is written.
     pub(super) fn ready(&self, pulse: &Pulse) -> Option<Tracked<Body>> {
-        let mut offered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.0.is_there.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut offered = self.0.body.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = offered.as_ref()?;
         if !shared.is_waiting.load(Ordering::Relaxed) || pulse.is_writing() {
             return None;
         }
         let body = shared.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         *offered = None;
+        self.0.is_there.store(false, Ordering::Release);
         body
     }
 }

@@ -51,7 +51,7 @@ impl Sizes {
     }
 }
 
-/// What every request goes through.
+/// What every request goes through. It is always ready: what has to be waited for is waited for by the request that needs it.
 pub(crate) trait Stack:
     Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
 {
