@@ -19,7 +19,7 @@ pub use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::registry::Registry;
 
-pub use self::grid::{Axis, Grid, Names};
+pub use self::grid::{Axis, Grid, Named, Names};
 
 /// The media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -15,7 +15,7 @@ use axum::body::Bytes;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Version};
 use axum::response::Response;
-use chassis::metrics::{Counter, Gauge, Grid, Metrics, Names, SECONDS};
+use chassis::metrics::{Counter, Gauge, Grid, Metrics, Named, Names, SECONDS};
 use chassis::telemetry::{Attributes, Origin, Scope, Side, Trace, is_exporting, propagate, records_content};
 use mcp::method::{Target, notification};
 use mcp::rpc::{Message, Request};
@@ -146,11 +146,12 @@ impl Observed {
             Some(_) => false,
         };
         let series = match tool {
-            Tool::Known(series) => Some(series.clone()),
+            Tool::Known(named) => Some(*named),
             Tool::Named(name) if vouched => self.tools.admit(name, || by_tool(&self.metrics, name)),
             Tool::Named(_) => None,
         };
-        series.as_deref().unwrap_or(&self.unknown).observe([era, at, error], took);
+        let series = series.and_then(|named| self.tools.of(named));
+        series.unwrap_or(&self.unknown).observe([era, at, error], took);
     }
 }
 
@@ -162,7 +163,7 @@ fn by_tool(metrics: &Metrics, name: &str) -> ByTool {
 
 #[derive(Debug)]
 enum Tool {
-    Known(Arc<ByTool>),
+    Known(Named),
     Named(Box<str>),
 }
 
@@ -196,7 +197,7 @@ impl Operation {
         };
         let target = target(letter);
         let tool = target.as_ref().filter(|_| letter.method == Some(Method::ToolsCall)).map(|name| {
-            observed.tools.get(name).map_or_else(|| Tool::Named(name.as_ref().into()), Tool::Known)
+            observed.tools.find(name).map_or_else(|| Tool::Named(name.as_ref().into()), Tool::Known)
         });
         let from = || origin(params(&letter.message), &parts.headers);
         let scope = Scope::of_origin(ROLE, Side::Server, from, || {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use api::registry::{Operation, Start};
 use api::session::Again;
-use chassis::metrics::{Counter, Gauge, Grid, LIVES, Metrics, Names, SECONDS};
+use chassis::metrics::{Counter, Gauge, Grid, LIVES, Metrics, Named, Names, SECONDS};
 use chassis::telemetry::{Scope, Side, records_content};
 use machines::{CallFrame, Millis, StopReason};
 use mcp::rpc::{Message, RpcError};
@@ -182,7 +182,7 @@ pub(crate) struct Asking {
     begun: Instant,
     method: Method,
     era: usize,
-    tool: Option<Arc<ByTool>>,
+    tool: Option<Named>,
     source: Arc<SourceKey>,
     /// The replica that is asked, the last one if it was refused by others.
     asked: Option<Arc<Link>>,
@@ -314,7 +314,7 @@ impl Asking {
         let error = outcome.failure.map_or(0, |failure| failure as usize + 1);
         let word = Failure::outcome(outcome.failure);
         let at = OUTCOMES.iter().position(|known| *known == word).unwrap_or(OUTCOMES.len());
-        match (self.method, &self.tool) {
+        match (self.method, self.tool.and_then(|named| self.observed.tools.of(named))) {
             (_, Some(series)) => series.observe([self.era, at, error], took),
             (Method::ToolsCall, None) => self.observed.others.observe([self.era, at, error], took),
             (method, None) => {

@@ -70,12 +70,16 @@ impl Measure {
 
 impl Series {
     fn count(&self, path: &str, code: Code, took: f64) {
-        let known = self.methods.get(path).or_else(|| {
+        let known = self.methods.find(path).or_else(|| {
             // Who was told that there is no such method may have made it up.
             let name = if code == Code::Unimplemented { OTHER } else { path };
             self.methods.admit(name, || std::array::from_fn(|_| OnceLock::new()))
         });
-        let Some(cell) = known.as_ref().and_then(|by_code| by_code.get(code as usize)) else { return };
+        let Some(cell) =
+            known.and_then(|named| self.methods.of(named)).and_then(|by_code| by_code.get(code as usize))
+        else {
+            return;
+        };
         cell.get_or_init(|| self.make(path, code)).observe(took);
     }
 

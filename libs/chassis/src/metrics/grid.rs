@@ -1,8 +1,8 @@
 //! Durations with several labels, found by position and without a look-up.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::{Histogram, Metrics};
 
@@ -69,36 +69,82 @@ impl<const N: usize> fmt::Debug for Grid<N> {
     }
 }
 
-/// Something for each name that the mesh itself knows. Bounded: further names have nothing.
-#[derive(Debug)]
+/// Something for each name that the mesh itself knows. Bounded: further names have nothing. What is here stays for ever, so it is
+/// found without a lock: a name stands in the first free slot behind the one that its hash says.
 pub struct Names<T> {
     most: usize,
-    known: RwLock<HashMap<Box<str>, Arc<T>>>,
+    /// At least twice as many as there may be names.
+    slots: Box<[OnceLock<Box<Known<T>>>]>,
+    hasher: RandomState,
+    /// How many names there are. Held while one is added.
+    count: Mutex<usize>,
 }
+
+struct Known<T> {
+    name: Box<str>,
+    what: T,
+}
+
+/// Where a name stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named(usize);
 
 impl<T> Names<T> {
     /// For up to `most` names.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { most, known: RwLock::default() }
+        let slots = (0..(2 * most).next_power_of_two()).map(|_| OnceLock::new()).collect();
+        Self { most, slots, hasher: RandomState::new(), count: Mutex::default() }
     }
 
-    /// That of a name which was admitted before.
+    /// A name which was admitted before.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<Arc<T>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    pub fn find(&self, name: &str) -> Option<Named> {
+        self.probe(name).ok()
     }
 
-    /// That of a name which is known to exist, while there is room.
-    pub fn admit(&self, name: &str, make: impl FnOnce() -> T) -> Option<Arc<T>> {
-        if let Some(known) = self.get(name) {
+    /// A name which is known to exist, while there is room.
+    pub fn admit(&self, name: &str, make: impl FnOnce() -> T) -> Option<Named> {
+        if let Some(known) = self.find(name) {
             return Some(known);
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= self.most && !known.contains_key(name) {
-            return None;
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.probe(name) {
+            Ok(known) => Some(known),
+            Err(free) if *count < self.most => {
+                let _is_free =
+                    self.slots.get(free)?.set(Box::new(Known { name: name.into(), what: make() })).is_ok();
+                *count += 1;
+                Some(Named(free))
+            }
+            Err(_) => None,
         }
-        Some(known.entry(name.into()).or_insert_with(|| Arc::new(make())).clone())
+    }
+
+    /// What there is for a name.
+    #[must_use]
+    pub fn of(&self, named: Named) -> Option<&T> {
+        self.slots.get(named.0)?.get().map(|known| &known.what)
+    }
+
+    /// Where the name stands, or the slot in which it would.
+    fn probe(&self, name: &str) -> Result<Named, usize> {
+        let last = self.slots.len() - 1;
+        let mut place = usize::try_from(self.hasher.hash_one(name) & last as u64).unwrap_or_default();
+        // Half of the slots stay free, so one of them comes.
+        loop {
+            match self.slots[place].get() {
+                Some(known) if *known.name == *name => return Ok(Named(place)),
+                Some(_) => place = (place + 1) & last,
+                None => return Err(place),
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for Names<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Names").field("most", &self.most).finish_non_exhaustive()
     }
 }
 
@@ -125,9 +171,28 @@ mod tests {
     fn names_are_bounded() {
         let names = Names::new(2);
         for name in ["a", "b", "c", "a"] {
-            names.admit(name, || ());
+            names.admit(name, || name);
         }
-        assert!(names.get("a").is_some() && names.get("b").is_some() && names.get("c").is_none());
-        assert!(names.admit("c", || ()).is_none());
+        let of = |name| names.find(name).and_then(|named| names.of(named)).copied();
+        assert_eq!((of("a"), of("b"), of("c")), (Some("a"), Some("b"), None));
+        assert!(names.admit("c", || "c").is_none());
+        assert_eq!(names.admit("a", || "made again"), names.find("a"));
+        assert!(Names::new(0).admit("a", || ()).is_none());
+    }
+
+    #[test]
+    fn every_name_has_its_own_whoever_adds_it() {
+        let names = Names::new(200);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..300).for_each(|n| _ = names.admit(&n.to_string(), || n)));
+            }
+        });
+        let found: Vec<i32> = (0..300)
+            .filter_map(|n| {
+                names.find(&n.to_string()).and_then(|named| names.of(named)).copied().filter(|of| *of == n)
+            })
+            .collect();
+        assert_eq!(found.len(), 200);
     }
 }
