@@ -76,9 +76,12 @@ pub(crate) struct Paths {
 
 /// What handlers work with.
 #[derive(Clone)]
-pub(crate) struct Edge {
+pub(crate) struct Edge(Arc<Serving>);
+
+/// One listener of a gateway.
+struct Serving {
     shared: Arc<Shared>,
-    shutdown: Arc<Shutdown>,
+    shutdown: Shutdown,
 }
 
 /// Why a configuration cannot be used.
@@ -318,7 +321,7 @@ impl App {
 
     /// What every request goes through.
     pub(crate) fn stack(&self, loopback: bool, shutdown: &Shutdown) -> impl http::Stack + use<> {
-        let edge = Edge { shared: self.shared.clone(), shutdown: Arc::new(shutdown.clone()) };
+        let edge = Edge(Arc::new(Serving { shared: self.shared.clone(), shutdown: shutdown.clone() }));
         let is_open = self.shared.is_open;
         let auth = self.shared.auth.clone();
         let with = Around {
@@ -378,59 +381,63 @@ impl Paths {
 
 impl Edge {
     pub(crate) fn mcp_path(&self) -> &str {
-        &self.shared.paths.mcp
+        &self.0.shared.paths.mcp
     }
 
     pub(crate) fn message_path(&self) -> &str {
-        &self.shared.paths.message
+        &self.0.shared.paths.message
     }
 
     pub(crate) fn keys(&self) -> &KeyRing {
-        &self.shared.keys
+        &self.0.shared.keys
     }
 
     pub(crate) fn auth(&self) -> &dyn Authenticate {
-        self.shared.auth.as_ref()
+        self.0.shared.auth.as_ref()
     }
 
     pub(crate) fn forward(&self) -> &Arc<Forward> {
-        &self.shared.forward
+        &self.0.shared.forward
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.shared.limits
     }
 
     pub(crate) fn observed(&self) -> &Arc<Observed> {
-        &self.shared.observed
+        &self.0.shared.observed
     }
 
     pub(crate) fn health(&self) -> &Health {
-        &self.shared.health
+        &self.0.shared.health
     }
 
     pub(crate) fn body(&self) -> &body::Bounds {
-        &self.shared.body
+        &self.0.shared.body
     }
 
     pub(crate) fn stalls(&self) -> &Stalls {
-        &self.shared.stalls
+        &self.0.shared.stalls
     }
 
     pub(crate) fn farewells(&self) -> &Arc<Farewells> {
-        &self.shared.farewells
+        &self.0.shared.farewells
     }
 
     /// When a stream that begins now is ended so that its client comes back, unless that never happens.
     pub(crate) fn stream_end(&self) -> Option<Instant> {
-        let age = self.shared.stream_max_age?;
+        let age = self.0.shared.stream_max_age?;
         // Streams that began together should not end together.
         let draw = u32::from(u16::from_le_bytes(clock::random().unwrap_or_default()));
         Some(Instant::now() + age - age / 10 * draw / u32::from(u16::MAX))
     }
 
     pub(crate) fn keep_alive(&self) -> Duration {
-        self.shared.keep_alive
+        self.0.shared.keep_alive
     }
 
     pub(crate) fn shutdown(&self) -> Shutdown {
-        self.shutdown.as_ref().clone()
+        self.0.shutdown.clone()
     }
 }
 

@@ -13,6 +13,7 @@ mod jwt;
 
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -53,8 +54,8 @@ pub struct Caller {
     pub expires: Option<u64>,
     /// Whether nothing was shown.
     pub is_anonymous: bool,
-    /// Is cancelled when what was shown is withdrawn.
-    withdrawn: CancellationToken,
+    /// Is cancelled when what was shown is withdrawn. Shared as a whole: a clone of a token locks it.
+    withdrawn: Arc<CancellationToken>,
 }
 
 /// Why a request goes no further.
@@ -103,10 +104,10 @@ impl Caller {
     /// Somebody who showed nothing. On a listener that only this machine can reach, they are a principal like any other.
     #[must_use]
     pub fn anonymous(is_local: bool) -> Self {
-        Self::stranger(is_local, CancellationToken::new())
+        Self::stranger(is_local, Arc::default())
     }
 
-    fn stranger(is_local: bool, withdrawn: CancellationToken) -> Self {
+    fn stranger(is_local: bool, withdrawn: Arc<CancellationToken>) -> Self {
         let issuer = if is_local { String::new() } else { REMOTE.to_owned() };
         let principal = Principal { issuer, ..Principal::default() };
         Self { principal, expires: None, is_anonymous: true, withdrawn }
@@ -114,8 +115,12 @@ impl Caller {
 
     /// Somebody who showed something; until `expires`, in seconds since 1970, or until `withdrawn` is cancelled.
     #[must_use]
-    pub const fn known(principal: Principal, expires: Option<u64>, withdrawn: CancellationToken) -> Self {
-        Self { principal, expires, is_anonymous: false, withdrawn }
+    pub fn known(
+        principal: Principal,
+        expires: Option<u64>,
+        withdrawn: impl Into<Arc<CancellationToken>>,
+    ) -> Self {
+        Self { principal, expires, is_anonymous: false, withdrawn: withdrawn.into() }
     }
 
     /// How long what was shown stays good from `now` on, in milliseconds since 1970; `None` = for ever.
@@ -125,7 +130,7 @@ impl Caller {
 
     /// What tells when it is withdrawn.
     pub(crate) fn lent(&self) -> Lent {
-        Lent(Box::pin(self.withdrawn.clone().cancelled_owned()))
+        Lent(Box::pin(CancellationToken::clone(&self.withdrawn).cancelled_owned()))
     }
 }
 

@@ -201,10 +201,14 @@ impl Forward {
     /// Asks one ready node after the other until one takes the request on. Where slots are just given from one to others, nobody
     /// may have any: that passes in a moment.
     async fn ask_in_turn(&self, call: &Call) -> Result<Found, Error> {
-        self.somebody_is_ready().await;
+        let mut nodes = self.candidates();
+        if nodes.is_empty() {
+            self.somebody_is_ready().await;
+            nodes = self.candidates();
+        }
         let mut until = None;
         loop {
-            let error = match self.ask_each(call).await {
+            let error = match self.ask_each(call, nodes).await {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
@@ -213,13 +217,14 @@ impl Forward {
                 return Err(error);
             }
             sleep_until(until.min(Instant::now() + ROUND)).await;
+            nodes = self.candidates();
         }
     }
 
-    async fn ask_each(&self, call: &Call) -> Result<Found, Error> {
+    async fn ask_each(&self, call: &Call, nodes: VecDeque<Peer>) -> Result<Found, Error> {
         let mut moved = None;
         let mut last = Error::new(Code::Unavailable, "no session node is ready");
-        for node in self.candidates() {
+        for node in nodes {
             let error = match self.ask(call, &node).await {
                 Ok(taken) => return Ok(Found { node, taken }),
                 Err(error) => error,
@@ -242,9 +247,6 @@ impl Forward {
 
     /// Waits for the first node of a table that is empty: a gateway that has just started has not read it yet.
     async fn somebody_is_ready(&self) {
-        if !self.locator.ready().is_empty() {
-            return;
-        }
         let mut changed = self.locator.changed();
         let waiting = async { while self.locator.ready().is_empty() && changed.changed().await.is_ok() {} };
         // Nobody came: that is said next.
@@ -254,6 +256,9 @@ impl Forward {
     /// Every ready node, each request beginning with the next one; those in doubt are the last resort.
     fn candidates(&self) -> VecDeque<Peer> {
         let mut nodes = VecDeque::from(self.locator.ready());
+        if nodes.len() < 2 {
+            return nodes;
+        }
         if let Some(first) = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(nodes.len() as u64) {
             nodes.rotate_left(usize::try_from(first).unwrap_or_default());
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use api::Principal;
 use base64::Engine as _;
@@ -37,7 +38,7 @@ struct Entry {
     config: ApiKey,
     hash: [u8; 32],
     expires: Option<u64>,
-    withdrawn: CancellationToken,
+    withdrawn: Arc<CancellationToken>,
 }
 
 /// Makes a key out of 32 random bytes.
@@ -75,7 +76,7 @@ impl ApiKeys {
                     Some(at.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
                 }
             };
-            entries.push(Entry { config: key.clone(), hash, expires, withdrawn: CancellationToken::new() });
+            entries.push(Entry { config: key.clone(), hash, expires, withdrawn: Arc::default() });
         }
         Ok(Self(entries))
     }

@@ -43,7 +43,7 @@ struct Rules {
     challenge: Challenge,
     metadata: Option<Bytes>,
     /// Is cancelled when callers without credentials are no longer let in.
-    strangers: CancellationToken,
+    strangers: Arc<CancellationToken>,
     remembered: Mutex<HashMap<[u8; 32], jwt::Accepted>>,
 }
 
@@ -115,7 +115,7 @@ impl Authenticate for Gate {
     }
 
     fn at_once(&self, head: Head<'_>) -> Option<Result<Caller, Denied>> {
-        self.rules().at_once(head, self.now).ok()
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).at_once(head, self.now).ok()
     }
 
     fn admits_remote(&self) -> bool {
@@ -149,7 +149,7 @@ impl Rules {
             issuers,
             challenge: Challenge::new(resource.as_ref(), scopes.join(" ")),
             metadata,
-            strangers: CancellationToken::new(),
+            strangers: Arc::default(),
             remembered: Mutex::default(),
         })
     }
@@ -280,7 +280,7 @@ fn issuers(config: &Config) -> Result<Vec<Arc<Trusted>>, AuthError> {
             config: issuer.clone(),
             audience: audience.clone(),
             keys: key_set(config, index, issuer, &mut guard)?,
-            withdrawn: CancellationToken::new(),
+            withdrawn: Arc::default(),
         }));
     }
     Ok(trusted)

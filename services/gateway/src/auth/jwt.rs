@@ -30,7 +30,7 @@ pub(super) struct Trusted {
     pub(super) audience: String,
     pub(super) keys: Arc<KeySet>,
     /// Is cancelled when the issuer is no longer configured.
-    pub(super) withdrawn: CancellationToken,
+    pub(super) withdrawn: Arc<CancellationToken>,
 }
 
 /// A token that is good.

@@ -72,7 +72,7 @@ impl Bounds {
 /// Reads the body, counting what comes and not what was announced.
 pub(super) async fn read(mut body: Body, bounds: &Bounds) -> Result<Bytes, Unread> {
     let mut start = None;
-    let mut weighed = bounds.all.nothing();
+    let mut weighed = None;
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     loop {
@@ -82,7 +82,7 @@ pub(super) async fn read(mut body: Body, bounds: &Bounds) -> Result<Bytes, Unrea
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 // What others have to wait with, while this one is waited for.
-                if !weighed.grow_to(size) {
+                if !weighed.get_or_insert_with(|| bounds.all.nothing()).grow_to(size) {
                     return Err(Unread::NoRoom);
                 }
                 let now = Instant::now();

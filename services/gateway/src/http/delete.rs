@@ -39,7 +39,7 @@ pub(super) async fn delete(edge: &Edge, parts: &Parts) -> Response {
                 moves: false,
                 begins: false,
                 place: None,
-                caller: caller.clone(),
+                caller,
             },
             taken,
         )

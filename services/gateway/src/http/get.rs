@@ -19,7 +19,7 @@ pub(super) async fn get(edge: &Edge, parts: &Parts) -> Response {
         Ok(caller) => caller,
         Err(refusal) => return *refusal,
     };
-    let place = match quota::stream(&parts.extensions, None) {
+    let place = match quota::stream(edge.limits(), &parts.extensions, None) {
         Ok(place) => Some(place),
         Err(refusal) => return *refusal,
     };
@@ -44,7 +44,7 @@ pub(super) async fn get(edge: &Edge, parts: &Parts) -> Response {
                 moves: false,
                 begins: false,
                 place,
-                caller: caller.clone(),
+                caller,
             },
             taken,
         )

@@ -36,7 +36,7 @@ pub(super) async fn events(State(edge): State<Edge>, request: Request) -> Respon
         Ok(caller) => caller,
         Err(refusal) => return *refusal,
     };
-    let place = match quota::stream(request.extensions(), None) {
+    let place = match quota::stream(edge.limits(), request.extensions(), None) {
         Ok(place) => place,
         Err(refusal) => return *refusal,
     };

@@ -40,16 +40,20 @@ impl Peer {
         self.0.admission.address()
     }
 
-    /// What requests of this principal, or of nobody in particular, are counted by.
-    pub(crate) fn caller(&self, limits: &Limits, principal: Option<&Principal>) -> Lease {
+    /// Does something with what requests of this principal, or of nobody in particular, are counted by.
+    pub(crate) fn caller<T>(
+        &self,
+        limits: &Limits,
+        principal: Option<&Principal>,
+        act: impl FnOnce(&Account) -> T,
+    ) -> T {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((who, lease)) = last.as_ref()
-            && who.as_ref() == principal
-        {
-            return lease.clone();
+        match last.as_ref() {
+            Some((who, lease)) if who.as_ref() == principal => act(lease),
+            Some(_) | None => {
+                let lease = limits.caller(principal, self.0.ip);
+                act(&last.insert((principal.cloned(), lease)).1)
+            }
         }
-        let lease = limits.caller(principal, self.0.ip);
-        *last = Some((principal.cloned(), lease.clone()));
-        lease
     }
 }

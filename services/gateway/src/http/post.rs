@@ -63,7 +63,8 @@ async fn deliver(
     let operation = Operation::begin(edge.observed(), edge.keys(), &letter, parts);
     let scope = operation.as_ref().map_or_else(Scope::current, Operation::scope);
     let waits = letter.method == Some(Method::Listen);
-    let place = match waits.then(|| quota::stream(&parts.extensions, letter.id())).transpose() {
+    let place = match waits.then(|| quota::stream(edge.limits(), &parts.extensions, letter.id())).transpose()
+    {
         Ok(place) => place,
         Err(refusal) => return *refusal,
     };
@@ -81,7 +82,7 @@ async fn deliver(
         moves: letter.session.is_some() && transport == Transport::Streamable,
         begins: letter.method == Some(Method::Initialize),
         place,
-        caller: caller.clone(),
+        caller,
         operation,
     };
     let slot = letter.slot();

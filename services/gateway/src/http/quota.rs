@@ -3,7 +3,6 @@
 //! Requests that were authenticated are counted by their principal, others by their address. Nothing is kept of a request
 //! that is refused here.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -15,7 +14,7 @@ use super::peer::Peer;
 use super::reason::Reason;
 use super::reply;
 use crate::auth::Caller;
-use crate::limits::{Inside, Lease, Limits};
+use crate::limits::{Account, Inside, Limits};
 
 /// When to try again for what ends when it ends.
 const SOON: Duration = Duration::from_secs(1);
@@ -38,26 +37,37 @@ pub(super) fn overloaded() -> Response {
     response
 }
 
-/// A place for a request among those of its caller. Leaves the caller's account in the request.
-pub(super) fn caller(limits: &Arc<Limits>, request: &mut Request) -> Result<Inside, Box<Response>> {
-    let Some(peer) = request.extensions().get::<Peer>() else {
-        return Err(Box::new(reply::internal(None)));
-    };
-    // All strangers are one principal; here they are told apart by where they are.
-    let known = request.extensions().get::<Caller>().filter(|caller| !caller.is_anonymous);
-    let account = peer.caller(limits, known.map(|caller| &caller.principal));
-    account.ask().map_err(|wait| Box::new(refuse(Reason::RATE, None, wait)))?;
-    let place = account.places.enter().ok_or_else(|| Box::new(refuse(Reason::QUOTA, None, SOON)))?;
-    request.extensions_mut().insert(account);
-    Ok(place)
+/// A place for a request among those of its caller.
+pub(super) fn caller(limits: &Limits, request: &Request) -> Result<Inside, Box<Response>> {
+    place(limits, request.extensions(), None, |account| {
+        account.ask().map_err(|wait| (Reason::RATE, wait))?;
+        account.places.enter().ok_or((Reason::QUOTA, SOON))
+    })
 }
 
 /// A place for a stream that waits for news, among those of the caller.
-pub(super) fn stream(extensions: &Extensions, id: Option<&Id>) -> Result<Inside, Box<Response>> {
-    let Some(account) = extensions.get::<Lease>() else {
+pub(super) fn stream(
+    limits: &Limits,
+    extensions: &Extensions,
+    id: Option<&Id>,
+) -> Result<Inside, Box<Response>> {
+    place(limits, extensions, id, |account| account.streams.enter().ok_or((Reason::QUOTA, SOON)))
+}
+
+/// A place in the account of whoever sends a request.
+fn place(
+    limits: &Limits,
+    extensions: &Extensions,
+    id: Option<&Id>,
+    find: impl FnOnce(&Account) -> Result<Inside, (Reason, Duration)>,
+) -> Result<Inside, Box<Response>> {
+    let Some(peer) = extensions.get::<Peer>() else {
         return Err(Box::new(reply::internal(id)));
     };
-    account.streams.enter().ok_or_else(|| Box::new(refuse(Reason::QUOTA, id, SOON)))
+    // All strangers are one principal; here they are told apart by where they are.
+    let known = extensions.get::<Caller>().filter(|caller| !caller.is_anonymous);
+    let found = peer.caller(limits, known.map(|caller| &caller.principal), find);
+    found.map_err(|(reason, wait)| Box::new(refuse(reason, id, wait)))
 }
 
 fn refuse(reason: Reason, id: Option<&Id>, wait: Duration) -> Response {

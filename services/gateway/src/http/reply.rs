@@ -23,7 +23,7 @@ use crate::limits::Inside;
 use crate::observe::{self, Operation};
 
 /// What an answer needs to know about its request.
-pub(super) struct Asked {
+pub(super) struct Asked<'a> {
     /// The id to answer with.
     pub(super) id: Option<Id>,
     /// What becomes of a request that was accepted and then lost.
@@ -37,7 +37,7 @@ pub(super) struct Asked {
     /// The place of a stream that waits for news.
     pub(super) place: Option<Inside>,
     /// Who asks: a stream lasts no longer than what they showed is good.
-    pub(super) caller: Caller,
+    pub(super) caller: &'a Caller,
     /// What is told of it to operators.
     pub(super) operation: Option<Operation>,
 }
@@ -91,7 +91,7 @@ pub(super) async fn begun(
 }
 
 /// The response for what a node said, or for the reason why none said anything.
-pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Error>) -> Response {
+pub(super) async fn taken(edge: &Edge, mut asked: Asked<'_>, taken: Result<Taken, Error>) -> Response {
     let (session, mut frames) = match taken {
         Ok(Taken::Accepted { session, frames }) => (session.filter(|_| asked.begins), frames),
         Ok(Taken::Refused(refused)) => {
@@ -122,7 +122,7 @@ pub(super) async fn taken(edge: &Edge, mut asked: Asked, taken: Result<Taken, Er
             let stream = Stream::new(edge.stalls(), frames, edge.keep_alive(), shutdown, listen);
             let stream = stream.owing(owed).holding(asked.place.take()).until(until);
             let stream = stream.moving(asked.moves.then(|| edge.shutdown()));
-            sse::response(stream.lent(&asked.caller).observed(asked.operation.take()))
+            sse::response(stream.lent(asked.caller).observed(asked.operation.take()))
         }
         Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_))) => {
             tracing::error!("a session node broke the order of frames");
@@ -261,7 +261,7 @@ fn answer(edge: &Edge, whole: Answer) -> Response {
 }
 
 /// Accepted by a node that was then lost.
-fn lost(asked: &Asked, reason: &str) -> Response {
+fn lost(asked: &Asked<'_>, reason: &str) -> Response {
     match asked.lost {
         Lost::Unknown => outcome_unknown(asked.id.as_ref(), reason),
         Lost::Nothing => StatusCode::ACCEPTED.into_response(),

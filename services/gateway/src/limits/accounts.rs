@@ -17,7 +17,7 @@ use super::gauge::Gauge;
 const SHARDS: usize = 32;
 /// Accounts in a shard before unused ones are looked for.
 const FEW: usize = 64;
-/// An account that nobody has held for so long remembers nothing: its second has passed.
+/// An account that nobody has held for so long, and with nothing under way, remembers nothing: its second has passed.
 const FORGET_MS: u64 = 2000;
 
 /// The bounds of each account; 0 = no limit.
@@ -107,7 +107,9 @@ impl Account {
     }
 
     fn is_remembered(self: &Arc<Self>, now: u64) -> bool {
-        Arc::strong_count(self) > 1 || now < self.left.load(Ordering::Relaxed) + FORGET_MS
+        Arc::strong_count(self) > 1
+            || now < self.left.load(Ordering::Relaxed) + FORGET_MS
+            || !(self.places.is_empty() && self.streams.is_empty())
     }
 }
 
@@ -143,6 +145,21 @@ mod tests {
         assert!(accounts.of(&2).ask().is_ok());
         let free = Accounts::new(Bounds { rate: 0, places: 1, streams: 1 });
         assert!((0..10_000).all(|_| free.of(&1).ask().is_ok()));
+    }
+
+    #[test]
+    fn an_account_is_not_forgotten_while_something_is_under_way() {
+        let mut accounts = Accounts::new(Bounds { rate: 0, places: 1, streams: 1 });
+        let place = accounts.of(&-1).places.enter().unwrap();
+        let stream = accounts.of(&-2).streams.enter().unwrap();
+        // Time passes.
+        accounts.start -= Duration::from_secs(10);
+        for key in 0..10_000 {
+            accounts.of(&key);
+        }
+        assert!(accounts.of(&-1).places.enter().is_none() && accounts.of(&-2).streams.enter().is_none());
+        drop((place, stream));
+        assert!(accounts.of(&-1).places.enter().is_some() && accounts.of(&-2).streams.enter().is_some());
     }
 
     #[test]

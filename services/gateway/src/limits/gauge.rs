@@ -33,6 +33,11 @@ impl Gauge {
         Some(Inside(self.0.clone()))
     }
 
+    /// Whether nobody is inside at the moment.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.inside.load(Ordering::Relaxed) == 0
+    }
+
     /// Whether there is no room at the moment.
     pub(crate) fn is_full(&self) -> bool {
         self.0.inside.load(Ordering::Relaxed) >= self.0.most

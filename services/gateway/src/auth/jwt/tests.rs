@@ -37,7 +37,7 @@ fn issuers() -> Vec<Arc<Trusted>> {
         algorithms: Algorithm::ALL.to_vec(),
         ..Issuer::default()
     };
-    let withdrawn = CancellationToken::new();
+    let withdrawn = Arc::default();
     vec![Arc::new(Trusted { config, audience: "https://mesh.example/mcp".into(), keys, withdrawn })]
 }
 
