@@ -26,8 +26,7 @@ pub struct Call {
 }
 
 impl Call {
-    pub(crate) fn new(invocation: Arc<Invocation>, start: Start) -> Self {
-        let context = invocation.context();
+    pub(crate) fn new(invocation: Arc<Invocation>, context: Arc<Context>, start: Start) -> Self {
         Self { invocation, context, start: Arc::new(start) }
     }
 

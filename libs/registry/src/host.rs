@@ -216,21 +216,24 @@ impl Port for Inner {
         if context.invocation.is_empty() {
             return Err(Error::new(Code::InvalidRequest, "the invocation has no identifier"));
         }
+        let context = Arc::new(context);
         let state = &self.member(&context.registry)?.state;
-        let (key, registry, operation) = (Key::of(&context), context.registry.clone(), start.operation);
+        let (key, operation) = (Key::of(&context), start.operation);
         let begun = self.fences.pass(Stamp::of(&context), || {
-            self.table.begin(key, |key| Invocation::new(key, context, operation, self.shared.clone()))
+            self.table.begin(key, |key| Invocation::new(key, context.clone(), operation, self.shared.clone()))
         })??;
         let invocation = match begun {
             Begun::New(invocation) => invocation,
-            Begun::Known(invocation) if invocation.registry == registry => return Ok(invocation.frames(0)),
+            Begun::Known(invocation) if invocation.registry == context.registry => {
+                return Ok(invocation.frames(0));
+            }
             Begun::Known(_) => {
                 return Err(Error::new(Code::InvalidRequest, "the invocation belongs to another registry"));
             }
         };
         let round = start.continuation.as_ref().map_or(1, |round| round.round.saturating_add(1));
-        let span = span::open(operation, &start.target, &registry, invocation.context().revision);
-        let call = Call::new(invocation.clone(), start);
+        let span = span::open(operation, &start.target, &context.registry, context.revision);
+        let call = Call::new(invocation.clone(), context, start);
         let handler = work(state, operation, call).instrument(span.clone()).boxed();
         let frames = invocation.frames(0);
         let table = Arc::downgrade(&self.table);

@@ -97,7 +97,12 @@ enum Phase {
 }
 
 impl Invocation {
-    pub(crate) fn new(key: Arc<Key>, context: Context, operation: Operation, shared: Shared) -> Arc<Self> {
+    pub(crate) fn new(
+        key: Arc<Key>,
+        context: Arc<Context>,
+        operation: Operation,
+        shared: Shared,
+    ) -> Arc<Self> {
         let deadline = context.deadline;
         let (registry, owned) = (context.registry.clone(), context.owner.is_some());
         let instance = shared.instance.to_string();
@@ -114,7 +119,7 @@ impl Invocation {
             rounds: Vec::new(),
             readers: 0,
             deadline,
-            context: Arc::new(context),
+            context,
         };
         Arc::new(Self {
             key,

@@ -249,7 +249,7 @@ impl ToolEntry {
             .check(arguments.as_str())
             .map_err(|problems| Error::Failed(format!("invalid input: {problems}")))?;
         let arguments = self.with_defaults(arguments);
-        let Some(handler) = self.handler.clone() else {
+        let Some(handler) = &self.handler else {
             return Err(Error::NotFound(call.target().to_owned()));
         };
         let output = handler(arguments, call).await?;

@@ -15,7 +15,7 @@ use chassis::tls::Dialler;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use machines::ListKind;
 use placement::BeyondError;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{SetOnce, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
@@ -101,7 +101,7 @@ impl App {
             registries,
             observed,
             residents: Residents::default(),
-            ready: watch::channel(false).0,
+            ready: SetOnce::new(),
             draining: AtomicBool::new(false),
             reaches_store: AtomicBool::new(true),
             drain: CancellationToken::new(),
@@ -131,7 +131,7 @@ impl App {
     pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> chassis::serve::RoleResult {
         let (ready, sessions) = (Arc::downgrade(&self.shared), Arc::downgrade(&self.shared));
         self.health.role(ROLE, shutdown.clone(), move || {
-            ready.upgrade().is_some_and(|shared| *shared.ready.borrow())
+            ready.upgrade().is_some_and(|shared| shared.ready.initialized())
         });
         self.health.sessions(move || sessions.upgrade().map_or(0, |shared| shared.residents.len()));
         let stop = CancellationToken::new();
@@ -147,7 +147,8 @@ impl App {
             taken = seat::take(&self.shared, seat) => taken?,
             () = shutdown.requested() => return Ok(()),
         };
-        self.shared.ready.send_replace(true);
+        // A role is served once.
+        let _is_new = self.shared.ready.set(()).is_ok();
         // Slots go first, while their callers are still answered; then everything else.
         let (trigger, empty) = pair();
         let leaving = seat::leave(claims, trigger, shutdown.clone());

@@ -16,7 +16,7 @@ use mcp::telemetry::attribute;
 use mcp::{Era, Method, code};
 use placement::{Claims, Locator};
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{SetOnce, mpsc};
 
 use crate::actor::Actor;
 use crate::begin::carried_by;
@@ -62,7 +62,8 @@ pub(crate) struct Shared {
     pub(crate) facts: Facts,
     pub(crate) residents: Residents,
     pub(crate) budget: Budget,
-    pub(crate) ready: watch::Sender<bool>,
+    /// Asked for each request, so it must not lock.
+    pub(crate) ready: SetOnce<()>,
     pub(crate) draining: AtomicBool,
     /// Whether the store answers this node, as far as was seen.
     pub(crate) reaches_store: AtomicBool,
@@ -188,15 +189,11 @@ impl Shared {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Error::draining());
         }
-        if *self.ready.borrow() {
+        if self.ready.initialized() {
             return Ok(());
         }
-        let mut ready = self.ready.subscribe();
-        let waited = tokio::time::timeout(START_PATIENCE, ready.wait_for(|ready| *ready)).await;
-        match waited {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Error::new(Code::Unavailable, "the node is starting")),
-        }
+        let waited = tokio::time::timeout(START_PATIENCE, self.ready.wait()).await;
+        waited.map(|&()| ()).map_err(|_late| Error::new(Code::Unavailable, "the node is starting"))
     }
 }
 
@@ -292,6 +289,9 @@ impl Host {
 impl SessionHost for Host {
     async fn deliver(&self, mut delivery: Delivery) -> Result<Frames, Error> {
         self.0.admitted().await?;
+        if let (Era::Modern, Some(message)) = (delivery.era, &delivery.read) {
+            return Ok(crate::modern::serve(&self.0, &delivery, message));
+        }
         let refuse = |bad: &Malformed| {
             Ok(refuse::refused(400, bad.id.as_ref(), &RpcError::new(bad.code, bad.message)))
         };
@@ -302,7 +302,7 @@ impl SessionHost for Host {
         match (read, delivery.era) {
             (Err(bad), _) => refuse(&bad),
             (Ok(Body::One(message)), Era::Older) => self.deliver_older(delivery, message).await,
-            (Ok(Body::One(message)), Era::Modern) => Ok(crate::modern::serve(&self.0, delivery, message)),
+            (Ok(Body::One(message)), Era::Modern) => Ok(crate::modern::serve(&self.0, &delivery, &message)),
             (Ok(Body::Batch(messages)), Era::Older) => self.deliver_batch(delivery, messages).await,
             (Ok(Body::Batch(_)), Era::Modern) => refuse(&Malformed::bare()),
         }

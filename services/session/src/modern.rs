@@ -9,8 +9,9 @@ use chassis::telemetry::Scope;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use machines::{CallContext, CallFrame, Continuation, Effect, Exchange, ExchangeSettings, Input, Millis};
+use mcp::json::Part;
 use mcp::log::Level;
-use mcp::rpc::{Message, Request, RpcError};
+use mcp::rpc::{Id, Message, Request, RpcError};
 use mcp::{Json, Method, Revision, code, header, meta, scan};
 
 use crate::calling::{self, Caller, Found, Opened, Wish};
@@ -25,10 +26,9 @@ const STATE_LIFE_MS: u64 = 600_000;
 /// A request as far as it was read before it is taken on.
 struct Admitted {
     method: Method,
-    request: Request,
+    id: Id,
     params: Json,
     /// Members of the params.
-    arguments: Option<Json>,
     state: Option<Json>,
     responses: Option<Json>,
     context: CallContext,
@@ -37,8 +37,8 @@ struct Admitted {
 }
 
 /// Answers a message of a modern client.
-pub(crate) fn serve(shared: &Arc<Shared>, delivery: Delivery, message: Message) -> Frames {
-    let scope = crate::observe::hop(&message);
+pub(crate) fn serve(shared: &Arc<Shared>, delivery: &Delivery, message: &Message) -> Frames {
+    let scope = crate::observe::hop(message);
     shared.describe(&scope, None);
     let request = match message {
         Message::Request(request) => request,
@@ -48,40 +48,41 @@ pub(crate) fn serve(shared: &Arc<Shared>, delivery: Delivery, message: Message) 
             return refuse::refused(400, Some(&response.id), &error);
         }
     };
-    let id = request.id.clone();
-    match admit(shared, &delivery, request) {
+    let id = &request.id;
+    match admit(shared, delivery, request) {
         Ok(admitted) if admitted.method == Method::Listen => {
             crate::listen::serve(shared, admitted.into_listen(), scope)
         }
-        Ok(admitted) => match prepare(shared, &delivery, &admitted) {
+        Ok(admitted) => match prepare(shared, delivery, &admitted) {
             Ok(prepared) => run(shared.clone(), admitted, prepared, scope),
-            Err(Refusal::Rpc(status, error)) => refuse::refused(status, Some(&id), &error),
-            Err(Refusal::BadState) => refuse::bad_state(&id),
+            Err(Refusal::Rpc(status, error)) => refuse::refused(status, Some(id), &error),
+            Err(Refusal::BadState) => refuse::bad_state(id),
         },
-        Err((status, error)) => refuse::refused(status, Some(&id), &error),
+        Err((status, error)) => refuse::refused(status, Some(id), &error),
     }
 }
 
 impl Admitted {
     fn into_listen(self) -> crate::listen::Wanted {
-        crate::listen::Wanted { principal: self.caller.principal, id: self.request.id, params: self.params }
+        crate::listen::Wanted { principal: self.caller.principal, id: self.id, params: self.params }
     }
 }
 
-fn admit(shared: &Shared, delivery: &Delivery, request: Request) -> Result<Admitted, (u16, RpcError)> {
+fn admit(shared: &Shared, delivery: &Delivery, request: &Request) -> Result<Admitted, (u16, RpcError)> {
     let method = Method::parse(&request.method)
         .filter(|m| m.exists_in(Revision::V2026_07_28))
         .ok_or_else(|| (404, RpcError::new(code::METHOD_NOT_FOUND, "Method not found")))?;
     let params = request.params.clone().unwrap_or_else(Json::empty_object);
-    let keys = [meta::META, "arguments", meta::REQUEST_STATE, meta::INPUT_RESPONSES];
-    let [meta, arguments, state, responses] = params.fields(keys);
-    let keys = [meta::LOG_LEVEL, meta::PROGRESS_TOKEN, meta::CLIENT_CAPABILITIES];
+    let of_params = [meta::META, meta::REQUEST_STATE, meta::INPUT_RESPONSES];
+    let [meta, state, responses] = params.part().fields(of_params);
+    let of_meta = [meta::LOG_LEVEL, meta::PROGRESS_TOKEN, meta::CLIENT_CAPABILITIES];
     let [log_level, progress_token, client_capabilities] =
-        meta.map_or([const { None }; 3], |meta| meta.fields(keys));
+        meta.map_or([None; 3], |meta| meta.fields(of_meta));
+    let kept = |part: Option<Part<'_>>| part.map(|part| params.slice(part.as_str()));
     let log_level = match log_level {
         None => None,
         Some(raw) => {
-            let level = scan::string(raw.as_str()).and_then(|text| Level::parse(&text));
+            let level = raw.string().and_then(|text| Level::parse(&text));
             let refuse = || {
                 (
                     400,
@@ -94,10 +95,10 @@ fn admit(shared: &Shared, delivery: &Delivery, request: Request) -> Result<Admit
             Some(level.ok_or_else(refuse)?)
         }
     };
-    let progress_token = progress_token.filter(|raw| mcp::rpc::Id::read(raw).is_some());
+    let progress_token = kept(progress_token).filter(|raw| Id::read(raw).is_some());
     let context = CallContext {
         revision: Revision::V2026_07_28,
-        client_capabilities,
+        client_capabilities: kept(client_capabilities),
         log_level,
         progress: progress_token.is_some(),
     };
@@ -107,7 +108,8 @@ fn admit(shared: &Shared, delivery: &Delivery, request: Request) -> Result<Admit
         principal: delivery.principal.clone(),
         affinity: String::new(),
     };
-    Ok(Admitted { method, request, params, arguments, state, responses, context, progress_token, caller })
+    let (state, responses, id) = (kept(state), kept(responses), request.id.clone());
+    Ok(Admitted { method, id, params, state, responses, context, progress_token, caller })
 }
 
 enum Refusal {
@@ -130,7 +132,7 @@ fn prepare(shared: &Arc<Shared>, delivery: &Delivery, admitted: &Admitted) -> Re
     let found = calling::find(&shared.registries, operation, &admitted.params, true)
         .map_err(|error| Refusal::Rpc(200, error))?;
     if operation == Operation::Call {
-        let arguments = admitted.arguments.as_ref().map(Json::as_str);
+        let arguments = admitted.params.part().get("arguments").map(Part::as_str);
         header::check_params(&delivery.param_headers, arguments, &found.route.entry.headers).map_err(
             |mismatch| Refusal::Rpc(400, RpcError::new(code::HEADER_MISMATCH, mismatch.to_string())),
         )?;
@@ -223,7 +225,7 @@ fn run(shared: Arc<Shared>, admitted: Admitted, prepared: Prepared, scope: Scope
     let settings = ExchangeSettings {
         server_info: shared.facts.server_info().clone(),
         method: admitted.method,
-        id: admitted.request.id.clone(),
+        id: admitted.id.clone(),
         progress_token: admitted.progress_token.clone(),
         log_level: admitted.context.log_level,
         client_capabilities: admitted.context.client_capabilities.clone(),
@@ -396,7 +398,7 @@ impl Serving {
             None => call.resume(round, responses),
             Some(state) => {
                 let again = call.again(Round { state, round, responses });
-                call.start(again)
+                call.start(Arc::new(again))
             }
         };
     }

@@ -388,6 +388,6 @@ impl Call {
     ) -> stream::BoxStream<'static, Heard> {
         self.renew(invocation);
         let begin = self.again(round);
-        self.start(begin)
+        self.start(begin.into())
     }
 }

@@ -190,7 +190,9 @@ impl Registries {
     }
 
     fn route_to(self: &Arc<Self>, named: Named) -> Option<Route> {
-        let entry = named.find(&self.catalogue())?.clone();
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = named.find(&current)?.clone();
+        drop(current);
         Some(Route { all: self.clone(), entry, named })
     }
 

@@ -104,15 +104,20 @@ impl Table {
 
     /// The invocation has its ending.
     pub(super) fn finished(self: &Arc<Self>, invocation: &Arc<Invocation>) {
-        let bytes = invocation.bytes() + ENTRY_BYTES;
+        // Where it is kept. Another lock, so it is asked for before this one.
+        let bytes = if invocation.owned { invocation.bytes() + ENTRY_BYTES } else { 0 };
         let mut inner = self.lock();
         inner.active -= 1;
         if inner.active == 0 {
             self.idle.notify_waiters();
         }
+        if !invocation.owned {
+            inner.entries.remove(&invocation.key);
+            return;
+        }
         let place = inner.next_kept;
         let Some(entry) = inner.entries.get_mut(&invocation.key) else { return };
-        if entry.released || !invocation.owned {
+        if entry.released {
             inner.entries.remove(&invocation.key);
             return;
         }

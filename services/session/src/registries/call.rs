@@ -33,27 +33,27 @@ pub(crate) enum Heard {
 /// See the module.
 pub(crate) struct Call {
     pub(crate) route: Route,
-    pub(super) begin: Start,
+    pub(super) begin: Arc<Start>,
     state: Mutex<State>,
     last: AtomicU64,
     /// Endings heard so far, one for each round.
     endings: AtomicU64,
-    asking: Mutex<Asking>,
 }
 
 /// How to go on when a stream breaks.
 pub(super) enum Again {
     /// Its frames are kept where it was taken on; before, another replica may do it.
-    Call(Start),
+    Call(Arc<Start>),
     /// Its frames are kept.
     Attach,
     /// It may be done twice.
-    Read(Start),
+    Read(Arc<Start>),
     /// The same answers to the same round.
     Resume(u32, Vec<InputResponse>),
 }
 
 struct State {
+    asking: Asking,
     context: Context,
     instance: Option<String>,
     place: Place,
@@ -76,15 +76,9 @@ enum Place {
 impl Call {
     pub(crate) fn new(observed: &Arc<Observed>, route: Route, begin: Start, context: Context) -> Arc<Self> {
         let asking = Asking::of_start(observed, &route, &begin, context.revision);
-        let state = Mutex::new(State { context, instance: None, place: Place::Open, cancelled: None });
-        Arc::new(Self {
-            route,
-            begin,
-            state,
-            last: AtomicU64::new(0),
-            endings: AtomicU64::new(0),
-            asking: Mutex::new(asking),
-        })
+        let state = State { asking, context, instance: None, place: Place::Open, cancelled: None };
+        let (begin, state) = (Arc::new(begin), Mutex::new(state));
+        Arc::new(Self { route, begin, state, last: AtomicU64::default(), endings: AtomicU64::default() })
     }
 
     /// A call that another owner has begun, and of which frames up to `heard` are known.
@@ -106,12 +100,12 @@ impl Call {
 
     /// Takes note of what is passed on.
     pub(super) fn note(&self, frame: CallFrame) -> CallFrame {
-        self.asking().heard(&frame);
+        self.asking(|asking| asking.heard(&frame));
         frame
     }
 
-    pub(super) fn asking(&self) -> MutexGuard<'_, Asking> {
-        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn asking<T>(&self, act: impl FnOnce(&mut Asking) -> T) -> T {
+        act(&mut self.state().asking)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,14 +136,7 @@ impl Call {
 
     /// From now on it is at this process.
     pub(crate) fn put(&self, link: &Arc<Link>) {
-        let mut state = self.state();
-        state.place = Place::At(link.hold());
-        // Told before it was known where.
-        if let Some(reason) = &state.cancelled {
-            link.cancel(state.context.clone(), reason.clone());
-        }
-        drop(state);
-        self.asking().asks(link);
+        self.state().put(link);
     }
 
     /// It belongs to this registry of its process.
@@ -210,7 +197,7 @@ impl Call {
     }
 
     /// The same with another beginning.
-    pub(crate) fn start(self: Arc<Self>, start: Start) -> BoxStream<'static, Heard> {
+    pub(crate) fn start(self: Arc<Self>, start: Arc<Start>) -> BoxStream<'static, Heard> {
         let again = match start.operation {
             Operation::Call => Again::Call(start),
             Operation::Read | Operation::Get => Again::Read(start),
@@ -285,18 +272,18 @@ impl Call {
     }
 
     /// Starts it at the first replica that does not provably refuse it.
-    async fn somewhere(&self, start: &Start, search: &mut Search<'_>) -> Result<Frames, Error> {
+    async fn somewhere(&self, start: &Arc<Start>, search: &mut Search<'_>) -> Result<Frames, Error> {
         let mut refused = super::route::nobody();
         while let Some(link) = search.next().await {
-            self.put(&link);
             let context = {
-                let state = self.state();
+                let mut state = self.state();
+                state.put(&link);
                 if state.cancelled.is_some() {
                     return Err(refused);
                 }
                 state.context.clone()
             };
-            match link.port.start(context, start.clone()).await {
+            match link.port.start(context, Start::clone(start)).await {
                 Err(error) if goes_elsewhere(&error) => {
                     search.exclude(link.id);
                     refused = error;
@@ -374,7 +361,7 @@ impl Call {
                 self.renew(new_invocation().ok_or_else(|| Error::new(Code::Internal, "no random bytes"))?);
                 let link = search.next().await.ok_or_else(super::route::nobody)?;
                 self.put(&link);
-                link.port.start(self.context(), start.clone()).await
+                link.port.start(self.context(), Start::clone(start)).await
             }
             Again::Resume(round, responses) => {
                 self.at().await?.port.resume(self.context(), *round, responses.clone()).await
@@ -414,9 +401,10 @@ impl Call {
         if frame.body.is_ending() {
             self.endings.fetch_add(1, Ordering::Relaxed);
         }
-        Some(Heard::Frame(self.note(match frame.body {
+        let mut state = self.state();
+        let frame = match frame.body {
             FrameBody::Accepted { instance, .. } => {
-                self.accepted(&instance);
+                state.accepted(&instance);
                 CallFrame::Accepted { instance }
             }
             FrameBody::Progress(params) => CallFrame::Progress(params),
@@ -428,21 +416,34 @@ impl Call {
             FrameBody::Result(_) | FrameBody::Task(_) => FAILED,
             FrameBody::Error(error) => CallFrame::Error(error),
             FrameBody::InputRequired(input) => return Some(Heard::InputRequired(input)),
-        })))
-    }
-
-    fn accepted(&self, instance: &str) {
-        let mut state = self.state();
-        state.instance = Some(instance.to_owned());
-        // The cancellation may have come there before what it cancels.
-        if let (Some(reason), Place::At(held)) = (&state.cancelled, &state.place) {
-            held.link().cancel(state.context.clone(), reason.clone());
-        }
+        };
+        state.asking.heard(&frame);
+        Some(Heard::Frame(frame))
     }
 
     /// What to start a handler with that has returned and is called again.
     pub(crate) fn again(&self, round: api::registry::Round) -> Start {
-        Start { continuation: Some(round), ..self.begin.clone() }
+        Start { continuation: Some(round), ..Start::clone(&self.begin) }
+    }
+}
+
+impl State {
+    /// From now on it is at this process.
+    fn put(&mut self, link: &Arc<Link>) {
+        self.place = Place::At(link.hold());
+        // Told before it was known where.
+        if let Some(reason) = &self.cancelled {
+            link.cancel(self.context.clone(), reason.clone());
+        }
+        self.asking.asks(link);
+    }
+
+    fn accepted(&mut self, instance: &str) {
+        self.instance = Some(instance.to_owned());
+        // The cancellation may have come there before what it cancels.
+        if let (Some(reason), Place::At(held)) = (&self.cancelled, &self.place) {
+            held.link().cancel(self.context.clone(), reason.clone());
+        }
     }
 }
 

@@ -91,12 +91,12 @@ impl Call {
     /// Whoever asks for it again has come: see [`Asking::show`].
     pub(crate) fn show(&self, hop: &Scope, key: &str) {
         let revision = self.context().revision;
-        self.asking().show(hop, key, (&self.route, &self.begin), revision);
+        self.asking(|asking| asking.show(hop, key, (&self.route, &*self.begin), revision));
     }
 
     /// On whose behalf its registry is asked; known only later where another owner has begun it.
     pub(super) fn scope(&self) -> Scope {
-        self.asking().scope()
+        self.asking(|asking| asking.scope())
     }
 
     /// Finds the process that has it, for what it is to be told.

@@ -3,7 +3,7 @@
 //! Requests with the same affinity go to the same replica on every node, as long as it serves and offers what they name. What
 //! provably was not executed goes to another one; while there is none, it waits for a moment, as in a restart.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use api::registry::{Context, Kind, Operation, Registry};
@@ -60,7 +60,7 @@ impl Route {
     /// The replica for requests of this affinity, leaving some out: of those that offer the entry as it is listed, else of
     /// those that offer it at all.
     pub(crate) fn choose(&self, affinity: &str, not: &[LinkId]) -> Option<Arc<Link>> {
-        let links = self.all.links();
+        let links = self.all.links.read().unwrap_or_else(PoisonError::into_inner);
         let among = |holders: &Holders| {
             [&holders.alike, &holders.others].into_iter().find_map(|holders| {
                 let serving = holders.iter().filter(|id| !not.contains(id)).filter_map(|id| links.get(id));
@@ -79,8 +79,7 @@ impl Route {
     /// Looks for replicas one after the other.
     pub(super) fn search(&self, context: &Context) -> Search<'_> {
         let by = if context.affinity.is_empty() { &context.invocation } else { &context.affinity };
-        let stirred = self.all.stirred.subscribe();
-        Search { route: self, affinity: by.clone(), tried: Vec::new(), until: None, stirred }
+        Search { route: self, affinity: by.clone(), tried: Vec::new(), until: None, stirred: None }
     }
 
     /// Asks for one answer, and again while it can be had nowhere.
@@ -121,19 +120,24 @@ pub(super) struct Search<'a> {
     tried: Vec<LinkId>,
     /// Until when it is waited; set when there is first nobody to ask.
     until: Option<Instant>,
-    stirred: watch::Receiver<()>,
+    /// Tells when anything has changed; nearly always nobody wants to know.
+    stirred: Option<watch::Receiver<()>>,
 }
 
 impl Search<'_> {
     /// The next replica to ask; `None` if none serves for too long. Who has refused is asked again when anything has changed.
     pub(super) async fn next(&mut self) -> Option<Arc<Link>> {
+        if let Some(link) = self.route.choose(&self.affinity, &self.tried) {
+            return Some(link);
+        }
+        let stirred = self.stirred.get_or_insert_with(|| self.route.all.stirred.subscribe());
         loop {
-            self.stirred.mark_unchanged();
+            stirred.mark_unchanged();
             if let Some(link) = self.route.choose(&self.affinity, &self.tried) {
                 return Some(link);
             }
             let until = *self.until.get_or_insert_with(|| Instant::now() + HOLD);
-            let changed = timeout_at(until, self.stirred.changed()).await;
+            let changed = timeout_at(until, stirred.changed()).await;
             if !matches!(changed, Ok(Ok(()))) {
                 return None;
             }
