@@ -6,7 +6,8 @@ use futures::{StreamExt as _, stream};
 use http::StatusCode;
 use mcp::Json;
 use mcp::scan::{member, path};
-use tests::client::{Client, DEADLINE};
+use tests::client::{Client, DEADLINE, Events};
+use tests::cluster::Nodes;
 use tests::http_sse::HttpSse;
 use tests::mesh::{Mesh, Topology};
 use tests::scripted::{Scripted, bodies, shared};
@@ -118,8 +119,10 @@ async fn each_member_is_answered_for_itself(topology: Topology) -> Result<()> {
     assert_eq!(verdicts, expected.map(|(id, code)| (id.to_owned(), code.to_owned())), "{seen:?}");
     assert!(seen.contains(&result(1)) && seen.contains(&result(2)) && seen.contains(&PONG.to_owned()));
     assert_eq!(registry.seen().len(), 2);
-    // Nothing but nonsense is answered too, and the session goes on.
-    assert_eq!(answers(&client, "[1,2]".to_owned()).await?.len(), 2);
+    // Nothing but nonsense is no batch, and the session goes on.
+    let refused = client.post("[1,2]").await?;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert_eq!(path(&refused.text().await?, &["error", "code"]), Some("-32600"));
     assert_eq!(answers(&client, batch(&[PING])).await?, [PONG]);
     assert_eq!(client.post(PING).await?.text().await?, PONG);
     Ok(())
@@ -294,4 +297,62 @@ async fn on_http_sse_the_answers_come_on_the_stream(topology: Topology) -> Resul
     assert_eq!(older.post(batch(&[call(1, "quick")])).await?.status, StatusCode::BAD_REQUEST);
     assert_eq!(registry.seen().len(), 1);
     Ok(())
+}
+
+/// The next message that does not merely say that a list has changed, as it may have with the owner.
+async fn next(events: &mut Events) -> Result<String> {
+    loop {
+        let message = events.message().await?;
+        if !message.contains("/list_changed\"") {
+            return Ok(message);
+        }
+    }
+}
+
+async fn a_lost_owner_is_not_missed(drains: bool) -> Result<()> {
+    let mut registry = registry();
+    registry.goes_on = true;
+    let registry = shared(registry);
+    let mut nodes = Nodes::start(2, vec![registry.clone()]).await?;
+    let mut client = nodes.client();
+    client.initialize("2025-03-26", r#"{"roots":{}}"#).await?;
+    let members = [call(1, "never"), call(2, "asking"), call(3, "quick"), PING.to_owned()];
+    let mut events = client.post(batch(&members)).await?.events();
+    let mut said = Vec::new();
+    for _ in 0..4 {
+        said.push(next(&mut events).await?);
+    }
+    let asked = said.iter().find_map(|text| member(text, "method").and_then(|_| member(text, "id")));
+    let reply =
+        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"roots":[]}}}}"#, asked.context("no question")?);
+    assert!(said.contains(&result(3)) && said.contains(&PONG.to_owned()), "{said:?}");
+    let owner = nodes.owner_of(client.session.as_deref().context("no session")?)?;
+    if drains {
+        nodes.drain(&owner).await?;
+    } else {
+        nodes.kill(&owner);
+    }
+    // What the client posts while nobody owns the session waits.
+    assert_eq!(client.post(batch(&[reply])).await?.status, StatusCode::ACCEPTED);
+    let asked = next(&mut events).await?;
+    assert!(member(&asked, "id") == Some("2") && asked.contains("r=Ok("), "{asked}");
+    registry.say_later(3, FrameBody::Progress(Json::trusted(r#"{"progress":2}"#)));
+    registry.say_later(4, FrameBody::Result(Json::trusted(DONE)));
+    assert_eq!(
+        path(&next(&mut events).await?, &["params", "progress"]),
+        Some("2"),
+        "the first is not said again"
+    );
+    assert_eq!(next(&mut events).await?, result(1));
+    assert_eq!(events.next().await?, None);
+    assert_eq!(registry.seen().len(), 3, "each was called once");
+    assert_eq!(answers(&client, batch(&[PING])).await?, [PONG]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_do_not_notice_that_the_owner_is_lost() {
+    for drains in [false, true] {
+        a_lost_owner_is_not_missed(drains).await.unwrap();
+    }
 }

@@ -128,6 +128,7 @@ async fn what_waits_behind_the_end_of_a_session_is_told_that_it_is_gone() {
         principal: api::Principal::default(),
         transport: Transport::Streamable,
         again: None,
+        in_batch: false,
         group: String::new(),
         param_headers: Vec::new(),
         request_key: String::new(),

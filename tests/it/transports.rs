@@ -38,6 +38,7 @@ fn delivery(
         request_key: String::new(),
         transport,
         again: None,
+        in_batch: false,
     }
 }
 
@@ -244,5 +245,31 @@ async fn an_unknown_outcome_of_http_sse_is_kept_like_any_answer() -> Result<()> 
     post(host.as_ref(), PING, "c", None).await?;
     let (_, pong) = event(&mut stream).await?;
     assert!(pong.is_some_and(|pong| pong.as_str().contains(r#""result":{}"#)), "it was not said twice");
+    Ok(())
+}
+
+/// A gateway of a build before sends batches whole: while versions change, they are answered as they were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_comes_whole_is_taken_apart() -> Result<()> {
+    let app = node()?;
+    let host = app.handle();
+    let (_trigger, shutdown) = drain::pair();
+    let _serving = task::spawn(Kind::Role, "session", app.serve(Incoming::None, shutdown));
+    let owner = who("owner");
+    let (session, _, _stream) = sessions(host.as_ref(), &owner).await?;
+    let body = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},7,{"jsonrpc":"2.0","method":"n"}]"#;
+    let mut frames = host.deliver(delivery(Some(&session), &owner, Transport::Streamable, body)).await?;
+    accepted(&mut frames).await?;
+    assert_eq!(frames.next().await.context("open")??, Frame::Open);
+    let mut said = Vec::new();
+    while let Some(frame) = frames.next().await {
+        let Frame::Event(event) = frame? else { anyhow::bail!("no event") };
+        said.push(event.message.context("a message")?.as_str().to_owned());
+    }
+    said.sort();
+    assert!(said.len() == 2 && said[0].contains("-32600"), "{said:?}");
+    assert_eq!(said[1], r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+    let nothing = delivery(Some(&session), &owner, Transport::Streamable, "[7]");
+    assert_eq!(refusal(host.deliver(nothing).await?).await?.status, 400);
     Ok(())
 }

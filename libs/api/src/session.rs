@@ -1,5 +1,6 @@
 //! The port of a session node: what a gateway asks of it.
 
+pub mod batch;
 mod client;
 mod convert;
 pub(crate) mod link;
@@ -39,7 +40,7 @@ pub enum Transport {
 /// One message of a client.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
-    /// As the client sent it; already known to be one JSON-RPC message, or a batch in a session.
+    /// As the client sent it; already known to be one JSON-RPC message, or a batch in a session of [`Transport::HttpSse`].
     pub message: Json,
     /// The same, read, where this process has read it already. Crosses no wire.
     pub read: Option<Arc<Message>>,
@@ -61,6 +62,8 @@ pub struct Delivery {
     pub transport: Transport,
     /// What became of an earlier attempt, as far as the gateway knows; `None` = this is the first.
     pub again: Option<Again>,
+    /// Whether it is a member of a batch, legal in sessions of 2025-03-26 alone.
+    pub in_batch: bool,
 }
 
 /// What is known of an earlier attempt at a delivery. A node that finds what came of it goes on with that.

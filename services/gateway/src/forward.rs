@@ -304,7 +304,7 @@ impl Forward {
 }
 
 /// What frames begin with; `None` if there are none.
-async fn first_of(mut frames: Frames) -> Result<Option<Taken>, Error> {
+pub(crate) async fn first_of(mut frames: Frames) -> Result<Option<Taken>, Error> {
     match frames.next().await {
         Some(Ok(Frame::Accepted { session })) => Ok(Some(Taken::Accepted { session, frames })),
         Some(Ok(Frame::Refused(answer))) => Ok(Some(Taken::Refused(answer))),

@@ -3,7 +3,7 @@
 use api::KeyRing;
 use axum::http::{HeaderMap, Method};
 use bytes::Bytes;
-use mcp::rpc::{Id, Message};
+use mcp::rpc::Message;
 use mcp::{Era, Json};
 
 use crate::http::admit::{self, Admitted, Refusal, Verb};
@@ -37,10 +37,10 @@ pub enum Verdict {
     Batch {
         /// The session they belong to.
         session: String,
-        /// As they are forwarded.
-        raw: Json,
-        /// Ids of the requests among them.
-        requests: Vec<Id>,
+        /// Each as it was read, and as it is forwarded.
+        members: Vec<(Message, Json)>,
+        /// What those that are no messages are answered with.
+        malformed: Vec<Json>,
     },
     /// It is a notification that means nothing to anybody.
     Noted,
@@ -69,8 +69,8 @@ pub fn post(keys: &KeyRing, headers: &HeaderMap, body: &Bytes) -> Verdict {
         },
         Ok(Admitted::Batch(batch)) => Verdict::Batch {
             session: batch.session.as_str().to_owned(),
-            raw: batch.raw,
-            requests: batch.requests,
+            members: batch.members.into_iter().map(|letter| (letter.message, letter.raw)).collect(),
+            malformed: batch.malformed,
         },
         Ok(Admitted::Noted) => Verdict::Noted,
         Err(refusal) => refusal.into(),

@@ -1,6 +1,7 @@
 //! The route table.
 
 pub(crate) mod admit;
+mod batch;
 pub(crate) mod body;
 pub(crate) mod caller;
 mod cors;

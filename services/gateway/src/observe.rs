@@ -304,7 +304,7 @@ impl Drop for Operation {
     }
 }
 
-/// Several messages at once, in one span: none of its members is a request of its own on the wire.
+/// Several messages at once, which go whole: in one span.
 pub(crate) fn batch(parts: &Parts) -> Scope {
     beside(parts, "trunkline.gateway batch")
 }

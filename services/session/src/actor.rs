@@ -17,7 +17,7 @@ use mcp::{Json, Method, code};
 use tokio::sync::mpsc;
 
 use crate::calling::Caller;
-use crate::carry::{self, Carried};
+use crate::carry::{self, Carried, refuse_batch};
 use crate::host::Shared;
 use crate::letter::Letter;
 use crate::reader::Reader;
@@ -212,7 +212,8 @@ impl Actor {
 
     async fn open_letter(&mut self, letter: Letter) {
         match letter {
-            Letter::Message { message, key, again, reply, scope } => {
+            Letter::Message { in_batch: true, reply, .. } if !self.takes_batches() => refuse_batch(&reply),
+            Letter::Message { message, key, again, reply, scope, .. } => {
                 let taken_on = match again {
                     Some(again) => {
                         self.show(&key, &scope);

@@ -99,7 +99,8 @@ impl Host {
         let (reply, mut frames) = queue();
         let scope = observe::hop(&message);
         shared.describe(&scope, Some(&id));
-        let letter = Letter::Message { message, key: String::new(), again: None, reply, scope };
+        let letter =
+            Letter::Message { message, key: String::new(), again: None, in_batch: false, reply, scope };
         let _known = shared.post(&id, None, letter).is_ok();
         let first = match frames.recv().await {
             Some(Err(lost)) => return Err(lost),

@@ -1,11 +1,8 @@
-//! Streams of the machine without an HTTP response of their own: those of a session of HTTP+SSE, and those of the members of a
-//! batch. What is said on them goes to the one reader that stands for them.
+//! Streams of the machine without an HTTP response of their own: those of a session of HTTP+SSE. What is said on them goes to the
+//! one reader that stands for them.
 //!
-//! In a session of HTTP+SSE the machine says everything on the session's own stream, where it is kept; a reader that goes on at
-//! the next owner is given ids to go on from. A batch's events have no ids: a response that carries several streams cannot be
-//! continued as one of them.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! The machine of such a session says everything on the session's own stream, where it is kept; a reader that goes on at the next
+//! owner is given ids to go on from.
 
 use api::session::{Again, Answer, Event, Frame, Transport};
 use api::{Code, Error, EventId};
@@ -26,41 +23,17 @@ pub(crate) struct Carried {
     leaving: bool,
     /// Key of the delivery that is being taken on in such a session.
     pub(crate) accepting: Option<String>,
-    /// Batches under way, by the stream of their response.
-    batches: BTreeMap<StreamId, Batch>,
-}
-
-/// A batch whose response is not complete.
-struct Batch {
-    /// Streams of the members that are not over.
-    members: BTreeSet<StreamId>,
-    /// Whether the response is an event stream; a batch that wants no answer gets a status alone.
-    opened: bool,
-    /// The first refusal of a member that wants no answer.
-    refused: Option<Answer>,
-}
-
-/// Whose reader gets what is said on a stream.
-enum Carrier {
-    Itself,
-    Batch(StreamId),
 }
 
 impl Carried {
-    /// A session of HTTP+SSE ends with its last call.
     /// Whether there is a reader, or was, that goes on at the next owner.
     pub(crate) fn goes_on(&self) -> bool {
         self.goes_on == Some(true)
     }
 
+    /// A session of HTTP+SSE ends with its last call.
     pub(crate) const fn leave(&mut self) {
         self.leaving = true;
-    }
-
-    fn carrier(&self, stream: StreamId) -> Carrier {
-        let mut batches = self.batches.iter();
-        let found = batches.find(|(_, batch)| batch.members.contains(&stream));
-        found.map_or(Carrier::Itself, |(response, _)| Carrier::Batch(*response))
     }
 }
 
@@ -73,67 +46,27 @@ impl Actor {
     /// The whole answer to a POST or DELETE.
     pub(crate) fn answer(&mut self, stream: StreamId, answer: Answer) {
         self.keys.remove(&stream);
-        match self.carried.carrier(stream) {
-            Carrier::Itself => {
-                if self.is_http_sse() && !self.readers.contains_key(&stream) {
-                    // A member of a batch, whose POST has its answer.
-                    return self.pass_on(StreamId::OWN, response_in(answer));
-                }
-                self.send(stream, Frame::Answer(answer));
-                self.readers.remove(&stream);
-            }
-            Carrier::Batch(response) => {
-                let batch = self.carried.batches.get_mut(&response);
-                match batch.filter(|batch| !batch.opened) {
-                    Some(batch) if answer.status >= 400 => {
-                        batch.refused.get_or_insert(answer);
-                    }
-                    Some(_) => {}
-                    None => self.pass_on(response, response_in(answer)),
-                }
-                self.leave_batch(response, stream);
-            }
+        if self.is_http_sse() && !self.readers.contains_key(&stream) {
+            // A member of a batch, whose POST has its answer.
+            return self.pass_on(StreamId::OWN, response_in(answer));
         }
-    }
-
-    /// The answer becomes an event stream.
-    pub(crate) fn open(&mut self, stream: StreamId) {
-        match self.carried.carrier(stream) {
-            Carrier::Itself => self.send(stream, Frame::Open),
-            Carrier::Batch(_) => {}
-        }
+        self.send(stream, Frame::Answer(answer));
+        self.readers.remove(&stream);
     }
 
     /// An event of a stream.
     pub(crate) fn tell(&mut self, stream: StreamId, event: machines::Event) {
-        match self.carried.carrier(stream) {
-            Carrier::Itself if self.is_http_sse() && !self.carried.goes_on() => {
-                self.pass_on(stream, event.message);
-            }
-            Carrier::Itself => {
-                let event = self.sign(stream, event);
-                self.send(stream, Frame::Event(event));
-            }
-            Carrier::Batch(response) => self.pass_on(response, event.message),
+        if self.is_http_sse() && !self.carried.goes_on() {
+            return self.pass_on(stream, event.message);
         }
-    }
-
-    /// The reader is asked to come back, which a reader of several streams cannot do for one of them.
-    pub(crate) fn pause(&mut self, stream: StreamId) {
-        match self.carried.carrier(stream) {
-            Carrier::Itself => self.close(stream),
-            // Before anything else happens, so that nothing is said without a reader.
-            Carrier::Batch(_) => self.pending.push_front(Input::ReaderAttached(stream)),
-        }
+        let event = self.sign(stream, event);
+        self.send(stream, Frame::Event(event));
     }
 
     /// A stream is over.
     pub(crate) fn finish(&mut self, stream: StreamId) {
         self.keys.remove(&stream);
-        match self.carried.carrier(stream) {
-            Carrier::Itself => self.close(stream),
-            Carrier::Batch(response) => self.leave_batch(response, stream),
-        }
+        self.close(stream);
     }
 
     fn pass_on(&mut self, reader: StreamId, message: Option<Json>) {
@@ -142,74 +75,31 @@ impl Actor {
         }
     }
 
-    fn leave_batch(&mut self, response: StreamId, member: StreamId) {
-        let Some(batch) = self.carried.batches.get_mut(&response) else { return };
-        batch.members.remove(&member);
-        self.end_batch(response);
+    /// Whether its client may post several messages at once.
+    pub(crate) fn takes_batches(&self) -> bool {
+        self.resident.machine.revision() == Some(Revision::V2025_03_26)
     }
 
-    /// Ends the response to a batch once its last member is over.
-    fn end_batch(&mut self, response: StreamId) {
-        if self.carried.batches.get(&response).is_none_or(|batch| !batch.members.is_empty()) {
-            return;
-        }
-        if let Some(batch) = self.carried.batches.remove(&response).filter(|batch| !batch.opened) {
-            let answer = batch.refused.unwrap_or_else(|| Answer::new(202, None));
-            self.send(response, Frame::Answer(answer));
-        }
-        self.readers.remove(&response);
-    }
-
-    /// Several messages at once: each is handled as if it had come alone.
+    /// Several messages at once in a session of HTTP+SSE: each is handled as if it had come alone.
     pub(crate) async fn batch(&mut self, messages: Vec<Result<Message, Malformed>>, reply: Reader) {
-        if self.resident.machine.revision() != Some(Revision::V2025_03_26) {
-            let bare = Malformed::bare();
-            let error = rpc::error(None, &RpcError::new(bare.code, bare.message));
-            let refused = Frame::Refused(Answer::new(400, Some(error)));
-            // A reader that is gone does not want to know.
-            let _heard = reply.say(Ok(refused));
-            return;
+        if !self.takes_batches() {
+            return refuse_batch(&reply);
         }
-        let mut members: Vec<(StreamId, Result<Message, Malformed>)> = Vec::with_capacity(messages.len());
         for message in messages {
-            members.push((self.resident.machine.reserve_stream(), message));
-        }
-        let is_carried = self.is_http_sse();
-        let reader = if is_carried { StreamId::OWN } else { self.begin_batch(&members, reply.clone()) };
-        for (stream, message) in members {
             match message {
-                Ok(message) => self.take(Input::Client { stream, message, key: None }).await,
+                Ok(message) => {
+                    let stream = self.resident.machine.reserve_stream();
+                    self.take(Input::Client { stream, message, key: None }).await;
+                }
                 Err(bad) => {
                     let error = rpc::error(bad.id.as_ref(), &RpcError::new(bad.code, bad.message));
-                    self.pass_on(reader, Some(error));
+                    self.pass_on(StreamId::OWN, Some(error));
                 }
             }
         }
-        if is_carried {
-            // Not before, since only now all of them are written down.
-            let _heard = reply.say(Ok(Frame::Accepted { session: None }));
-            return acknowledge(&reply);
-        }
-        self.end_batch(reader);
-    }
-
-    /// Says whose reader gets the answers.
-    fn begin_batch(&mut self, members: &[(StreamId, Result<Message, Malformed>)], reply: Reader) -> StreamId {
-        let response = self.resident.machine.reserve_stream();
-        self.add_reader(response, reply);
-        self.send(response, Frame::Accepted { session: None });
-        let quiet = |message: &Result<Message, Malformed>| match message {
-            Ok(Message::Notification(_) | Message::Response(_)) => true,
-            Ok(Message::Request(_)) | Err(_) => false,
-        };
-        let opened = !members.iter().all(|(_, message)| quiet(message));
-        if opened {
-            self.send(response, Frame::Open);
-        }
-        let valid = members.iter().filter(|(_, message)| message.is_ok()).map(|(stream, _)| *stream);
-        let batch = Batch { members: valid.collect(), opened, refused: None };
-        self.carried.batches.insert(response, batch);
-        response
+        // Not before, since only now all of them are written down.
+        let _heard = reply.say(Ok(Frame::Accepted { session: None }));
+        acknowledge(&reply);
     }
 
     /// The reader of a session of HTTP+SSE is there, for the first time or after a change of owner: it is given what it has not
@@ -318,6 +208,14 @@ pub(crate) struct Visit {
 pub(crate) fn acknowledge(reply: &Reader) {
     // A client that does not wait for it misses nothing.
     let _heard = reply.say(Ok(Frame::Answer(Answer::new(202, None))));
+}
+
+/// Says that an array of messages is none of a session of this revision.
+pub(crate) fn refuse_batch(reply: &Reader) {
+    let bare = Malformed::bare();
+    let error = rpc::error(None, &RpcError::new(bare.code, bare.message));
+    // A reader that is gone does not want to know.
+    let _heard = reply.say(Ok(Frame::Refused(Answer::new(400, Some(error)))));
 }
 
 /// The response to a request. A complaint about a message that wants no answer is none.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use api::session::batch::{Member, merged};
 use api::session::{Attach, Close, Delivery, Frame, Frames, Request, SessionHost, Transport};
 use api::{Code, Epoch, Error, EventId, KeyRing, Principal, SessionId};
 use async_trait::async_trait;
@@ -247,6 +248,7 @@ impl Host {
             message: message.clone(),
             key: delivery.request_key.clone(),
             again: delivery.again.clone(),
+            in_batch: delivery.in_batch,
             reply,
             scope: scope.clone(),
         };
@@ -270,9 +272,9 @@ impl Host {
         delivery: Delivery,
         messages: Vec<Result<Message, Malformed>>,
     ) -> Result<Frames, Error> {
-        let bare = Malformed::bare();
-        let Some(text) = delivery.session.as_deref() else {
-            return Ok(refuse::refused(400, None, &RpcError::new(bare.code, bare.message)));
+        let Some(text) = delivery.session.as_deref().filter(|_| delivery.transport == Transport::HttpSse)
+        else {
+            return self.take_apart(delivery, messages).await;
         };
         let Some((id, epoch)) = self.session(text).await? else { return Ok(refuse::session_not_found()) };
         let scope = Scope::current().child(ROLE, Side::Internal, || "trunkline.session batch".into());
@@ -282,6 +284,34 @@ impl Host {
             Ok(frames) => frames.boxed(),
             Err(undelivered) => undelivered.answer(None),
         })
+    }
+
+    /// A batch from a gateway of a build before, which does not take it apart.
+    async fn take_apart(
+        &self,
+        delivery: Delivery,
+        messages: Vec<Result<Message, Malformed>>,
+    ) -> Result<Frames, Error> {
+        let bare = Malformed::bare();
+        let (mut members, mut malformed) = (Vec::new(), Vec::new());
+        for (number, message) in messages.into_iter().enumerate() {
+            let message = match message {
+                Ok(message) if delivery.session.is_some() => message,
+                Ok(_) => return Ok(refuse::refused(400, None, &RpcError::new(bare.code, bare.message))),
+                Err(bad) => {
+                    malformed.push(rpc::error(bad.id.as_ref(), &RpcError::new(bad.code, bad.message)));
+                    continue;
+                }
+            };
+            let id = request_id(&message).cloned();
+            let request_key = format!("{}/{number}", delivery.request_key);
+            let member = Delivery { request_key, in_batch: true, ..delivery.clone() };
+            members.push(Member { id, frames: self.deliver_older(member, message).await? });
+        }
+        if members.is_empty() {
+            return Ok(refuse::refused(400, None, &RpcError::new(bare.code, bare.message)));
+        }
+        Ok(merged(members, malformed))
     }
 }
 

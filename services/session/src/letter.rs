@@ -15,8 +15,15 @@ use crate::reader::Reader;
 /// What is put into a session's queue.
 pub(crate) enum Letter {
     /// The client posted a message.
-    Message { message: Message, key: String, again: Option<Again>, reply: Reader, scope: Scope },
-    /// The client posted several messages at once; each is judged for itself.
+    Message {
+        message: Message,
+        key: String,
+        again: Option<Again>,
+        in_batch: bool,
+        reply: Reader,
+        scope: Scope,
+    },
+    /// The client of a session of HTTP+SSE posted several messages at once; each is judged for itself.
     Batch { messages: Vec<Result<Message, Malformed>>, reply: Reader, scope: Scope },
     /// From now on everything in a session of HTTP+SSE goes to this reader. The first letter of such a session is one.
     Carry { visit: Visit, reply: Reader },

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use api::registry::{InputResponse, Operation, Round};
-use api::session::Answer;
+use api::session::{Answer, Frame};
 use chassis::telemetry::Scope;
 use futures::{StreamExt as _, stream};
 use machines::journal::JournalState;
@@ -60,9 +60,9 @@ impl Actor {
                     self.note_unsaved(stream, status, body.as_ref());
                     self.answer(stream, answer(status, body));
                 }
-                Effect::Open { stream } => self.open(stream),
+                Effect::Open { stream } => self.send(stream, Frame::Open),
                 Effect::Send { stream, event } => self.tell(stream, event),
-                Effect::Pause { stream } => self.pause(stream),
+                Effect::Pause { stream } => self.close(stream),
                 Effect::Finish { stream } => self.finish(stream),
                 Effect::Call { call, method, params, context, deadline } => {
                     self.call(call, method, &params, &context, deadline);
@@ -244,9 +244,9 @@ impl Actor {
                 }
                 Effect::WakeAt(at) => self.wake = Some(*at),
                 Effect::Stop(reason) => self.stopped = Some(*reason),
-                Effect::Open { stream } => self.open(*stream),
+                Effect::Open { stream } => self.send(*stream, Frame::Open),
                 Effect::Finish { stream } => self.finish(*stream),
-                Effect::Pause { stream } => self.pause(*stream),
+                Effect::Pause { stream } => self.close(*stream),
                 Effect::CancelCall { call, reason } => self.cancel(*call, reason.clone()),
                 Effect::Release { call } => self.release(*call),
                 // What is kept for a later reader stands behind a commit; this is not, and would be lost.

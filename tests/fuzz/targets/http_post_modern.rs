@@ -45,11 +45,13 @@ fuzz_target!(|data: &[u8]| {
                 (Era::Older, message) => older(&headers, session.as_deref(), &message),
             }
         }
-        Verdict::Batch { session, raw, requests } => {
+        Verdict::Batch { session, members, malformed } => {
             assert_eq!(session, SESSION.as_str());
-            assert_eq!(raw.bytes(), body);
-            let Ok(Body::Batch(members)) = Body::parse(&body) else { panic!("no batch") };
-            assert!((1..=50).contains(&members.len()) && requests.len() <= members.len());
+            let Ok(Body::Batch(all)) = Body::parse(&body) else { panic!("no batch") };
+            assert!((1..=50).contains(&all.len()) && all.len() == members.len() + malformed.len());
+            for (message, raw) in members {
+                assert_eq!(Message::parse(&raw.bytes()), Ok(message));
+            }
         }
         Verdict::Noted => {
             let Ok(Body::One(Message::Notification(_))) = Body::parse(&body) else {

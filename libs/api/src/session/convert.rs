@@ -45,6 +45,7 @@ pub(super) fn delivery_to(d: Delivery) -> pb::DeliverRequest {
             accepted: again.accepted,
             last_event_id: again.last_event_id.unwrap_or_default(),
         }),
+        in_batch: d.in_batch,
     }
 }
 
@@ -69,6 +70,7 @@ pub(super) fn delivery_from(d: pb::DeliverRequest) -> Result<Delivery, Error> {
         again: d
             .again
             .map(|again| Again { accepted: again.accepted, last_event_id: optional(again.last_event_id) }),
+        in_batch: d.in_batch,
     })
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn delivery(message: impl Into<String>) -> Delivery {
         request_key: String::new(),
         transport: Transport::Streamable,
         again: None,
+        in_batch: false,
     }
 }
 
@@ -64,6 +65,7 @@ pub(crate) async fn every_field_of_a_request_arrives(way: Way) {
         request_key: "key".into(),
         transport: Transport::HttpSse,
         again: Some(Again { accepted: true, last_event_id: Some("1.2-3.ff".into()) }),
+        in_batch: true,
         ..method("describe")
     };
     drop(all(way.host.deliver(full.clone()).await.unwrap()).await);

@@ -18,18 +18,15 @@ impl Call {
     /// Whether nothing is executed twice when a request that may have been taken on is sent again by the client.
     pub(super) fn is_repeatable(&self) -> bool {
         match self {
-            // In a session of HTTP+SSE, members that were answered would be answered twice.
-            Self::Deliver(delivery) if is_batch(delivery) => {
-                delivery.transport == Transport::Streamable
-                    && !scan::elements(delivery.message.as_str()).any(is_call)
-            }
+            // Members that were answered would be answered twice.
+            Self::Deliver(delivery) if is_batch(delivery) => false,
             Self::Deliver(delivery) => !is_call(delivery.message.as_str()),
             Self::Attach(_) | Self::Close(_) => true,
         }
     }
 
     /// Whether the next owner of the session can go on with it. What no session owns has no next owner; what came of each member
-    /// of a batch is not kept.
+    /// of a batch that goes whole is not kept.
     pub(super) fn can_move(&self) -> bool {
         match self {
             Self::Deliver(delivery) => {
@@ -89,9 +86,7 @@ impl Call {
     /// Whether an owner that is sent it recognises what an earlier one has done with it.
     pub(super) fn is_recognised(&self) -> bool {
         match self {
-            Self::Deliver(delivery) => {
-                delivery.again.is_none() || !is_batch(delivery) || self.is_repeatable()
-            }
+            Self::Deliver(delivery) => delivery.again.is_none() || !is_batch(delivery),
             Self::Attach(_) | Self::Close(_) => true,
         }
     }
@@ -149,6 +144,7 @@ impl Call {
     }
 }
 
+/// Whether it is a batch of a session of HTTP+SSE, the only one that is delivered whole.
 fn is_batch(delivery: &Delivery) -> bool {
     !scan::is_object(delivery.message.as_str())
 }

@@ -27,9 +27,9 @@
 //!   owner has begun under a key it never begins again.
 //! * A node that is not (yet, or any longer) the owner refuses before `Accepted`, with [`Detail::NotOwner`], the owner's
 //!   address if it knows it, or [`Detail::Draining`]. `Draining` says that nothing was begun, `NotOwner` does not: whoever is
-//!   sent the delivery next looks under its key. Of a batch nothing was begun before `Accepted`; it is not continued, and not
-//!   sent again when it may have been received and calls tools. What it refuses for now only (a store that is down) it refuses with
-//!   status 503 or 429: it is asked again for as long as patience lasts.
+//!   sent the delivery next looks under its key. Of a batch of HTTP+SSE nothing was begun before `Accepted`; it is not continued, and
+//!   not sent again when it may have been received. What it refuses for now only (a store that is down) it refuses with status 503
+//!   or 429: it is asked again for as long as patience lasts.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

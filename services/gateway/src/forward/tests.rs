@@ -188,6 +188,7 @@ fn deliver(message: &'static str) -> Call {
         request_key: "k".into(),
         transport: Transport::Streamable,
         again: None,
+        in_batch: false,
     }))
 }
 

@@ -149,8 +149,8 @@ pub(crate) fn head(method: &Verbatim, headers: &HeaderMap) -> Result<Verb, Refus
 pub(crate) fn post(keys: &KeyRing, headers: &HeaderMap, body: &Bytes) -> Result<Admitted, Refusal> {
     let (raw, message) = match Body::parse_whole(body) {
         Ok((raw, Body::One(message))) => (raw, message),
-        Ok((_, Body::Batch(members))) => {
-            return batch::check(keys, headers, body, &members).map(|b| Admitted::Batch(Box::new(b)));
+        Ok((raw, Body::Batch(members))) => {
+            return batch::check(keys, headers, raw, members).map(|b| Admitted::Batch(Box::new(b)));
         }
         Err(bad) => {
             let error = RpcError::new(bad.code, bad.message);

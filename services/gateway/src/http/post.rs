@@ -9,15 +9,15 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use chassis::telemetry::Scope;
-use mcp::{Era, Method};
+use mcp::Method;
 
-use super::admit::{self, Admitted, Batch, Letter, Refusal};
-use super::reply::{self, Asked, Lost, Members};
-use super::{body, caller, quota};
+use super::admit::{self, Admitted, Letter, Refusal};
+use super::reply::{self, Asked, Lost};
+use super::{batch, body, caller, quota};
 use crate::app::Edge;
 use crate::auth::Caller;
 use crate::forward::Call;
-use crate::observe::{self, Operation};
+use crate::observe::Operation;
 
 pub(super) async fn post(edge: &Edge, request: Request) -> Response {
     let (parts, body) = request.into_parts();
@@ -44,7 +44,10 @@ pub(super) async fn pass_on(
     };
     match admitted {
         Ok(Admitted::Message(letter)) => deliver(edge, parts, caller, *letter, transport).await,
-        Ok(Admitted::Batch(batch)) => deliver_batch(edge, parts, caller, *batch, transport).await,
+        Ok(Admitted::Batch(whole)) => match transport {
+            Transport::Streamable => batch::deliver(edge, parts, caller, *whole).await,
+            Transport::HttpSse => batch::deliver_whole(edge, parts, caller, *whole).await,
+        },
         Ok(Admitted::Noted) => StatusCode::ACCEPTED.into_response(),
         Err(refusal) => {
             Operation::refused(edge.observed(), parts, body, &refusal);
@@ -86,7 +89,17 @@ async fn deliver(
         operation,
     };
     let slot = letter.slot();
-    let call = Call::Deliver(Box::new(Delivery {
+    let call = Call::Deliver(Box::new(Delivery { transport, ..delivery(edge, caller, letter) }));
+    let answering = async {
+        let taken = edge.forward().send(call, slot).await;
+        reply::taken(edge, asked, taken).await
+    };
+    scope.within(answering).await
+}
+
+/// What a session node is told of a message over Streamable HTTP.
+pub(super) fn delivery(edge: &Edge, caller: &Caller, letter: Letter) -> Delivery {
+    Delivery {
         message: letter.raw,
         read: Some(Arc::new(letter.message)),
         era: letter.era,
@@ -96,45 +109,8 @@ async fn deliver(
         group: String::new(),
         param_headers: letter.param_headers,
         request_key: edge.forward().request_key(),
-        transport,
+        transport: Transport::Streamable,
         again: None,
-    }));
-    let answering = async {
-        let taken = edge.forward().send(call, slot).await;
-        reply::taken(edge, asked, taken).await
-    };
-    scope.within(answering).await
-}
-
-async fn deliver_batch(
-    edge: &Edge,
-    parts: &Parts,
-    caller: &Caller,
-    batch: Batch,
-    transport: Transport,
-) -> Response {
-    let scope = observe::batch(parts);
-    let slot = batch.session.slot();
-    let call = Call::Deliver(Box::new(Delivery {
-        message: batch.raw,
-        read: None,
-        era: Era::Older,
-        session: Some(batch.session.as_str().to_owned()),
-        revision: batch.revision,
-        principal: caller.principal.clone(),
-        group: String::new(),
-        param_headers: Vec::new(),
-        request_key: edge.forward().request_key(),
-        transport,
-        again: None,
-    }));
-    let members = match transport {
-        Transport::Streamable => Members::Here(batch.requests),
-        Transport::HttpSse => Members::Elsewhere,
-    };
-    let answering = async {
-        let taken = edge.forward().send(call, Some(slot)).await;
-        reply::batch(edge, caller, members, taken).await
-    };
-    scope.within(answering).await
+        in_batch: false,
+    }
 }

@@ -52,14 +52,6 @@ pub(super) enum Lost {
     Again,
 }
 
-/// Where the requests of a batch are answered.
-pub(super) enum Members {
-    /// In the response, each of these, come what may.
-    Here(Vec<Id>),
-    /// On the stream of the session.
-    Elsewhere,
-}
-
 /// The response to a client that begins a session of HTTP+SSE, whose owners after the first are told of. `endpoint` says where to
 /// post for a session.
 pub(super) async fn begun(
@@ -146,52 +138,29 @@ pub(super) async fn taken(edge: &Edge, mut asked: Asked<'_>, taken: Result<Taken
     response
 }
 
-/// The response to a batch.
+/// The response to a batch. Requests that are `owed` an answer have one, come what may.
 pub(super) async fn batch(
     edge: &Edge,
     caller: &Caller,
-    members: Members,
-    taken: Result<Taken, Error>,
+    owed: Vec<Id>,
+    taken: Result<Option<Taken>, Error>,
 ) -> Response {
     let mut frames = match taken {
-        Ok(Taken::Accepted { frames, .. }) => frames,
-        Ok(Taken::Refused(refused)) => return answer(edge, refused),
-        Err(error) if error.code == Code::OutcomeUnknown => {
-            return match members {
-                Members::Elsewhere => nobody_says(None, "unavailable"),
-                Members::Here(_) => lost_batch(&members),
-            };
-        }
-        Err(error) => return not_taken(None, &error),
+        Ok(Some(Taken::Accepted { frames, .. })) => frames,
+        Ok(Some(Taken::Refused(refused))) => return answer(edge, refused),
+        Ok(None) | Err(_) => return plain(not_now(None)),
     };
     match frames.next().await {
         Some(Ok(Frame::Answer(whole))) => answer(edge, whole),
         Some(Ok(Frame::Open)) => {
             let stream = Stream::new(edge.stalls(), frames, edge.keep_alive(), None, None);
-            let owed = match members {
-                Members::Here(ids) => ids,
-                Members::Elsewhere => Vec::new(),
-            };
             sse::response(stream.owing_all(owed).lent(caller))
         }
         Some(Ok(Frame::Accepted { .. } | Frame::Refused(_) | Frame::Event(_)) | Err(_)) | None => {
-            tracing::warn!("a batch was lost after it had been accepted");
-            lost_batch(&members)
+            tracing::error!("the members of a batch broke the order of frames");
+            plain(not_now(None))
         }
     }
-}
-
-fn lost_batch(members: &Members) -> Response {
-    let members = match members {
-        Members::Elsewhere => return StatusCode::ACCEPTED.into_response(),
-        Members::Here(ids) if ids.is_empty() => {
-            return later(StatusCode::SERVICE_UNAVAILABLE, None, "unavailable", 1);
-        }
-        Members::Here(ids) => ids,
-    };
-    let answers: Vec<Json> = members.iter().map(|id| unknown_outcome(Some(id), "unavailable")).collect();
-    let answers: Vec<&str> = answers.iter().map(Json::as_str).collect();
-    json(StatusCode::OK, Some(Json::trusted(format!("[{}]", answers.join(",")))))
 }
 
 /// A request that is answered at the edge.
@@ -212,11 +181,15 @@ pub(super) fn refusal_for(reason: Reason, refused: Refusal) -> Response {
 
 /// A defect of ours. What it was stays in the log.
 pub(super) fn internal(id: Option<&Id>) -> Response {
+    json(StatusCode::INTERNAL_SERVER_ERROR, Some(internal_error(id)))
+}
+
+fn internal_error(id: Option<&Id>) -> Json {
     let mut error = RpcError::new(code::INTERNAL_ERROR, "internal error");
     if let Some(trace) = Scope::current().trace().map(Trace::id) {
         error = error.with_data(Json::trusted(format!("{{\"traceId\":{}}}", edit::quote(&trace))));
     }
-    json(StatusCode::INTERNAL_SERVER_ERROR, Some(rpc::error(id, &error)))
+    rpc::error(id, &error)
 }
 
 fn json(status: StatusCode, body: Option<Json>) -> Response {
@@ -243,17 +216,23 @@ fn error_code(body: &Json) -> Option<i32> {
 }
 
 fn answer(edge: &Edge, whole: Answer) -> Response {
-    let Ok(status) = StatusCode::from_u16(whole.status) else {
-        tracing::error!(status = whole.status, "a session node gave a status that is none");
-        return internal(None);
-    };
     let large = whole.body.as_ref().map(Json::bytes).filter(|bytes| bytes.len() > PIECE);
-    let mut response = json(status, whole.body);
+    let mut response = plain(whole);
     if let Some(bytes) = large {
         let whole = Whole::new(edge.stalls(), bytes);
         response.extensions_mut().insert(whole.open());
         *response.body_mut() = Body::new(whole);
     }
+    response
+}
+
+/// The same for an answer that is small.
+fn plain(whole: Answer) -> Response {
+    let Ok(status) = StatusCode::from_u16(whole.status) else {
+        tracing::error!(status = whole.status, "a session node gave a status that is none");
+        return internal(None);
+    };
+    let mut response = json(status, whole.body);
     if let Some(seconds) = whole.retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -288,43 +267,66 @@ pub(super) fn unknown_outcome(id: Option<&Id>, reason: &str) -> Json {
 
 /// Nobody accepted it.
 fn not_taken(id: Option<&Id>, error: &Error) -> Response {
-    let refused = |status, code, message| json(status, Some(rpc::error(id, &RpcError::new(code, message))));
+    plain(declined(id, error))
+}
+
+/// The same, as an answer.
+pub(super) fn declined(id: Option<&Id>, error: &Error) -> Answer {
+    let refused = |status: StatusCode, code, message| {
+        Answer::new(status.as_u16(), Some(rpc::error(id, &RpcError::new(code, message))))
+    };
     let unavailable = |reason| {
         tracing::warn!(code = ?error.code, error = %error.message, "no session node took a request on");
-        later(StatusCode::SERVICE_UNAVAILABLE, id, reason, 1)
+        put_off(StatusCode::SERVICE_UNAVAILABLE, id, reason, 1)
     };
     match error.code {
-        Code::NotFound => refusal(Refusal::no_session()),
+        Code::NotFound => {
+            let refusal = Refusal::no_session();
+            Answer::new(refusal.status.as_u16(), refusal.body)
+        }
         Code::Overloaded => {
             let after = match &error.detail {
                 Some(Detail::Overloaded { retry_after }) => retry_after.as_millis().div_ceil(1000),
                 _ => 1,
             };
-            later(StatusCode::TOO_MANY_REQUESTS, id, "rate_limited", u32::try_from(after).unwrap_or(u32::MAX))
+            let after = u32::try_from(after).unwrap_or(u32::MAX);
+            put_off(StatusCode::TOO_MANY_REQUESTS, id, "rate_limited", after)
         }
         Code::Unavailable if error.detail == Some(Detail::Draining) => unavailable("draining"),
         Code::Unavailable | Code::Precondition | Code::Cancelled => unavailable("unavailable"),
         Code::Deadline => unavailable("timeout"),
-        Code::OutcomeUnknown => outcome_unknown(id, "unavailable"),
+        // HTTP 200: anything else would invite proxies and clients to send it again.
+        Code::OutcomeUnknown => Answer::new(200, Some(unknown_outcome(id, "unavailable"))),
         Code::InvalidRequest => refused(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, "invalid request"),
         Code::Unauthenticated => refused(StatusCode::UNAUTHORIZED, code::INVALID_REQUEST, "unauthenticated"),
         Code::Denied => refused(StatusCode::FORBIDDEN, code::INVALID_REQUEST, "not allowed"),
         Code::Unimplemented | Code::Internal => {
             tracing::error!(code = ?error.code, error = %error.message, "a session node failed");
-            internal(id)
+            Answer::new(500, Some(internal_error(id)))
         }
     }
 }
 
+/// Nobody can do it now.
+pub(super) fn not_now(id: Option<&Id>) -> Answer {
+    put_off(StatusCode::SERVICE_UNAVAILABLE, id, "unavailable", 1)
+}
+
 /// Not now. Clients that were refused together should not come back together.
 pub(super) fn later(status: StatusCode, id: Option<&Id>, reason: &str, after: u32) -> Response {
+    plain(put_off(status, id, reason, after))
+}
+
+fn put_off(status: StatusCode, id: Option<&Id>, reason: &str, after: u32) -> Answer {
     let message = match status {
         StatusCode::TOO_MANY_REQUESTS => "too many requests, try again later",
         _ => "temporarily unavailable, try again",
     };
     let [draw] = clock::random::<1>().unwrap_or_default();
-    let mut response = json(status, Some(rpc::error(id, &RpcError::reason(message, reason))));
-    let seconds = after.max(1).saturating_add(u32::from(draw % 3));
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    response
+    let body = Some(rpc::error(id, &RpcError::reason(message, reason)));
+    Answer {
+        status: status.as_u16(),
+        body,
+        retry_after_s: Some(after.max(1).saturating_add(u32::from(draw % 3))),
+    }
 }

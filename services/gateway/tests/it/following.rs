@@ -12,7 +12,6 @@ const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
 const NOTE: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 const ANSWER: &str = r#"{"jsonrpc":"2.0","id":2,"result":{}}"#;
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#;
-const BATCH: &str = r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"}},{"jsonrpc":"2.0","id":2,"method":"ping"}]"#;
 
 pub(crate) const PROGRESS: &str =
     r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1}}"#;
@@ -241,62 +240,6 @@ async fn owners_may_change_many_times() {
     (if frames.len() % 2 == 1 { &a } else { &b }).then(Act::Say(last.into()));
     same(&gateway.ask(&older(CALL)).await, &expected, "many owners");
     assert_eq!(a.seen().len() + b.seen().len(), frames.len());
-}
-
-#[tokio::test]
-async fn a_batch_that_calls_tools_is_sent_again_only_if_nobody_has_begun_it() {
-    let calls = BATCH;
-    let asks = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"ping"}]"#;
-    let unknown = |id| {
-        format!(
-            r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32603,"message":"the outcome of this request is not known","data":{{"reason":"unavailable","outcome":"unknown"}}}}}}"#
-        )
-    };
-    let lost = format!("[{},{}]", unknown(1), unknown(2));
-    let done = || vec![accepted(), whole(200, &format!("[{RESULT},{SECOND}]"))];
-    let expected = undisturbed(&older(calls), &done()).await;
-    let streamed = [accepted(), open(), event(Some("1.1-1.aa"), SECOND), event(Some("1.1-2.aa"), PROGRESS)];
-    let table = |body| {
-        let perhaps = |again| if body == calls { None } else { again };
-        [
-            (Act::Refuse(not_reached()), Some(None)),
-            (Act::Refuse(Error::draining()), Some(None)),
-            (Act::Refuse(moved("")), Some(None)),
-            (Act::Refuse(moved("b")), Some(None)),
-            (Act::Refuse(broken()), perhaps(Some(Some(Again::default())))),
-            (Act::Say(vec![]), perhaps(Some(Some(Again::default())))),
-            (Act::Say(vec![accepted(), Err(broken())]), None),
-            (Act::Say(vec![accepted(), Err(moved("b"))]), None),
-            (Act::Say(vec![accepted()]), None),
-        ]
-    };
-    for body in [calls, asks] {
-        for (number, (first, again)) in table(body).into_iter().enumerate() {
-            let change = Change::new(first, done()).await;
-            let response = change.gateway.ask(&older(body)).await;
-            if let Some(again) = again {
-                same(&response, &expected, &format!("line {number}"));
-                assert_eq!(change.again(), again, "line {number}");
-            } else {
-                assert_eq!((response.status, &response.body), (200, &lost), "line {number}");
-                assert_eq!(change.asked(), [1, 0], "line {number}");
-            }
-        }
-        for at in 2..=streamed.len() {
-            let first = streamed.iter().take(at).cloned().chain([Err(moved("b"))]).collect();
-            let change = Change::new(Act::Say(first), done()).await;
-            let response = change.gateway.ask(&older(body)).await;
-            let said = [
-                ": \n\n".to_owned(),
-                format!("id: 1.1-1.aa\ndata: {SECOND}\n\n"),
-                format!("id: 1.1-2.aa\ndata: {PROGRESS}\n\n"),
-            ];
-            let second = if at == 2 { format!("data: {}\n\n", unknown(2)) } else { String::new() };
-            let rest = format!("data: {}\n\n{second}", unknown(1));
-            assert_eq!(response.body, [said[..at - 1].concat(), rest].concat(), "after {at}");
-            assert_eq!(change.asked(), [1, 0], "after {at}");
-        }
-    }
 }
 
 fn attached(last: Option<&str>) -> Seen {

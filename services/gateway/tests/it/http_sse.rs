@@ -1,4 +1,4 @@
-//! 2024-11-05's two endpoints, and batches: what a session node gets to see of them, and what it does not.
+//! 2024-11-05's two endpoints: what a session node gets to see of them, and what it does not.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ type Case = (String, Request, u16, Option<i32>, Option<&'static str>);
 
 const PING: &str = r#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#;
 
-fn case(name: &str, request: Request, status: u16, code: i32, id: Option<&'static str>) -> Case {
+pub(crate) fn case(name: &str, request: Request, status: u16, code: i32, id: Option<&'static str>) -> Case {
     (name.to_owned(), request, status, (code != 0).then_some(code), id)
 }
 
@@ -168,86 +168,6 @@ async fn what_is_refused_reaches_nobody() {
     for (request, allow) in [(other("PUT", "/sse"), "GET"), (other("GET", "/messages"), "POST")] {
         assert_eq!(gateway.ask(&request).await.header("allow"), Some(allow));
     }
-}
-
-#[tokio::test]
-async fn batches_reach_the_owner_of_their_session_as_they_are() {
-    let node = Node::new([Act::Say(answered(202, "")), Act::Say(vec![accepted(), Ok(Frame::Open)])]);
-    let gateway = Gateway::one(&node).await;
-    let id = session(12);
-    let body = format!(" [ {PING} , 1.0e400 ]");
-    let older = || Request::older(&id, &body);
-    for (request, status) in [(older(), 202), (older().with("MCP-Protocol-Version", "2025-03-26"), 200)] {
-        let response = gateway.ask(&request).await;
-        assert_eq!((response.status, response.header("mcp-session-id")), (status, None));
-        let delivery = node.delivered().unwrap();
-        assert_eq!(delivery.message.as_str(), body);
-        assert_eq!(
-            (delivery.session.as_deref(), delivery.transport),
-            (Some(id.as_str()), Transport::Streamable)
-        );
-    }
-}
-
-#[tokio::test]
-async fn every_request_of_a_lost_batch_is_answered() {
-    let gone = || Err(Error::new(Code::Unavailable, "node lost"));
-    let asked = r#"{"jsonrpc":"2.0","id":"b","method":"roots/list"}"#;
-    let done = r#"{"jsonrpc":"2.0","id":"b","result":{}}"#;
-    let node = Node::new([
-        Act::Say(vec![accepted()]),
-        Act::Say(vec![accepted()]),
-        Act::Say(vec![accepted(), Ok(Frame::Open), event(None, asked), event(None, done), gone()]),
-    ]);
-    let config = Config { failover_wait_ms: 0, ..Config::default() };
-    let gateway = Gateway::start(config, &[("a", &node)], 1).await;
-    let id = session(12);
-    let note = r#"{"jsonrpc":"2.0","method":"n"}"#;
-    let batch = format!("[{PING},{note},{},1]", PING.replace("\"a\"", "\"b\""));
-    let unknown = |id: &str| {
-        format!(
-            r#"{{"jsonrpc":"2.0","id":"{id}","error":{{"code":-32603,"message":"the outcome of this request is not known","data":{{"reason":"unavailable","outcome":"unknown"}}}}}}"#
-        )
-    };
-    let notes = gateway.ask(&Request::older(&id, &format!("[{note}]"))).await;
-    assert_eq!(notes.verdict(), (503, Some(-32603), None));
-    let response = gateway.ask(&Request::older(&id, &batch)).await;
-    assert_eq!((response.status, response.body), (200, format!("[{},{}]", unknown("a"), unknown("b"))));
-    let response = gateway.ask(&Request::older(&id, &batch)).await;
-    let events = format!(": \n\ndata: {asked}\n\ndata: {done}\n\ndata: {}\n\n", unknown("a"));
-    assert_eq!((response.status, response.body), (200, events));
-}
-
-#[tokio::test]
-async fn batches_that_are_refused_reach_nobody() {
-    let id = session(3);
-    let array = |members: &[&str]| format!("[{}]", members.join(","));
-    let many = |count: usize| Request::older(&id, &array(&vec![PING; count]));
-    let claim = r#"{"jsonrpc":"2.0","method":"x","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
-    let initialize = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#;
-    let version = |text: &str| many(2).with("MCP-Protocol-Version", text);
-    let mut table = vec![
-        case("no session", Request::post(array(&[PING])), 400, -32600, None),
-        case("no session, initialize", Request::post(array(&[initialize])), 400, -32600, None),
-        case("two sessions", many(1).with("Mcp-Session-Id", &id), 400, -32600, None),
-        case("forged session", many(1).set("Mcp-Session-Id", "v1.k1.003.x.y"), 404, -32600, None),
-        case("empty", many(0), 400, -32600, None),
-        case("51", many(51), 400, -32600, None),
-        case("initialize", Request::older(&id, &array(&[PING, initialize])), 400, -32600, None),
-        case("a modern member", Request::older(&id, &array(&[PING, claim])), 400, -32600, None),
-        case("broken", Request::older(&id, &format!("[{PING},")), 400, -32700, None),
-        case(
-            "two versions",
-            version("2025-03-26").with("MCP-Protocol-Version", "2025-03-26"),
-            400,
-            -32600,
-            None,
-        ),
-    ];
-    for text in ["2024-11-05", "2025-06-18", "2025-11-25", "2026-07-28", "2099-01-01", ""] {
-        table.push(case(text, version(text), 400, -32600, None));
-    }
-    assert_eq!(refused(table).await, 16);
 }
 
 #[tokio::test]

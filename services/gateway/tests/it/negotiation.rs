@@ -27,6 +27,7 @@ fn expected(body: &str, era: Era, key: &str) -> Delivery {
         request_key: key.to_owned(),
         transport: Transport::Streamable,
         again: None,
+        in_batch: false,
     }
 }
 

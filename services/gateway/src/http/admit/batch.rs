@@ -2,11 +2,10 @@
 
 use api::{KeyRing, SessionId};
 use axum::http::{HeaderMap, StatusCode};
-use bytes::Bytes;
-use mcp::rpc::{Id, Malformed, Message};
-use mcp::{Json, Method, Revision};
+use mcp::rpc::{self, Malformed, Message, RpcError};
+use mcp::{Era, Json, Method, Revision, scan};
 
-use super::{One, PROTOCOL_VERSION, Refusal, SESSION_ID, claim, older, request_id};
+use super::{Letter, One, PROTOCOL_VERSION, Refusal, SESSION_ID, claim, older};
 
 /// Messages in one batch.
 const MOST: usize = 50;
@@ -19,8 +18,10 @@ pub(crate) struct Batch {
     pub(crate) revision: Option<String>,
     /// As the client sent it.
     pub(crate) raw: Json,
-    /// Ids of its requests.
-    pub(crate) requests: Vec<Id>,
+    /// Its messages, at least one.
+    pub(crate) members: Vec<Letter>,
+    /// The answers to those that are none.
+    pub(crate) malformed: Vec<Json>,
 }
 
 type Members = Vec<Result<Message, Malformed>>;
@@ -29,22 +30,22 @@ type Members = Vec<Result<Message, Malformed>>;
 pub(super) fn check(
     keys: &KeyRing,
     headers: &HeaderMap,
-    body: &Bytes,
-    members: &Members,
+    raw: Json,
+    members: Members,
 ) -> Result<Batch, Refusal> {
     if One::of(headers, &SESSION_ID) == One::None {
         return Err(refuse(Malformed::bare().message));
     }
     let session = older::session(keys, headers, None)?;
-    of_session(session, headers, body, members)
+    of_session(session, headers, raw, members)
 }
 
 /// The checks of a batch whose session is known.
 pub(super) fn of_session(
     session: SessionId,
     headers: &HeaderMap,
-    body: &Bytes,
-    members: &Members,
+    raw: Json,
+    members: Members,
 ) -> Result<Batch, Refusal> {
     let version = One::of(headers, &PROTOCOL_VERSION);
     let batches = match version {
@@ -65,8 +66,28 @@ pub(super) fn of_session(
     if messages().any(|message| message.method() == Some(Method::Initialize.as_str())) {
         return Err(refuse("`initialize` must not be part of a batch"));
     }
-    let requests = messages().filter_map(request_id).cloned().collect();
-    Ok(Batch { session, revision: version.text(), raw: Json::trusted_bytes(body.clone()), requests })
+    let mut batch =
+        Batch { session, revision: version.text(), raw, members: Vec::new(), malformed: Vec::new() };
+    for (text, member) in scan::elements(batch.raw.as_str()).zip(members) {
+        match member {
+            Ok(message) => batch.members.push(Letter {
+                era: Era::Older,
+                session: Some(batch.session.clone()),
+                revision: batch.revision.clone(),
+                raw: batch.raw.slice(text),
+                method: message.method().and_then(Method::parse),
+                message,
+                param_headers: Vec::new(),
+            }),
+            Err(bad) => {
+                batch.malformed.push(rpc::error(bad.id.as_ref(), &RpcError::new(bad.code, bad.message)));
+            }
+        }
+    }
+    if batch.members.is_empty() {
+        return Err(refuse("a batch must hold a JSON-RPC message"));
+    }
+    Ok(batch)
 }
 
 fn refuse(message: &str) -> Refusal {

@@ -55,8 +55,8 @@ pub(crate) fn message(session: SessionId, headers: &HeaderMap, body: &Bytes) -> 
     let version = One::of(headers, &PROTOCOL_VERSION);
     let (raw, message) = match Body::parse_whole(body) {
         Ok((raw, Body::One(message))) => (raw, message),
-        Ok((_, Body::Batch(members))) => {
-            let batch = batch::of_session(session, headers, body, &members)?;
+        Ok((raw, Body::Batch(members))) => {
+            let batch = batch::of_session(session, headers, raw, members)?;
             return Ok(Admitted::Batch(Box::new(batch)));
         }
         Err(bad) => {

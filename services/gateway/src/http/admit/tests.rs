@@ -167,6 +167,15 @@ proptest! {
                 prop_assert!(batch.revision.is_none_or(|revision| revision == "2025-03-26"));
                 prop_assert!(!batch.raw.as_str().contains("initialize"));
                 prop_assert!(!batch.raw.as_str().contains("protocolVersion"));
+                let Ok(Body::Batch(members)) = Body::parse(&body) else { return Ok(()) };
+                let valid: Vec<Message> = members.into_iter().flatten().collect();
+                prop_assert!(!valid.is_empty());
+                for letter in &batch.members {
+                    prop_assert_eq!(&Message::parse(&letter.raw.bytes()), &Ok(letter.message.clone()));
+                    prop_assert_eq!(letter.session.as_ref(), Some(&batch.session));
+                }
+                let read: Vec<Message> = batch.members.into_iter().map(|letter| letter.message).collect();
+                prop_assert_eq!(read, valid);
             }
             Ok(Admitted::Noted) => prop_assert!(matches!(Message::parse(&body), Ok(Message::Notification(_)))),
             Err(refusal) => prop_assert!(matches!(refusal.status.as_u16(), 400 | 404), "{}", refusal.status),
