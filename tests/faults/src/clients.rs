@@ -3,6 +3,7 @@
 //! Owns: the mix of work (sessions with lists, counters, slow calls and questions; calls without a session; sessions that come
 //! and go; a stranger who tries other people's sessions). Must not know: which fault is injected, and how the mesh is made.
 
+mod batched;
 pub mod call;
 mod carried;
 mod churn;
@@ -38,6 +39,8 @@ pub struct Load {
     pub width: usize,
     /// Sessions that stay, of clients that speak HTTP+SSE.
     pub carried: usize,
+    /// Sessions that stay, of clients that post several messages at once.
+    pub batched: usize,
     /// Clients that begin and end sessions.
     pub churning: usize,
     /// Clients that call without a session.
@@ -48,7 +51,15 @@ pub struct Load {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { sessions: 12, width: 2, carried: 0, churning: 2, modern: 3, pause: Duration::from_millis(150) }
+        Self {
+            sessions: 12,
+            width: 2,
+            carried: 0,
+            batched: 0,
+            churning: 2,
+            modern: 3,
+            pause: Duration::from_millis(150),
+        }
     }
 }
 
@@ -108,6 +119,9 @@ impl World {
         }
         for number in 0..load.carried {
             clients.spawn(carried::work(self.clone(), format!("{name}sse{number}"), load));
+        }
+        for number in 0..load.batched {
+            clients.spawn(batched::work(self.clone(), format!("{name}batch{number}"), load));
         }
         for number in 0..load.churning {
             clients.spawn(churn::work(self.clone(), format!("{name}churn{number}"), load));

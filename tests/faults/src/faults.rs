@@ -182,9 +182,10 @@ impl Fault {
     /// What clients do.
     #[must_use]
     pub fn load(&self) -> Load {
-        // A session of HTTP+SSE ends with its gateway, so only where none is lost.
-        let carried = if matches!(self.name, "F1" | "F3" | "drain") { 4 } else { 0 };
-        Load { carried, ..Load::default() }
+        // A session of HTTP+SSE ends with its gateway, as the response to a batch does, so only where none is lost.
+        let keeps_gateways = matches!(self.name, "F1" | "F3" | "drain");
+        let (carried, batched) = if keeps_gateways { (4, 2) } else { (0, 0) };
+        Load { carried, batched, ..Load::default() }
     }
 
     /// What is wrong beyond the invariants.

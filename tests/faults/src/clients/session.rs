@@ -69,8 +69,20 @@ pub(super) async fn work(world: World, name: String, load: Load) {
 impl Session {
     /// Shakes hands; `None` if that did not work.
     pub async fn begin(world: &World, client: &str, name: &str, principal: &str) -> Option<Self> {
-        let mut draw = world.draw(name);
-        let revision = if draw.next().is_multiple_of(2) { "2025-06-18" } else { "2025-11-25" };
+        let is_even = world.draw(name).next().is_multiple_of(2);
+        let revision = if is_even { "2025-06-18" } else { "2025-11-25" };
+        Self::begin_as(world, client, name, principal, revision).await
+    }
+
+    /// The same, in this revision.
+    pub(super) async fn begin_as(
+        world: &World,
+        client: &str,
+        name: &str,
+        principal: &str,
+        revision: &'static str,
+    ) -> Option<Self> {
+        let draw = world.draw(name);
         let pen = world.pen(client);
         let http = world.http(principal);
         let mut session = Self {
@@ -235,6 +247,18 @@ impl Session {
     /// The same; a slow one takes so many steps of so many milliseconds.
     pub async fn call_with(&self, f: Doing, steps: u64, pause_ms: u64) -> Ended {
         let op = self.world.op(&self.name);
+        let (method, params, value) = self.request(&op, f, steps, pause_ms);
+        Call::new(self, op, f).run(method, params, value).await
+    }
+
+    /// The request for something: method, parameters, and what it appends.
+    pub(super) fn request(
+        &self,
+        op: &str,
+        f: Doing,
+        steps: u64,
+        pause_ms: u64,
+    ) -> (&'static str, Value, Option<u64>) {
         let value = (f == Doing::Append).then(|| self.values.fetch_add(1, Ordering::Relaxed));
         let tool = match f {
             Doing::Append => "append",
@@ -244,7 +268,7 @@ impl Session {
             Doing::Ask => "ask",
             Doing::Echo => "echo",
             Doing::Create | Doing::Delete | Doing::Ping | Doing::Late | Doing::Hijack | Doing::Stranger => {
-                return Call::new(self, op, f).run("ping", json!({}), None).await;
+                return ("ping", json!({}), None);
             }
         };
         let mut arguments = json!({"op": op, "session": self.name, "steps": steps, "pause_ms": pause_ms});
@@ -255,7 +279,7 @@ impl Session {
         if let (Doing::Slow, Some(members)) = (f, params.as_object_mut()) {
             members.insert("_meta".into(), json!({"progressToken": op}));
         }
-        Call::new(self, op, f).run("tools/call", params, value).await
+        ("tools/call", params, value)
     }
 
     /// Keeps the session's own stream open, taking it up where it was.
