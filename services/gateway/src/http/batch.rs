@@ -55,7 +55,7 @@ pub(super) async fn deliver_whole(edge: &Edge, parts: &Parts, caller: &Caller, b
         moves: false,
         begins: false,
         place: None,
-        caller: caller.clone(),
+        caller,
         operation: None,
     };
     let answering = async {
