@@ -93,7 +93,9 @@ impl Replica {
             let host = registry.build(::registry::Runtime::tokio()).unwrap();
             let routes = api::registry::services(host.port());
             let patience = shutdown.clone();
-            let drained = host.drain_until(async { patience.expired().await });
+            let drained = async {
+                let _cut_short = host.drain_until(async { patience.expired().await }).await;
+            };
             serve_until_drained(routes, listener, shutdown, drained).await.unwrap();
             ending.send(())
         });

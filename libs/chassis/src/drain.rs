@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::{Counter, Metrics};
+
 /// Tells one role to stop. Held by whoever started the role; dropping it lets the role run on.
 #[derive(Debug)]
 pub struct Trigger(Shutdown);
@@ -25,6 +27,31 @@ pub struct Shutdown {
 pub fn pair() -> (Trigger, Shutdown) {
     let shutdown = Shutdown::never();
     (Trigger(shutdown.clone()), shutdown)
+}
+
+/// Counts the calls of a registry that a drain had no more time for.
+#[derive(Debug, Clone)]
+pub struct CutShort {
+    running: Counter,
+    parked: Counter,
+}
+
+impl CutShort {
+    /// Takes the counters out.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        let of = |was| {
+            let help = "Calls that ended with their registry, because its drain had no more time for them";
+            metrics.counter("trunkline_registry_cut_short", help, &[("was", was)])
+        };
+        Self { running: of("running"), parked: of("parked") }
+    }
+
+    /// So many were at work, and so many waited for their clients.
+    pub fn count(&self, running: usize, parked: usize) {
+        self.running.inc_by(running as u64);
+        self.parked.inc_by(parked as u64);
+    }
 }
 
 impl Trigger {

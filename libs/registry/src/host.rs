@@ -29,7 +29,7 @@ use crate::completion::CompletionRequest;
 use crate::feed::{Feed, Stage};
 use crate::fence::{Fences, Stamp};
 use crate::handle::Handle;
-use crate::invocation::{self, Begun, Invocation, Key, Shared, Table, Work};
+use crate::invocation::{self, Begun, CutShort, Invocation, Key, Shared, Table, Work};
 use crate::limits::Limits;
 use crate::output::Answered;
 use crate::runtime::Runtime;
@@ -117,8 +117,8 @@ impl Host {
     }
 
     /// The same with a bound: what still runs or waits for its client at the end of `patience` ends with an error that says so.
-    /// Give its callers a moment to hear it.
-    pub async fn drain_until(&self, patience: impl Future<Output = ()>) {
+    /// Give its callers a moment to hear it. Returns how many that were.
+    pub async fn drain_until(&self, patience: impl Future<Output = ()>) -> CutShort {
         self.begin_drain();
         let clock = &self.inner.runtime.clock;
         let done = async {
@@ -126,11 +126,15 @@ impl Host {
             clock.sleep_until(clock.now() + NOTICE).await;
             self.inner.table.idle().await;
         };
-        tokio::select! {
-            () = done => {}
+        let cut = tokio::select! {
+            () = done => CutShort::default(),
             () = patience => self.inner.table.give_up(),
+        };
+        if cut != CutShort::default() {
+            tracing::warn!(running = cut.running, parked = cut.parked, "calls ended with their registry");
         }
         self.inner.feed.advance(Stage::Closed);
+        cut
     }
 }
 

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::park::Parked;
 pub(crate) use self::run::{Work, start};
+pub use self::table::CutShort;
 pub(crate) use self::table::{Begun, Table};
 use crate::limits::Limits;
 use crate::runtime::Clock;
@@ -96,6 +97,14 @@ enum Phase {
     Ended,
 }
 
+/// What an invocation did when it was to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Was {
+    Running,
+    Parked,
+    Ended,
+}
+
 impl Invocation {
     pub(crate) fn new(
         key: Arc<Key>,
@@ -160,12 +169,13 @@ impl Invocation {
         self.cancel.cancel();
     }
 
-    /// Ends it now. Whether its work was done nobody can say any more.
-    fn give_up(&self) {
+    /// Ends it now, and says what it did until then. Whether its work was done nobody can say any more.
+    fn give_up(&self) -> Was {
         let data = Json::trusted(r#"{"reason":"stopped","outcome":"unknown"}"#);
         let stopped = RpcError::new(code::INTERNAL_ERROR, "the registry has stopped").with_data(data);
-        self.end(FrameBody::Error(stopped));
+        let was = self.end(FrameBody::Error(stopped));
         self.cancel();
+        was
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -193,16 +203,19 @@ impl Invocation {
         self.changed.notify_waiters();
     }
 
-    /// Adds the last frame.
-    fn end(&self, body: FrameBody) {
+    /// Adds the last frame, and says what it did until then.
+    fn end(&self, body: FrameBody) -> Was {
         let mut inner = self.lock();
-        if matches!(inner.phase, Phase::Ended) {
-            return;
-        }
+        let was = match inner.phase {
+            Phase::Running => Was::Running,
+            Phase::Parked(_) => Was::Parked,
+            Phase::Ended => return Was::Ended,
+        };
         inner.push(body);
         inner.phase = Phase::Ended;
         drop(inner);
         self.changed.notify_waiters();
+        was
     }
 
     /// Bytes its frames take.

@@ -63,6 +63,7 @@ pub use self::error::Error;
 pub use self::handle::Handle;
 pub use self::host::Host;
 pub use self::input::{Input, InputBuilder};
+pub use self::invocation::CutShort;
 pub use self::limits::Limits;
 pub use self::output::{Answer, Content, Message, Output, ResourceContents, Structured};
 pub use self::prompt::Prompt;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::registry::{Surroundings, services_with_links};
-use chassis::drain::Shutdown;
+use chassis::drain::{CutShort, Shutdown};
 use chassis::grpc::server;
 use chassis::serve::Incoming;
 use chassis::task::{self, Kind};
@@ -26,6 +26,7 @@ const NAME: &str = "prompts";
 #[derive(Debug)]
 pub struct App {
     host: Host,
+    cut_short: CutShort,
     upkeep: Upkeep,
 }
 
@@ -41,6 +42,7 @@ impl App {
         let host = registry.build(deps.runtime)?;
         Ok(Self {
             host,
+            cut_short: CutShort::new(&deps.metrics),
             upkeep: Upkeep { prompts: deps.prompts, rescan: Duration::from_secs(config.rescan_s) },
         })
     }
@@ -60,7 +62,10 @@ impl App {
         let _upkeep = task::spawn(Kind::Upkeep, "prompt files", watch::keep(self.upkeep, NAME));
         let routes = services_with_links(self.host.port(), surroundings(&shutdown));
         let patience = shutdown.clone();
-        let drained = self.host.drain_until(async { patience.expired().await });
+        let drained = async {
+            let cut = self.host.drain_until(async { patience.expired().await }).await;
+            self.cut_short.count(cut.running, cut.parked);
+        };
         server::serve_until_drained(routes, incoming, shutdown, drained).await
     }
 }

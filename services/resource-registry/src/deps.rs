@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chassis::metrics::Metrics;
 use registry::Runtime;
 
 use crate::config::{Config, ConfigError};
@@ -14,6 +15,8 @@ pub struct Deps {
     pub directories: Arc<Directories>,
     /// Runs reads and tells the time.
     pub runtime: Runtime,
+    /// What it counts.
+    pub metrics: Metrics,
 }
 
 /// Why the dependencies are not to be had.
@@ -36,6 +39,10 @@ impl Deps {
         let config = config.clone();
         let opened = tokio::task::spawn_blocking(move || Directories::open(&config)).await;
         let directories = opened.map_err(|_| ConnectError::Interrupted)??;
-        Ok(Self { directories: Arc::new(directories), runtime: Runtime::tokio() })
+        Ok(Self {
+            directories: Arc::new(directories),
+            runtime: Runtime::tokio(),
+            metrics: Metrics::default(),
+        })
     }
 }

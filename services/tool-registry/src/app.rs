@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::registry::{Surroundings, services_with_links};
-use chassis::drain::Shutdown;
+use chassis::drain::{CutShort, Shutdown};
 use chassis::grpc::server;
 use chassis::serve::Incoming;
 use chassis::telemetry::{Scope, propagate};
@@ -23,6 +23,7 @@ const NAME: &str = "tools";
 #[derive(Debug)]
 pub struct App {
     host: Host,
+    cut_short: CutShort,
 }
 
 impl App {
@@ -39,7 +40,7 @@ impl App {
             .tools
             .iter()
             .fold(registry, |registry, name| registry.tool(source::tool(*name, &config.node)));
-        Ok(Self { host: registry.build(deps.runtime)? })
+        Ok(Self { host: registry.build(deps.runtime)?, cut_short: CutShort::new(&deps.metrics) })
     }
 
     /// The in-process door.
@@ -56,7 +57,10 @@ impl App {
     pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> Result<(), ServeError> {
         let routes = services_with_links(self.host.port(), surroundings(&shutdown));
         let patience = shutdown.clone();
-        let drained = self.host.drain_until(async { patience.expired().await });
+        let drained = async {
+            let cut = self.host.drain_until(async { patience.expired().await }).await;
+            self.cut_short.count(cut.running, cut.parked);
+        };
         server::serve_until_drained(routes, incoming, shutdown, drained).await
     }
 }

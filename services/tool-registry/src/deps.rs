@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use chassis::metrics::Metrics;
 use registry::Runtime;
 
 use crate::config::Config;
@@ -11,6 +12,8 @@ use crate::config::Config;
 pub struct Deps {
     /// Runs calls and tells the time.
     pub runtime: Runtime,
+    /// What it counts.
+    pub metrics: Metrics,
 }
 
 /// Nothing is connected to, so nothing can fail.
@@ -23,6 +26,6 @@ impl Deps {
     /// None; the signature is that of every role.
     #[allow(clippy::unused_async, reason = "every role connects in the same way")]
     pub async fn connect(_: &Config) -> Result<Self, ConnectError> {
-        Ok(Self { runtime: Runtime::tokio() })
+        Ok(Self { runtime: Runtime::tokio(), metrics: Metrics::default() })
     }
 }

@@ -184,9 +184,9 @@ async fn build(role: Role, plan: Plan<'_>, process: &Process) -> Result<Built, F
             let app = session::App::build(settings, deps).map_err(Failure::refused)?;
             Ok(Built::Session(app.passing_on(neighbours)))
         }
-        Role::Tools => tools(config).await.map(Built::Tools),
-        Role::Resources => resources(config).await.map(Built::Resources),
-        Role::Prompts => prompts(config).await.map(Built::Prompts),
+        Role::Tools => tools(config, process).await.map(Built::Tools),
+        Role::Resources => resources(config, process).await.map(Built::Resources),
+        Role::Prompts => prompts(config, process).await.map(Built::Prompts),
     }
 }
 
@@ -223,22 +223,25 @@ pub(crate) async fn settled(config: &Config, deps: &session::Deps) -> Result<ses
     Ok(session::Config { mesh, ..config.session.clone() })
 }
 
-pub(crate) async fn tools(config: &Config) -> Result<tool_registry::App, Failure> {
+pub(crate) async fn tools(config: &Config, process: &Process) -> Result<tool_registry::App, Failure> {
     let mut deps = tool_registry::Deps::connect(&config.tool_registry).await.map_err(Failure::refused)?;
     deps.runtime = scoped::in_role(Role::Tools, deps.runtime);
+    deps.metrics = process.metrics.of_role(Role::Tools.name());
     tool_registry::App::build(&config.tool_registry, deps).map_err(Failure::refused)
 }
 
-pub(crate) async fn resources(config: &Config) -> Result<resource_registry::App, Failure> {
+pub(crate) async fn resources(config: &Config, process: &Process) -> Result<resource_registry::App, Failure> {
     let mut deps =
         resource_registry::Deps::connect(&config.resource_registry).await.map_err(Failure::refused)?;
     deps.runtime = scoped::in_role(Role::Resources, deps.runtime);
+    deps.metrics = process.metrics.of_role(Role::Resources.name());
     resource_registry::App::build(&config.resource_registry, deps).map_err(Failure::refused)
 }
 
-pub(crate) async fn prompts(config: &Config) -> Result<prompt_registry::App, Failure> {
+pub(crate) async fn prompts(config: &Config, process: &Process) -> Result<prompt_registry::App, Failure> {
     let mut deps = prompt_registry::Deps::connect(&config.prompt_registry).await.map_err(Failure::refused)?;
     deps.runtime = scoped::in_role(Role::Prompts, deps.runtime);
+    deps.metrics = process.metrics.of_role(Role::Prompts.name());
     prompt_registry::App::build(&config.prompt_registry, deps).map_err(Failure::refused)
 }
 

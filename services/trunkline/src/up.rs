@@ -137,9 +137,9 @@ async fn build(
     more: Vec<RegistryPeer>,
     process: &Process,
 ) -> Result<Mesh, Failure> {
-    let tools = role::tools(config).await?;
-    let resources = role::resources(config).await?;
-    let prompts = role::prompts(config).await?;
+    let tools = role::tools(config, process).await?;
+    let resources = role::resources(config, process).await?;
+    let prompts = role::prompts(config, process).await?;
     let mesh = role::mesh(Role::Session, config)?;
     mesh.tell_expiry(&process.metrics.of_role(Role::Session.name()));
     let to_registries = role::to_registries(&mesh)?;

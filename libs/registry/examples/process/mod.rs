@@ -34,7 +34,9 @@ pub(crate) async fn run(name: &'static str, host: Host) -> Result<(), Box<dyn Er
 async fn serve(host: Host, incoming: Incoming, shutdown: Shutdown) -> RoleResult {
     let routes = api::registry::services(host.port());
     let patience = shutdown.clone();
-    let drained = host.drain_until(async { patience.expired().await });
+    let drained = async {
+        let _cut_short = host.drain_until(async { patience.expired().await }).await;
+    };
     Ok(server::serve_until_drained(routes, incoming, shutdown, drained).await?)
 }
 

@@ -257,7 +257,10 @@ async fn what_runs_or_waits_at_the_end_of_a_drain_is_told_so_once() {
         call.cancelled().await;
         Ok("late")
     });
-    let bench = bench(Registry::new("r").tool(ask).tool(endless()).tool(listens), Limits::default());
+    let done = Tool::new("done").raw_handler(|_, _| async { Ok("done") });
+    let registry = Registry::new("r").tool(ask).tool(endless()).tool(listens).tool(done);
+    let bench = bench(registry, Limits::default());
+    assert!(text(&bench.call("0", "done").await).contains("done"), "kept, and none of them");
     let asked = bench.call("1", "ask").await;
     let waiting = bench.host.inner.attach(context("1"), asked.len() as u64).await.unwrap();
     let running = [bench.start("2", "endless").await.unwrap(), bench.start("3", "listens").await.unwrap()];
@@ -266,7 +269,7 @@ async fn what_runs_or_waits_at_the_end_of_a_drain_is_told_so_once() {
     bench.clock.advance(Duration::from_secs(60));
     assert!((&mut drain).now_or_never().is_none(), "it is waited for");
     over.send(()).unwrap();
-    drain.await;
+    assert_eq!(drain.await, CutShort { running: 2, parked: 1 }, "those that waited are counted apart");
     for frames in [waiting].into_iter().chain(running) {
         let frames: Vec<Frame> = frames.map(|frame| frame.unwrap()).collect().await;
         assert!(text(&frames).contains(r#"{"reason":"stopped","outcome":"unknown"}"#), "{frames:?}");

@@ -9,7 +9,7 @@ use api::{Code, Detail, Error};
 use futures::FutureExt as _;
 use tokio::sync::Notify;
 
-use super::{Invocation, Key, Shared};
+use super::{Invocation, Key, Shared, Was};
 use crate::runtime::{Clock, Spawner};
 
 /// Invocations whose frames had to go early and whose names are remembered, so that none of them runs again.
@@ -56,6 +56,15 @@ pub(crate) enum Begun {
     New(Arc<Invocation>),
     /// It is known: read its frames.
     Known(Arc<Invocation>),
+}
+
+/// What a drain had no more time for: invocations that ended with an error that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CutShort {
+    /// Their handlers were at work.
+    pub running: usize,
+    /// They waited for an answer of their client.
+    pub parked: usize,
 }
 
 impl Table {
@@ -152,13 +161,19 @@ impl Table {
         self.lock().draining = true;
     }
 
-    /// Ends all that run or wait: there is no time left.
-    pub(crate) fn give_up(&self) {
+    /// Ends all that run or wait: there is no time left. Says how many that were.
+    pub(crate) fn give_up(&self) -> CutShort {
         let active: Vec<Arc<Invocation>> =
             self.lock().entries.values().map(|entry| entry.invocation.clone()).collect();
+        let mut cut = CutShort::default();
         for invocation in active {
-            invocation.give_up();
+            match invocation.give_up() {
+                Was::Running => cut.running += 1,
+                Was::Parked => cut.parked += 1,
+                Was::Ended => {}
+            }
         }
+        cut
     }
 
     /// Waits until none runs or waits.
