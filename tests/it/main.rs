@@ -20,6 +20,7 @@ macro_rules! topologies {
     };
 }
 
+mod announced;
 mod asks;
 mod batches;
 mod budgets;

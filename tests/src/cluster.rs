@@ -27,7 +27,9 @@ const TTL: Duration = Duration::from_secs(2);
 
 /// See the module. Everything ends with it.
 pub struct Nodes {
-    cluster: Cluster,
+    /// Where they find each other.
+    pub cluster: Cluster,
+    dialler: Dialler,
     store: Arc<dyn SessionStore>,
     registries: Vec<Arc<dyn Registry>>,
     nodes: Vec<Node>,
@@ -56,6 +58,15 @@ impl Drop for Node {
 impl Nodes {
     /// So many nodes, and two gateways, in front of these registries. Every slot has its owner.
     pub async fn start(count: usize, registries: Vec<Arc<dyn Registry>>) -> Result<Self> {
+        Self::dialling(count, registries, Dialler::default()).await
+    }
+
+    /// The same, and registries that show themselves are dialled like this.
+    pub async fn dialling(
+        count: usize,
+        registries: Vec<Arc<dyn Registry>>,
+        dialler: Dialler,
+    ) -> Result<Self> {
         let now: placement::Now = Arc::new(chassis::clock::boot_millis);
         let cluster = Cluster {
             store: Arc::new(Embedded::new(now.clone())),
@@ -68,6 +79,7 @@ impl Nodes {
         let following = task::spawn(Kind::Upkeep, "directory", async { drop(following.run().await) });
         let mut all = Self {
             cluster,
+            dialler,
             store: Arc::new(Memory::default()),
             registries,
             nodes: Vec::new(),
@@ -136,7 +148,7 @@ impl Nodes {
                 now,
                 directory,
                 following,
-                dialler: Dialler::default(),
+                dialler: self.dialler.clone(),
             })),
             registries,
             process: Default::default(),

@@ -219,6 +219,32 @@ mod tests {
         drop(pool);
     }
 
+    #[test]
+    fn a_worker_that_stands_still_is_waited_for() {
+        let pool = Pool::start(2).unwrap();
+        let workers = Workers::current();
+        let (free, stuck) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        #[allow(clippy::disallowed_methods, reason = "it ends with what it waits for")]
+        workers.handles()[1].spawn(async move {
+            tell.send(()).unwrap();
+            stuck.recv().unwrap_err();
+        });
+        told.recv().unwrap();
+        let main = Builder::new_current_thread().build().unwrap();
+        main.block_on(async {
+            let mut all = std::pin::pin!(all_work());
+            assert!(futures::poll!(&mut all).is_pending());
+            // What the other one was asked before this it has done.
+            #[allow(clippy::disallowed_methods, reason = "it does nothing, and is waited for")]
+            workers.handles()[0].spawn(async {}).await.unwrap();
+            assert!(futures::poll!(&mut all).is_pending(), "one of two works");
+            drop(free);
+            all.await;
+        });
+        drop(pool);
+    }
+
     #[tokio::test]
     async fn without_a_pool_everything_is_here() {
         let workers = Workers::current();

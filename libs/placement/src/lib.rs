@@ -15,6 +15,7 @@ pub mod decide;
 pub mod directory;
 pub mod embedded;
 pub mod etcd;
+#[cfg(any(test, debug_assertions))]
 pub mod faulty;
 mod fixed;
 mod follow;

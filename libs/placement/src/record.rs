@@ -215,6 +215,9 @@ pub struct GatewayRecord {
     /// Where it stands; empty = unknown.
     #[serde(default)]
     pub zone: Arc<str>,
+    /// Its share of the work, against the others' shares; 0 = a version that did not say.
+    #[serde(default)]
+    pub capacity: u32,
     /// Whether it takes connections.
     pub state: Readiness,
 }
@@ -290,9 +293,9 @@ impl RegistryRecord {
 impl GatewayRecord {
     /// A gateway that is ready.
     #[must_use]
-    pub fn new(node: &str, address: &str, zone: &str, incarnation: Incarnation) -> Self {
+    pub fn new(node: &str, address: &str, zone: &str, capacity: u32, incarnation: Incarnation) -> Self {
         let (node, address, zone) = (node.into(), address.into(), zone.into());
-        Self { v: Version, node, address, incarnation, zone, state: Readiness::Ready }
+        Self { v: Version, node, address, incarnation, zone, capacity, state: Readiness::Ready }
     }
 }
 
@@ -437,6 +440,10 @@ mod tests {
     fn records_are_read_as_they_were_written() {
         let node = NodeRecord::new("127.0.0.1:7101", "", 100, Incarnation(u64::MAX), LeaseId(-2));
         assert_eq!(decode::<NodeRecord>(&encode(&node)).as_ref(), Some(&node));
+        // One of a version that knew of no capacity.
+        let gateway =
+            br#"{"v":1,"node":"g","address":"a:1","incarnation":"0000000000000001","state":"ready"}"#;
+        assert_eq!(decode(gateway), Some(GatewayRecord::new("g", "a:1", "", 0, Incarnation(1))));
         let slot = SlotRecord::new(&"session-1".into(), Incarnation(1), Epoch(9));
         let text = r#"{"v":1,"node":"session-1","incarnation":"0000000000000001","epoch":9}"#;
         assert_eq!(String::from_utf8(encode(&slot)).unwrap(), text);

@@ -192,4 +192,5 @@ async fn watch_store(shared: Arc<Shared>, claims: Claims) {
 }
 
 #[cfg(test)]
+#[cfg(debug_assertions)]
 mod tests;

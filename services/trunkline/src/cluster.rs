@@ -196,7 +196,7 @@ impl Member {
 
     /// Shows a gateway.
     pub(crate) fn gateway(&self, node: &str) -> (Announce, Announced) {
-        let record = GatewayRecord::new(node, &self.address, &self.zone, self.incarnation);
+        let record = GatewayRecord::new(node, &self.address, &self.zone, self.capacity, self.incarnation);
         Announce::gateway(self.cluster.clone(), self.ttl, record)
     }
 }
@@ -322,7 +322,60 @@ fn read(key: &str, path: &Path) -> Result<Vec<u8>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use chassis::workers::{Pool, Workers, all_work};
+    use placement::Embedded;
+    use tokio::runtime::Handle;
+
     use super::*;
+
+    /// How long a worker does nothing else at a time: nearly as long as it may.
+    const BUSY: Duration = Duration::from_millis(900);
+    /// Of a lease that is renewed more than twice meanwhile.
+    const TTL: Duration = Duration::from_secs(2);
+    const TURNS: usize = 6;
+
+    #[test]
+    fn a_lease_is_renewed_while_all_workers_are_busy() {
+        let pool = Pool::start(2).unwrap();
+        let now: placement::Now = Arc::new(clock::boot_millis);
+        let store = Arc::new(Embedded::new(now.clone()));
+        let (keeper, kept) = keep(store, TTL, now.clone());
+        keep_apart(keeper).unwrap();
+        let (workers, mut state) = (Workers::current(), kept.state.clone());
+        let main = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (first, renewed) = main.block_on(async {
+            let first = state.wait_for(|state| state.lease.is_some()).await.unwrap().lease;
+            let mut renewed = 0;
+            for _ in 0..TURNS {
+                all_work().await;
+                kept.tick.beat(now());
+                let before = state.borrow().sure_until_ms;
+                let busy = |worker: &Handle| {
+                    #[allow(clippy::disallowed_methods, reason = "it ends by itself, and is waited for")]
+                    worker.spawn(async {
+                        let (_nobody, speaks) = mpsc::channel::<()>();
+                        speaks.recv_timeout(BUSY)
+                    })
+                };
+                let busy: Vec<_> = workers.handles().iter().map(busy).collect();
+                // This thread, too: nothing but the lease's own goes on.
+                let (_nobody, speaks) = mpsc::channel::<()>();
+                assert!(speaks.recv_timeout(BUSY).is_err());
+                renewed += usize::from(state.borrow().sure_until_ms > before);
+                for worker in busy {
+                    assert!(worker.await.unwrap().is_err());
+                }
+            }
+            (first, renewed)
+        });
+        let last = *state.borrow();
+        assert_eq!((last.lost, last.lease), (0, first), "it is the same lease all the time");
+        assert!(renewed > TURNS / 2, "renewed in {renewed} of {TURNS} turns in which nobody else could work");
+        kept.stop();
+        drop(pool);
+    }
 
     fn config(etcd: &[&str], advertise: &str) -> Config {
         let etcd = etcd.iter().map(ToString::to_string).collect();

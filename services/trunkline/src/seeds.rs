@@ -288,6 +288,34 @@ mod tests {
     }
 
     #[test]
+    fn where_redis_is_takes_effect_under_ours() {
+        let kept = |pairs: &[(&str, &str)], set: &[&str]| {
+            let store = loaded(pairs, set).store;
+            (store.redis.join(" "), store.password.expose().to_owned())
+        };
+        let at = |address: &str, password: &str| (address.to_owned(), password.to_owned());
+        let url = ("REDIS_URL", "rediss://u:p%40q@h:1");
+        let (address, password) = (("REDIS_ADDRESS", "a:2"), ("REDIS_PASSWORD", "w"));
+        let (host, port) = (("MCP_REDIS_HOST", "m"), ("MCP_REDIS_PORT", "3"));
+        for (pairs, expected) in [
+            (&[url][..], at("rediss://u@h:1", "p@q")),
+            (&[("REDIS_URL", "redis://h:1"), password], at("redis://h:1", "w")),
+            (&[address, password], at("redis://a:2", "w")),
+            (&[host, port, password], at("redis://m:3", "w")),
+            (&[host], at("redis://m:6379", "")),
+            (&[url, address, host, password], at("rediss://u@h:1", "p@q")),
+            (&[url, ("MCP_SESSION_USE_INMEMORY", "true")], at("", "")),
+            (&[port, password], at("", "")),
+        ] {
+            assert_eq!(kept(pairs, &[]), expected, "{pairs:?}");
+        }
+        let ours =
+            [url, ("TRUNKLINE_STORE__REDIS", "[\"redis://ours:9\"]"), ("TRUNKLINE_STORE__PASSWORD", "o")];
+        assert_eq!(kept(&ours, &[]), at("redis://ours:9", "o"), "a variable of ours wins");
+        assert_eq!(kept(&ours, &["store.redis=[\"redis://set:8\"]"]), at("redis://set:8", "o"));
+    }
+
+    #[test]
     fn what_took_effect_is_said_and_what_did_not_too() {
         let used = [("PORT", "3000"), ("NODE_ID", "n1")];
         let unused = [("MCP_SESSION_USE_INMEMORY", "false"), ("MCP_SERVERS", "secret-word")];

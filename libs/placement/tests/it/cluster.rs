@@ -10,10 +10,10 @@ use placement::embedded::Embedded;
 use placement::faulty::{Faults, Faulty};
 use placement::made::{CheckError, check};
 use placement::port::Op;
-use placement::record::{Key, PinRecord, encode};
+use placement::record::{Key, PinRecord, decode, encode};
 use placement::{
-    Announce, ClaimError, CountError, Directory, Drained, Incarnation, Keys, LeaseStore, Locator as _,
-    Readiness, RegistryRecord,
+    Announce, ClaimError, CountError, Directory, Drained, GatewayRecord, Incarnation, Keys, LeaseStore,
+    Locator as _, Readiness, RegistryRecord,
 };
 use tokio::time::{Instant, advance};
 
@@ -322,6 +322,39 @@ async fn registries_show_themselves_while_they_run() {
     let before = Instant::now();
     announced.withdraw();
     world.until("withdrawn", || shown().is_empty()).await;
+    assert!(before.elapsed() < Duration::from_secs(1), "not only when the lease ran out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn gateways_show_themselves_while_they_run() {
+    let mut world = World::new();
+    let (faulty, faults) = Faulty::new(Arc::new(world.store.clone()));
+    let cluster = world.mesh.cluster(Arc::new(faulty), 9);
+    let record = GatewayRecord::new("gateway-1", "127.0.0.1:8080", "east", 50, Incarnation(7));
+    let (announce, announced) = Announce::gateway(cluster, TTL, record.clone());
+    world.mesh.tasks.spawn(announce.run());
+    let key = Keys::new("/trunkline").write(&Key::Gateway("gateway-1".into()));
+    assert_eq!(key, "/trunkline/gateways/gateway-1");
+    // The lease it hangs on, and what it says.
+    let shown = || {
+        let listing = world.store.list(&key).now_or_never().unwrap().unwrap();
+        let entry = listing.entries.into_iter().next()?;
+        Some((entry.lease, decode::<GatewayRecord>(&entry.value).unwrap()))
+    };
+    world.until("shown", || shown().is_some()).await;
+    let (lease, first) = shown().unwrap();
+    assert_eq!((first, lease.is_some()), (record, true), "and nobody keeps it for a gateway that is gone");
+    announced.set(Readiness::Draining);
+    world.until("draining", || shown().is_some_and(|(_, it)| it.state == Readiness::Draining)).await;
+
+    faults.cut(true);
+    advance(TTL + Duration::from_secs(1)).await;
+    world.until("gone with its lease", || shown().is_none()).await;
+    faults.cut(false);
+    world.until("back", || shown().is_some_and(|(_, it)| it.state == Readiness::Draining)).await;
+    let before = Instant::now();
+    announced.withdraw();
+    world.until("withdrawn", || shown().is_none()).await;
     assert!(before.elapsed() < Duration::from_secs(1), "not only when the lease ran out");
 }
 

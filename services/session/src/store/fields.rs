@@ -243,3 +243,6 @@ pub(super) fn can_be_refused(changes: &[Change]) -> bool {
 fn text<T: Serialize>(value: &T) -> String {
     Json::of(value).as_str().to_owned()
 }
+
+#[cfg(test)]
+mod tests;
