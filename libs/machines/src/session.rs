@@ -48,8 +48,8 @@ pub struct Session {
 #[derive(Debug, Clone)]
 struct Live {
     phase: Phase,
-    /// Calls under way.
-    calls: BTreeMap<CallId, Call>,
+    /// Calls under way; shared with the mark, as most steps do not alter them.
+    calls: BTreeMap<CallId, Arc<Call>>,
     /// Streams with a connection: POSTs that wait for an answer, and readers of event streams.
     readers: BTreeSet<StreamId>,
     /// What could not be committed and still has to be.
@@ -143,8 +143,8 @@ impl Session {
         deadlines::as_of(&settings, &mut snapshot, now);
         let open_at = now.saturating_add(settings.open_after_ms);
         let unfinished = |stream: &StreamId| snapshot.streams.get(stream).is_some_and(StreamLog::is_open);
-        let calls: BTreeMap<CallId, Call> = (snapshot.journal.iter())
-            .map(|(call, entry)| (*call, Call::of(entry, unfinished(&entry.stream), open_at)))
+        let calls: BTreeMap<CallId, Arc<Call>> = (snapshot.journal.iter())
+            .map(|(call, entry)| (*call, Arc::new(Call::of(entry, unfinished(&entry.stream), open_at))))
             .collect();
         let mut owed = Vec::new();
         for (stream, log) in &snapshot.streams {
@@ -207,7 +207,7 @@ impl Session {
     #[must_use]
     pub fn carried(mut self) -> Self {
         self.live.carried = true;
-        self.live.calls.values_mut().for_each(|call| call.open_at = None);
+        self.live.calls.values_mut().for_each(|call| Arc::make_mut(call).open_at = None);
         self
     }
 

@@ -1,5 +1,7 @@
 //! Calls under way: begun by the client, fed by frames, ended exactly once.
 
+use std::sync::Arc;
+
 use mcp::log::Level;
 use mcp::rpc::{self, Request, RpcError};
 use mcp::{Json, Method, Revision, code, scan};
@@ -94,7 +96,7 @@ impl Turn<'_> {
             key,
             instance: None,
         };
-        self.live.calls.insert(call, entry);
+        self.live.calls.insert(call, Arc::new(entry));
         self.advance(Trigger::CallStarted);
         if method == Method::ToolsCall || self.live.carried {
             self.journal(call);
@@ -164,8 +166,9 @@ impl Turn<'_> {
         let Some(under_way) = self.live.calls.get_mut(&call) else { return };
         let method = under_way.method;
         match frame {
-            CallFrame::Accepted { instance } => under_way.instance = Some(instance),
+            CallFrame::Accepted { instance } => Arc::make_mut(under_way).instance = Some(instance),
             CallFrame::Progress(params) => {
+                let under_way = Arc::make_mut(under_way);
                 let message = wire::progress(&params, under_way.token.as_ref(), &mut under_way.progress);
                 self.say(call, message);
             }

@@ -1,5 +1,7 @@
 //! Requests to the client: a registry's questions, asked on the stream of the call that needs the answers.
 
+use std::sync::Arc;
+
 use mcp::edit::{self, ObjectEditor};
 use mcp::rpc::{self, Response, RpcError};
 use mcp::{Json, Revision, code, content};
@@ -21,7 +23,7 @@ impl Turn<'_> {
         number: u32,
         continuation: Continuation,
     ) {
-        let Some(under_way) = self.live.calls.get_mut(&call) else { return };
+        let Some(under_way) = self.live.calls.get_mut(&call).map(Arc::make_mut) else { return };
         let open = self.saved.journal.get(&call).and_then(|entry| entry.round.as_ref());
         let asking = open.is_some();
         if open.is_some_and(|round| round.number == number) {
@@ -129,7 +131,7 @@ impl Turn<'_> {
     fn close_round(&mut self, call: CallId) {
         let deadline = self.now.saturating_add(self.settings.call_timeout_ms);
         self.change_call(call, CallChange::RoundClosed { deadline });
-        if let Some(under_way) = self.live.calls.get_mut(&call) {
+        if let Some(under_way) = self.live.calls.get_mut(&call).map(Arc::make_mut) {
             under_way.deadline = deadline;
         }
     }

@@ -1,5 +1,7 @@
 //! Streams: when an answer becomes one, what is sent on it, what is kept for a reader that comes later.
 
+use std::sync::Arc;
+
 use mcp::{Json, Revision};
 
 use super::phase::Phase;
@@ -93,7 +95,7 @@ impl Turn<'_> {
     /// Turns the answer of a call into an event stream, unless it is one.
     pub(super) fn open(&mut self, call: CallId) {
         let Some(under_way) = self.live.calls.get_mut(&call) else { return };
-        if under_way.open_at.take().is_none() || self.live.carried {
+        if under_way.opened() || Arc::make_mut(under_way).open_at.take().is_none() || self.live.carried {
             return;
         }
         let (stream, id) = (under_way.stream, under_way.id.clone());

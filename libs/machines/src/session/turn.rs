@@ -86,8 +86,11 @@ impl<'a> Turn<'a> {
 
     /// Makes a durable change.
     pub(super) fn change(&mut self, change: Change) {
-        self.undo.push(self.saved.undo_of(&change));
-        self.saved.apply(&change);
+        if self.undo.iter().any(|undo| undo.covers(&change)) {
+            self.saved.apply(&change);
+        } else {
+            self.undo.push(self.saved.alter(&change));
+        }
         self.changes.push(change);
     }
 

@@ -21,6 +21,13 @@ pub(crate) enum Undo {
     All(Box<Snapshot>),
 }
 
+impl Undo {
+    /// Whether it takes back a change behind it as well: what a call was before is what it was before its first change.
+    pub(crate) fn covers(&self, change: &Change) -> bool {
+        matches!((self, change), (Self::Call { call, .. }, Change::Call(changed, _)) if call == changed)
+    }
+}
+
 /// The numbers that only rise.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counters {
@@ -154,8 +161,20 @@ impl Snapshot {
         }
     }
 
+    /// Applies one change that may have to be taken back, and says by what.
+    pub(crate) fn alter(&mut self, change: &Change) -> Undo {
+        if let Change::Call(call, CallChange::Ended(_)) = change {
+            let (before, counters) = (self.journal.remove(call).map(Box::new), self.counters());
+            give_back(&mut self.journal);
+            return Undo::Call { call: *call, before, counters };
+        }
+        let undo = self.undo_of(change);
+        self.apply(change);
+        undo
+    }
+
     /// What would take `change` back, if it were applied now.
-    pub(crate) fn undo_of(&self, change: &Change) -> Undo {
+    fn undo_of(&self, change: &Change) -> Undo {
         match change {
             Change::Greeted(_) | Change::Ready | Change::Listed(_) => {
                 Undo::Handshake(self.handshake.clone().map(Box::new))
