@@ -1,15 +1,13 @@
 //! Runs one session while something is in flight. No decisions: inputs go to the machine, effects come back.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::session::Frame;
 use api::{Code, Epoch, Error, EventId};
-use futures::future::{AbortHandle, Abortable};
-use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use machines::{CallFrame, CallId, Continuation, Cursor, Input, Millis, StopReason, StreamId};
 use mcp::rpc::{self, Message, RpcError};
 use mcp::telemetry::attribute;
@@ -21,9 +19,11 @@ use crate::carry::{self, Carried, refuse_batch};
 use crate::host::Shared;
 use crate::letter::Letter;
 use crate::reader::Reader;
+use crate::readers::{Gone, Readers};
 use crate::registries::call::{Call, Heard};
 use crate::registries::watches::Subscription;
 use crate::residents::{Removed, Resident};
+use crate::several::Several;
 use crate::wake;
 
 /// How long a session waits for a reader that is behind to take half of what waits for it.
@@ -42,37 +42,19 @@ pub(crate) enum News {
     Renewed(String, Result<Subscription, RpcError>),
 }
 
-/// A reader of one stream.
-pub(crate) struct Reading {
-    pub(crate) reader: Reader,
-    /// Told from an earlier reader of the same stream.
-    number: u64,
-    /// Whether it has been given anything.
-    begun: bool,
-    watch: AbortHandle,
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
-}
-
-type Gone = Pin<Box<dyn Future<Output = Result<(StreamId, u64), futures::future::Aborted>> + Send>>;
-
 /// See the module.
 pub(crate) struct Actor {
     pub(crate) shared: Arc<Shared>,
     pub(crate) resident: Box<Resident>,
     pub(crate) caller: Caller,
-    pub(crate) readers: BTreeMap<StreamId, Reading>,
+    pub(crate) readers: Readers,
     pub(crate) carried: Carried,
-    next_reader: u64,
-    gone: FuturesUnordered<Gone>,
     pub(crate) calls: BTreeMap<CallId, Arc<Call>>,
-    pub(crate) news: SelectAll<BoxStream<'static, News>>,
+    pub(crate) news: Several<BoxStream<'static, News>>,
     /// Keys of the deliveries of calls that wait for an answer.
     pub(crate) keys: BTreeMap<StreamId, String>,
+    /// What the queue could not take.
+    beside: VecDeque<Letter>,
     /// Inputs that need no waiting.
     pub(crate) pending: VecDeque<Input>,
     pub(crate) wake: Option<Millis>,
@@ -85,12 +67,15 @@ pub(crate) struct Actor {
 enum Turn {
     Letter(Option<Letter>),
     News(News),
-    Gone(StreamId, u64),
+    Gone(Gone),
     Time,
+    /// What was waited for is over.
+    Over,
 }
 
 impl Actor {
-    pub(crate) fn new(shared: Arc<Shared>, resident: Box<Resident>) -> Self {
+    /// Boxed, because it is large and would be moved along with whoever runs it.
+    pub(crate) fn new(shared: Arc<Shared>, resident: Box<Resident>) -> Box<Self> {
         let caller = Caller {
             mesh: shared.mesh.clone(),
             owner: Some((resident.id.slot(), resident.epoch)),
@@ -98,36 +83,33 @@ impl Actor {
             affinity: shared.affinity_of(&resident.id),
         };
         let wake = resident.machine.next_wake();
-        Self {
+        Box::new(Self {
             shared,
             resident,
             caller,
-            readers: BTreeMap::new(),
+            readers: Readers::default(),
             carried: Carried::default(),
-            next_reader: 0,
-            gone: FuturesUnordered::new(),
             calls: BTreeMap::new(),
-            news: SelectAll::new(),
+            news: Several::default(),
             keys: BTreeMap::new(),
+            beside: VecDeque::new(),
             pending: VecDeque::new(),
             wake,
             timer: wake::Timer::default(),
             stopped: None,
             removed: None,
-        }
+        })
     }
 
     /// Works until nothing is in flight any more, or the session is over.
-    pub(crate) async fn run(mut self, mut letters: mpsc::Receiver<Box<Letter>>) {
+    pub(crate) async fn run(mut self: Box<Self>, mut letters: mpsc::Receiver<Box<Letter>>) {
         let mut is_restored = std::mem::take(&mut self.resident.is_restored);
         if is_restored {
             self.restore();
         }
         loop {
-            if letters.is_empty() {
-                for letter in self.shared.residents.overdue(&self.resident.id) {
-                    self.open_letter(letter).await;
-                }
+            while let Some(letter) = self.beside.pop_front() {
+                self.open_letter(letter).await;
             }
             while let Some(input) = self.pending.pop_front() {
                 self.take(input).await;
@@ -137,6 +119,10 @@ impl Actor {
                 return self.end(reason, letters).await;
             }
             if self.is_quiet() {
+                if let Ok(letter) = letters.try_recv() {
+                    self.open_letter(*letter).await;
+                    continue;
+                }
                 let shared = self.shared.clone();
                 match shared.residents.rest(self.resident, &mut letters) {
                     Ok(()) => return,
@@ -162,11 +148,12 @@ impl Actor {
                 Turn::Letter(Some(letter)) => self.open_letter(letter).await,
                 Turn::Letter(None) => return,
                 Turn::News(news) => self.hear(news).await,
-                Turn::Gone(stream, number) => self.lose_reader(stream, number).await,
+                Turn::Gone(gone) => self.lose_reader(gone).await,
                 Turn::Time => {
                     self.wake = None;
                     self.take(Input::DeadlineReached).await;
                 }
+                Turn::Over => {}
             }
         }
     }
@@ -174,11 +161,7 @@ impl Actor {
     /// Gives a reader that falls behind a moment, so that a burst of frames waits for whoever reads it. One that reads nothing
     /// meanwhile is let go; the log has its events. Whether one was.
     async fn keep_pace(&mut self) -> bool {
-        let mut readers = self.readers.iter();
-        let behind = readers.find(|(_, reading)| reading.reader.is_behind());
-        let Some((stream, reader)) = behind.map(|(stream, reading)| (*stream, reading.reader.clone())) else {
-            return false;
-        };
+        let Some((stream, reader)) = self.readers.behind() else { return false };
         let stalled = tokio::time::timeout(PACE, reader.catches_up()).await.is_err();
         if stalled {
             let left = self.readers.remove(&stream);
@@ -193,18 +176,15 @@ impl Actor {
     }
 
     fn is_quiet(&self) -> bool {
-        self.readers.is_empty() && self.news.is_empty() && self.calls.is_empty() && self.pending.is_empty()
+        let waits = !self.readers.is_empty() || !self.news.is_empty() || !self.calls.is_empty();
+        !waits && self.pending.is_empty() && self.beside.is_empty()
     }
 
     async fn wait(&mut self, letters: &mut mpsc::Receiver<Box<Letter>>) -> Turn {
         let timer = self.timer.reached(self.wake);
         tokio::select! {
-            Some(news) = self.news.next(), if !self.news.is_empty() => Turn::News(news),
-            Some(gone) = self.gone.next(), if !self.gone.is_empty() => match gone {
-                Ok((stream, number)) => Turn::Gone(stream, number),
-                // The stream was finished by us.
-                Err(futures::future::Aborted) => Turn::Gone(StreamId::OWN, 0),
-            },
+            news = self.news.next(), if !self.news.is_empty() => news.map_or(Turn::Over, Turn::News),
+            gone = self.readers.gone() => gone.map_or(Turn::Over, Turn::Gone),
             letter = letters.recv() => Turn::Letter(letter.map(|letter| *letter)),
             () = timer => Turn::Time,
         }
@@ -255,6 +235,7 @@ impl Actor {
             Letter::Updated { uri, params } => self.take(Input::ResourceUpdated { uri, params }).await,
             Letter::Wake => self.take(Input::DeadlineReached).await,
             Letter::Drain => self.drain().await,
+            Letter::Overdue => self.beside.extend(self.shared.residents.overdue(&self.resident.id)),
             Letter::Moved => {
                 self.finish_sending().await;
                 self.stopped = Some(StopReason::Lost);
@@ -350,23 +331,13 @@ impl Actor {
 
     /// From now on frames of a stream go to this reader.
     pub(crate) fn add_reader(&mut self, stream: StreamId, reader: Reader) {
-        self.next_reader += 1;
-        let number = self.next_reader;
-        let (watch, registration) = AbortHandle::new_pair();
-        let watched = reader.clone();
-        let closed = async move {
-            watched.closed().await;
-            (stream, number)
-        };
-        self.gone.push(Abortable::new(closed, registration).boxed());
-        self.readers.insert(stream, Reading { reader, number, begun: false, watch });
+        self.readers.insert(stream, reader);
     }
 
-    async fn lose_reader(&mut self, stream: StreamId, number: u64) {
-        if self.readers.get(&stream).is_some_and(|reading| reading.number == number) {
-            self.readers.remove(&stream);
+    async fn lose_reader(&mut self, gone: Gone) {
+        if self.readers.lose(gone) {
             // The key stays: the call goes on, and whoever has lost its node asks for it.
-            self.take(Input::ReaderGone(stream)).await;
+            self.take(Input::ReaderGone(gone.stream)).await;
         }
     }
 
@@ -443,7 +414,7 @@ impl Actor {
     }
 
     /// The session is over on this node.
-    async fn end(mut self, reason: StopReason, mut letters: mpsc::Receiver<Box<Letter>>) {
+    async fn end(mut self: Box<Self>, reason: StopReason, mut letters: mpsc::Receiver<Box<Letter>>) {
         let (revision, now) = (self.resident.machine.revision(), chassis::clock::dated_millis());
         self.shared.observed.ended(revision, self.resident.begun, now, reason);
         self.leave();
@@ -463,11 +434,11 @@ impl Actor {
     }
 
     /// The session goes on with another owner: whoever waits here is told to ask there. Calls go on at their registries.
-    fn send_elsewhere(self, mut letters: mpsc::Receiver<Box<Letter>>) {
+    fn send_elsewhere(self: Box<Self>, mut letters: mpsc::Receiver<Box<Letter>>) {
         let moved = || Err(self.shared.not_owner(self.resident.id.slot()));
-        for reading in self.readers.values() {
+        for reader in self.readers.all() {
             // A reader that is gone does not want to know.
-            let _heard = reading.reader.say(moved());
+            let _heard = reader.say(moved());
         }
         while let Ok(letter) = letters.try_recv() {
             if let Some(reply) = letter.reply() {

@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use api::session::batch::{Member, merged};
-use api::session::{Attach, Close, Delivery, Frame, Frames, Request, SessionHost, Transport};
+use api::session::{Attach, Close, Delivery, Frames, Request, SessionHost, Transport};
 use api::{Code, Epoch, Error, EventId, KeyRing, Principal, SessionId};
 use async_trait::async_trait;
 use chassis::task::{self, Kind};
 use chassis::telemetry::{Scope, Side};
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use machines::{CommitRefusal, ListKind, Session, StreamId};
 use mcp::rpc::{self, Body, Malformed, Message, RpcError};
 use mcp::telemetry::attribute;
@@ -137,6 +137,16 @@ impl Shared {
         visitor: Option<Visitor<'_>>,
         letter: Letter,
     ) -> Result<(), Undelivered> {
+        self.offer(id, visitor, &mut Some(letter))
+    }
+
+    /// The same; the letter stays if there is no such session.
+    fn offer(
+        &self,
+        id: &SessionId,
+        visitor: Option<Visitor<'_>>,
+        letter: &mut Option<Letter>,
+    ) -> Result<(), Undelivered> {
         let start = |resident: Box<Resident>, letters: mpsc::Receiver<Box<Letter>>| {
             let this = self.this.clone();
             let work = async move {
@@ -149,7 +159,7 @@ impl Shared {
             // In one place from the beginning: it is large, and spawning would move it many times.
             task::spawn(Kind::Call, "session", Box::pin(work))
         };
-        self.residents.post(id, visitor, letter, &start)
+        self.residents.offer(id, visitor, letter, &start)
     }
 
     /// Loads a session that this node owns and does not have in memory.
@@ -214,10 +224,11 @@ impl Host {
         &self,
         (id, epoch): (&SessionId, Epoch),
         visitor: Visitor<'_>,
-        letter: impl Fn(Reader) -> Letter,
+        letter: impl FnOnce(Reader) -> Letter,
     ) -> Result<Result<Queue, Undelivered>, Error> {
         let (reply, frames) = queue();
-        match self.0.post(id, Some(visitor), letter(reply)) {
+        let mut letter = Some(letter(reply));
+        match self.0.offer(id, Some(visitor), &mut letter) {
             Err(Undelivered::Unknown) => {}
             other => return Ok(other.map(|()| frames)),
         }
@@ -228,8 +239,7 @@ impl Host {
             tracing::warn!(?refusal, "a session could not be loaded");
             return Ok(Err(Undelivered::NotNow));
         }
-        let (reply, frames) = queue();
-        match self.0.post(id, Some(visitor), letter(reply)) {
+        match self.0.offer(id, Some(visitor), &mut letter) {
             // Only the owner can say that there is no such session, and this node may no longer be that.
             Err(Undelivered::Unknown) if self.0.slots.epoch(id.slot()) != Some(epoch) => {
                 Err(self.0.not_owner(id.slot()))
@@ -244,22 +254,15 @@ impl Host {
         let request_id = request_id(&message).cloned();
         let scope = observe::hop_of(&message, &delivery.request_key, delivery.again.as_ref());
         self.0.describe(&scope, Some(&id));
-        let letter = |reply| Letter::Message {
-            message: message.clone(),
-            key: delivery.request_key.clone(),
-            again: delivery.again.clone(),
-            in_batch: delivery.in_batch,
-            reply,
-            scope: scope.clone(),
-        };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
         let is_call = message.method() == Some(Method::ToolsCall.as_str());
+        let was_sent = is_call && delivery.again.is_some() && delivery.transport == Transport::Streamable;
+        let (key, again, in_batch) = (delivery.request_key, delivery.again, delivery.in_batch);
+        let letter = |reply| Letter::Message { message, key, again, in_batch, reply, scope };
         Ok(match self.hand_over((&id, epoch), visitor, letter).await? {
-            Ok(frames) => accepted_and_more(frames),
+            Ok(frames) => frames.announced().boxed(),
             // Its owner may have begun it: "not found" would say that nothing was done.
-            Err(Undelivered::Unknown)
-                if is_call && delivery.again.is_some() && delivery.transport == Transport::Streamable =>
-            {
+            Err(Undelivered::Unknown) if was_sent => {
                 return Err(Error::new(Code::OutcomeUnknown, "the session of the call is gone"));
             }
             Err(undelivered) => undelivered.answer(request_id.as_ref()),
@@ -278,7 +281,7 @@ impl Host {
         };
         let Some((id, epoch)) = self.session(text).await? else { return Ok(refuse::session_not_found()) };
         let scope = Scope::current().child(ROLE, Side::Internal, || "trunkline.session batch".into());
-        let letter = |reply| Letter::Batch { messages: messages.clone(), reply, scope: scope.clone() };
+        let letter = |reply| Letter::Batch { messages, reply, scope };
         let visitor = Visitor { principal: &delivery.principal, transport: delivery.transport };
         Ok(match self.hand_over((&id, epoch), visitor, letter).await? {
             Ok(frames) => frames.boxed(),
@@ -385,7 +388,7 @@ impl SessionHost for Host {
             self.hand_over(id, visitor, |reply| Letter::Close { reply }).await?
         };
         Ok(match handed {
-            Ok(frames) => accepted_and_more(frames),
+            Ok(frames) => frames.announced().boxed(),
             Err(undelivered) => undelivered.answer(None),
         })
     }
@@ -416,21 +419,6 @@ fn foreign() -> RpcError {
 /// GET and DELETE belong to Streamable HTTP.
 const fn streamable(principal: &Principal) -> Visitor<'_> {
     Visitor { principal, transport: Transport::Streamable }
-}
-
-/// That a message was accepted is said together with what follows, which is there within half a second: alone it would cost a
-/// message, and wake a gateway that has nothing to do yet.
-fn accepted_and_more(mut frames: Queue) -> Frames {
-    let more = async move {
-        let first = frames.next().await;
-        let accepted = match &first {
-            // Nothing of it was seen, and whether it was begun is in the journal.
-            Some(Err(_) | Ok(Frame::Refused(_))) => None,
-            Some(Ok(_)) | None => Some(Ok(Frame::Accepted { session: None })),
-        };
-        stream::iter(accepted.into_iter().chain(first)).chain(frames)
-    };
-    stream::once(more).flatten().boxed()
 }
 
 pub(crate) const fn request_id(message: &Message) -> Option<&rpc::Id> {

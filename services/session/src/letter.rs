@@ -39,6 +39,8 @@ pub(crate) enum Letter {
     Updated { uri: String, params: Json },
     /// A moment the machine waited for may have come.
     Wake,
+    /// There is more beside the queue.
+    Overdue,
     /// The node drains.
     Drain,
     /// The session lives elsewhere from now on.
@@ -55,7 +57,12 @@ impl Letter {
             | Self::Leave { reply }
             | Self::Attach { reply, .. }
             | Self::Close { reply } => Some(reply),
-            Self::Changed(_) | Self::Updated { .. } | Self::Wake | Self::Drain | Self::Moved => None,
+            Self::Changed(_)
+            | Self::Updated { .. }
+            | Self::Wake
+            | Self::Overdue
+            | Self::Drain
+            | Self::Moved => None,
         }
     }
 }
@@ -78,7 +85,7 @@ impl Overdue {
             Letter::Drain => self.drain = true,
             Letter::Moved => self.moved = true,
             // An actor keeps its own time.
-            Letter::Wake => {}
+            Letter::Wake | Letter::Overdue => {}
             Letter::Message { .. }
             | Letter::Batch { .. }
             | Letter::Carry { .. }

@@ -24,11 +24,13 @@ mod ownership;
 mod perform;
 mod pickup;
 mod reader;
+mod readers;
 mod refuse;
 mod registries;
 mod residents;
 mod seal;
 mod seat;
+mod several;
 pub mod store;
 mod wake;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::registry::{InputResponse, Operation, Round};
 use api::session::{Answer, Frame};
 use chassis::telemetry::Scope;
-use futures::{StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, stream};
 use machines::journal::JournalState;
 use machines::snapshot::CallChange;
 use machines::{
@@ -89,12 +89,12 @@ impl Actor {
         // A message of HTTP+SSE is answered with that it was taken.
         let taken = self.carried.accepting.take().map(|key| Answered { key, status: 202, body: None });
         let commit = Commit { changes, after: self.resident.machine.saved(), answered: taken.or(answered) };
-        let until = Instant::now() + if changes.iter().any(ends) { HOLD } else { Duration::ZERO };
+        let until = changes.iter().any(ends).then(|| Instant::now() + HOLD);
         let mut asked;
         let committed = loop {
             asked = self.shared.slots.now();
             let committed = self.shared.store.commit(id, epoch, version, commit.clone()).await;
-            if committed != Err(CommitRefusal::Down) || Instant::now() >= until {
+            if committed != Err(CommitRefusal::Down) || until.is_none_or(|until| Instant::now() >= until) {
                 break committed;
             }
             // The same commit again is no second one, even if the first was done.
@@ -285,11 +285,11 @@ impl Actor {
             Opened::Now(frame) => self.pending.push_back(Input::Frame { call, number: 0, frame }),
             Opened::Once(answer) => {
                 let news = stream::once(answer).map(move |frame| News::Heard(call, Heard::Frame(frame)));
-                self.listen_to(news.boxed());
+                self.listen_to(news);
             }
             Opened::Frames(running, frames) => {
                 self.calls.insert(call, running);
-                self.listen_to(frames.map(move |heard| News::Heard(call, heard)).boxed());
+                self.follow(call, frames);
             }
         }
     }
@@ -300,8 +300,18 @@ impl Actor {
         calling::invocation_of(&self.resident.id, epoch, call, generation)
     }
 
-    pub(crate) fn listen_to(&mut self, news: stream::BoxStream<'static, News>) {
+    pub(crate) fn listen_to(&mut self, news: impl Stream<Item = News> + Send + 'static) {
         self.news.push(Scope::current().within(news).boxed());
+    }
+
+    /// The same for a call, which has a scope of its own: that of this hop only has to last as long.
+    fn follow(&mut self, call: CallId, frames: stream::BoxStream<'static, Heard>) {
+        let hop = Some(Scope::current()).filter(Scope::is_recorded);
+        let heard = move |heard| {
+            let _lasts = &hop;
+            News::Heard(call, heard)
+        };
+        self.news.push(frames.map(heard).boxed());
     }
 
     pub(crate) fn resume(
@@ -322,7 +332,7 @@ impl Actor {
                 running.restart(invocation, Round { state, round, responses })
             }
         };
-        self.listen_to(frames.map(move |heard| News::Heard(call, heard)).boxed());
+        self.follow(call, frames);
     }
 
     fn cancel(&self, call: CallId, reason: String) {

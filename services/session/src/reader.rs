@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use api::Error;
 use api::session::Frame;
@@ -97,6 +97,44 @@ impl Queue {
     }
 }
 
+/// A queue whose frames come behind word that the message was accepted. Said together with the first one, which is there within
+/// half a second: alone it would cost a message, and wake a gateway that has nothing to do yet.
+pub(crate) struct Announced {
+    queue: Queue,
+    /// What was held back behind that word.
+    held: Option<Result<Frame, Error>>,
+    begun: bool,
+}
+
+impl Queue {
+    /// See [`Announced`].
+    pub(crate) const fn announced(self) -> Announced {
+        Announced { queue: self, held: None, begun: false }
+    }
+}
+
+impl Stream for Announced {
+    type Item = Result<Frame, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(held) = self.held.take() {
+            return Poll::Ready(Some(held));
+        }
+        let next = ready!(Pin::new(&mut self.queue).poll_next(cx));
+        if std::mem::replace(&mut self.begun, true) {
+            return Poll::Ready(next);
+        }
+        match &next {
+            // Nothing of it was seen, and whether it was begun is in the journal.
+            Some(Err(_) | Ok(Frame::Refused(_))) => Poll::Ready(next),
+            Some(Ok(_)) | None => {
+                self.held = next;
+                Poll::Ready(Some(Ok(Frame::Accepted { session: None })))
+            }
+        }
+    }
+}
+
 impl Stream for Queue {
     type Item = Result<Frame, Error>;
 
@@ -137,6 +175,32 @@ mod tests {
         drop(queue);
         reader.closed().await;
         assert!(!reader.send(event(100)));
+    }
+
+    #[tokio::test]
+    async fn word_of_acceptance_comes_with_the_first_frame() {
+        use futures::{FutureExt as _, StreamExt as _};
+
+        let accepted = Frame::Accepted { session: None };
+        let (mut reader, frames) = queue();
+        let mut frames = frames.announced();
+        assert!(frames.next().now_or_never().is_none());
+        assert!(reader.send(Frame::Open) && reader.send(event(100)));
+        drop(reader);
+        let said: Vec<Frame> = frames.map(Result::unwrap).collect().await;
+        assert_eq!(said, [accepted.clone(), Frame::Open, event(100)]);
+
+        let (mut reader, frames) = queue();
+        let refused = Frame::Refused(api::session::Answer::new(404, None));
+        assert!(reader.send(refused.clone()));
+        drop(reader);
+        let said: Vec<Frame> = frames.announced().map(Result::unwrap).collect().await;
+        assert_eq!(said, [refused]);
+
+        let (reader, frames) = queue();
+        drop(reader);
+        let said: Vec<Frame> = frames.announced().map(Result::unwrap).collect().await;
+        assert_eq!(said, [accepted]);
     }
 
     #[tokio::test]

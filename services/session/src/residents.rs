@@ -1,11 +1,13 @@
 //! The sessions of this node. An idle one is a struct in a map: no task, no queue. While something is in flight it has both.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::session::{Frames, Transport};
 use api::{Epoch, Principal, SessionId, Slot};
 use chassis::task::Handle;
+use foldhash::fast::RandomState;
 use machines::{CallId, Millis, Session};
 use mcp::rpc::Id;
 use tokio::sync::mpsc;
@@ -120,7 +122,8 @@ pub(crate) struct Residents {
 
 #[derive(Default)]
 struct Shard {
-    sessions: HashMap<SessionId, Entry>,
+    /// Hashed quickly: nobody chooses the MAC of a session's id.
+    sessions: HashMap<SessionId, Entry, RandomState>,
     /// When idle sessions want to be woken: each once, and not too late. One that is woken too early is asked again.
     wheel: BTreeSet<(Millis, SessionId)>,
 }
@@ -185,24 +188,29 @@ impl Residents {
     }
 
     /// Takes a session in. One that is there already stays.
-    pub(crate) fn insert(&self, resident: Box<Resident>) {
-        let (id, principal) = (resident.id.clone(), resident.principal.clone());
+    pub(crate) fn insert(&self, mut resident: Box<Resident>) {
+        let id = resident.id.clone();
         let mut shard = self.shard(&id);
         if shard.sessions.contains_key(&id) {
             return;
         }
+        let principal = self.count_one(&resident.principal);
+        resident.principal = principal.clone();
         let wake = resident.machine.next_wake();
         let transport = resident.transport;
-        let entry = Entry {
-            principal: principal.clone(),
-            transport,
-            cell: Some(Cell::Idle(resident)),
-            armed: None,
-            overdue: None,
-        };
+        let entry =
+            Entry { principal, transport, cell: Some(Cell::Idle(resident)), armed: None, overdue: None };
         shard.sessions.insert(id.clone(), entry);
         shard.arm(&id, wake);
-        *self.per_principal.lock().unwrap_or_else(PoisonError::into_inner).entry(principal).or_default() += 1;
+    }
+
+    /// Counts a session more of a principal, which is kept once for all of them.
+    fn count_one(&self, principal: &Arc<Principal>) -> Arc<Principal> {
+        let mut counts = self.per_principal.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = counts.get_key_value(principal).map(|(known, _)| known.clone());
+        let principal = known.unwrap_or_else(|| principal.clone());
+        *counts.entry(principal.clone()).or_default() += 1;
+        principal
     }
 
     /// Whether a session is here.
@@ -232,12 +240,12 @@ impl Residents {
     }
 
     /// Puts a letter into a session's queue and starts its actor if it has none. The `visitor` is checked
-    /// if given.
-    pub(crate) fn post(
+    /// if given. The letter stays if there is no such session.
+    pub(crate) fn offer(
         &self,
         id: &SessionId,
         visitor: Option<Visitor<'_>>,
-        letter: Letter,
+        offered: &mut Option<Letter>,
         start: Start<'_>,
     ) -> Result<(), Undelivered> {
         let mut shard = self.shard(id);
@@ -245,37 +253,46 @@ impl Residents {
         if visitor.is_some_and(|v| *v.principal != *entry.principal || v.transport != entry.transport) {
             return Err(Undelivered::Foreign);
         }
+        let Some(letter) = offered.take() else { return Ok(()) };
         match entry.cell.take() {
             Some(Cell::Idle(resident)) => {
-                let (mailbox, letters) = mpsc::channel(MAILBOX);
+                // One place is kept for the letter that says that there is more beside the queue.
+                let (mailbox, letters) = mpsc::channel(MAILBOX + 1);
                 // A new queue has room.
                 let _taken = mailbox.try_send(Box::new(letter)).is_ok();
                 entry.cell = Some(Cell::Active { mailbox, _task: start(resident, letters) });
                 Ok(())
             }
             Some(Cell::Active { mailbox, _task }) => {
-                let sent = mailbox.try_send(Box::new(letter));
+                let letter = if mailbox.capacity() > 1 || mailbox.is_closed() {
+                    Some(letter)
+                } else {
+                    let is_first = entry.overdue.is_none();
+                    if !entry.overdue.get_or_insert_default().keep(letter) {
+                        if is_first {
+                            entry.overdue = None;
+                        }
+                        entry.cell = Some(Cell::Active { mailbox, _task });
+                        return Err(Undelivered::Full);
+                    }
+                    is_first.then_some(Letter::Overdue)
+                };
+                let sent = letter.map_or(Ok(()), |letter| mailbox.try_send(Box::new(letter)));
                 entry.cell = Some(Cell::Active { mailbox, _task });
-                match sent {
-                    Ok(()) => Ok(()),
-                    Err(mpsc::error::TrySendError::Full(letter)) => {
-                        let kept = entry.overdue.get_or_insert_default().keep(*letter);
-                        if kept { Ok(()) } else { Err(Undelivered::Full) }
-                    }
-                    Err(mpsc::error::TrySendError::Closed(_)) => {
-                        // The actor panicked. What was committed can be loaded again.
-                        let removed = self.forget(&mut shard, id);
-                        drop(shard);
-                        drop(removed);
-                        Err(Undelivered::Unknown)
-                    }
-                }
+                sent.map_err(|unsent| {
+                    *offered = Some(*unsent.into_inner());
+                    // The actor panicked. What was committed can be loaded again.
+                    let removed = self.forget(&mut shard, id);
+                    drop(shard);
+                    drop(removed);
+                    Undelivered::Unknown
+                })
             }
             None => Err(Undelivered::Unknown),
         }
     }
 
-    /// What the queue could not take. Asked by the actor whenever its queue is empty.
+    /// What the queue could not take. Asked by the actor when the queue says so.
     pub(crate) fn overdue(&self, id: &SessionId) -> Vec<Letter> {
         let overdue = self.shard(id).sessions.get_mut(id).and_then(|entry| entry.overdue.take());
         overdue.map(|overdue| overdue.letters()).unwrap_or_default()
@@ -381,112 +398,11 @@ impl Residents {
 }
 
 /// Returns memory that a map has from fuller times, now and then.
-pub(crate) fn give_back<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
+pub(crate) fn give_back<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
     if map.capacity() > 1024 && map.len() < map.capacity() / 4 {
         map.shrink_to(map.len() * 2);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use api::{KeyRing, Slot};
-    use chassis::task::{self, Kind};
-    use machines::{Input, ListKind, Settings};
-    use mcp::Json;
-    use mcp::rpc::Message;
-
-    use super::*;
-
-    const KEY: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
-
-    fn resident() -> Box<Resident> {
-        let slot = Slot::new(1).unwrap();
-        Box::new(Resident {
-            id: SessionId::mint(&KeyRing::single("k1", KEY), slot, [1; 16]),
-            epoch: Epoch(1),
-            principal: Arc::default(),
-            transport: Transport::Streamable,
-            machine: Session::new(Settings::default(), 0),
-            version: 0,
-            subscriptions: HashMap::new(),
-            begun: 0,
-            is_restored: false,
-            repeated: Repeated::default(),
-            unsaved: Vec::new(),
-        })
-    }
-
-    fn say(resident: &mut Resident, now: Millis, text: &'static str) {
-        let message = Message::parse(&text.into()).unwrap();
-        let stream = resident.machine.reserve_stream();
-        resident.machine.step(now, Input::Client { stream, message, key: None });
-    }
-
-    fn wheel(residents: &Residents) -> usize {
-        residents.shards.iter().map(|shard| shard.lock().unwrap().wheel.len()).sum()
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_loses_nothing_that_nobody_says_again() {
-        let residents = Residents::default();
-        let resident = resident();
-        let id = resident.id.clone();
-        residents.insert(resident);
-        let queue = Mutex::new(None);
-        let start = |_, letters| {
-            *queue.lock().unwrap() = Some(letters);
-            task::spawn(Kind::Call, "nothing", async {})
-        };
-        let post = |letter| residents.post(&id, None, letter, &start);
-        for _ in 0..MAILBOX {
-            post(Letter::Wake).unwrap();
-        }
-        let (reply, _frames) = crate::reader::queue();
-        assert_eq!(post(Letter::Close { reply }), Err(Undelivered::Full));
-        for text in ["1", "2"] {
-            post(Letter::Changed(ListKind::Tools)).unwrap();
-            post(Letter::Updated { uri: "a:1".into(), params: Json::trusted(text) }).unwrap();
-        }
-        let [Letter::Changed(ListKind::Tools), Letter::Updated { uri, params }] = &residents.overdue(&id)[..]
-        else {
-            panic!("not each thing once");
-        };
-        assert_eq!((uri.as_str(), params.as_str()), ("a:1", "2"));
-        assert!(residents.overdue(&id).is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_busy_session_has_one_place_in_the_wheel_and_is_woken_in_time() {
-        let residents = Residents::default();
-        let mut first = resident();
-        let id = first.id.clone();
-        say(
-            &mut first,
-            0,
-            r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{}}}"#,
-        );
-        say(&mut first, 0, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
-        residents.insert(first);
-        let idle = Settings::default().idle_timeout_ms;
-        for now in 1..100 {
-            let active = Mutex::new(None);
-            let start = |resident, letters| {
-                *active.lock().unwrap() = Some((resident, letters));
-                task::spawn(Kind::Call, "nothing", async {})
-            };
-            residents.post(&id, None, Letter::Wake, &start).unwrap();
-            let (mut resident, mut letters) = active.into_inner().unwrap().unwrap();
-            letters.try_recv().unwrap();
-            say(&mut resident, now, r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#);
-            assert!(residents.rest(resident, &mut letters).is_ok());
-            assert_eq!(wheel(&residents), 1);
-        }
-        assert_eq!(residents.due(idle), [], "it was heard of since");
-        assert_eq!(residents.due(idle + 99), std::slice::from_ref(&id));
-        assert_eq!(residents.count(&Principal::default()), (1, 1));
-        drop(residents.remove(&id));
-        assert_eq!((residents.count(&Principal::default()), wheel(&residents)), ((0, 0), 0));
-    }
-}
+mod tests;

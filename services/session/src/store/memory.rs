@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use api::session::Transport;
 use api::{Epoch, Principal, SessionId, Slot};
 use async_trait::async_trait;
+use foldhash::fast::RandomState;
 use machines::{CommitRefusal, Snapshot};
 
 use self::recent::Recent;
@@ -24,9 +25,9 @@ pub struct Memory {
 
 #[derive(Default)]
 struct Shard {
-    fences: HashMap<Slot, Epoch>,
+    fences: HashMap<Slot, Epoch, RandomState>,
     /// Boxed: an entry is large, and a map keeps room for more than it holds.
-    sessions: HashMap<SessionId, Box<Stored>>,
+    sessions: HashMap<SessionId, Box<Stored>, RandomState>,
     recent: Recent,
     ended: Ended,
 }

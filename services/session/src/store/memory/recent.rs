@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use api::SessionId;
+use foldhash::fast::RandomState;
 
 use crate::residents::give_back;
 use crate::store::Answered;
@@ -16,10 +17,23 @@ const BYTES: usize = 2 << 20;
 /// See the module. Holds nothing for a session without answers.
 #[derive(Default)]
 pub(super) struct Recent {
-    sessions: HashMap<SessionId, VecDeque<Kept>>,
+    sessions: HashMap<SessionId, OfSession, RandomState>,
     /// All that were kept, oldest first; some are gone before their turn.
-    order: VecDeque<(u64, SessionId)>,
+    order: VecDeque<Place>,
     next: u64,
+    bytes: usize,
+}
+
+/// Where an answer is.
+struct Place {
+    serial: u64,
+    at: u64,
+    id: SessionId,
+}
+
+#[derive(Default)]
+struct OfSession {
+    kept: VecDeque<Kept>,
     bytes: usize,
 }
 
@@ -34,73 +48,79 @@ struct Kept {
 impl Recent {
     /// Keeps an answer. The first one with a key stays.
     pub(super) fn keep(&mut self, id: &SessionId, answered: Answered, now: u64) {
-        if answered.size() > Answered::BYTES || self.kept(id, &answered.key, now).is_some() {
+        let (size, digest) = (answered.size(), digest(&answered.key));
+        if size > Answered::BYTES {
             return;
         }
-        self.bytes += answered.size();
-        let (digest, most) = (digest(&answered.key), answered.most());
-        let (serial, kept) = (self.next, self.sessions.entry(id.clone()).or_default());
+        let of = match self.sessions.get_mut(id) {
+            Some(of) if of.find(&answered.key, digest, now).is_some() => return,
+            Some(of) => of,
+            None => self.sessions.entry(id.clone()).or_default(),
+        };
+        let (serial, most) = (self.next, answered.most());
         self.next += 1;
-        kept.push_back(Kept { serial, at: now, digest, answered });
-        let mut bytes: usize = kept.iter().map(|kept| kept.answered.size()).sum();
-        while kept.len() > most || bytes > Answered::BYTES {
-            let Some(gone) = kept.pop_front() else { break };
-            bytes -= gone.answered.size();
-            self.bytes -= gone.answered.size();
+        of.kept.push_back(Kept { serial, at: now, digest, answered });
+        (of.bytes, self.bytes) = (of.bytes + size, self.bytes + size);
+        while of.kept.len() > most || of.bytes > Answered::BYTES {
+            let Some(gone) = of.oldest() else { break };
+            self.bytes -= gone;
         }
-        self.order.push_back((serial, id.clone()));
+        self.order.push_back(Place { serial, at: now, id: id.clone() });
         self.make_room(now);
     }
 
     /// The answer with this key, unless it is too old.
     pub(super) fn find(&self, id: &SessionId, key: &str, now: u64) -> Option<Answered> {
-        self.kept(id, key, now).map(|kept| kept.answered.clone())
-    }
-
-    fn kept(&self, id: &SessionId, key: &str, now: u64) -> Option<&Kept> {
-        let digest = digest(key);
-        let is = |kept: &&Kept| kept.digest == digest && kept.answered.key == key && !kept.is_over(now);
-        self.sessions.get(id)?.iter().find(is)
+        self.sessions.get(id)?.find(key, digest(key), now).map(|kept| kept.answered.clone())
     }
 
     /// Forgets all answers of a session.
     pub(super) fn forget(&mut self, id: &SessionId) {
-        for kept in self.sessions.remove(id).into_iter().flatten() {
-            self.bytes -= kept.answered.size();
-        }
+        self.bytes -= self.sessions.remove(id).map_or(0, |of| of.bytes);
         give_back(&mut self.sessions);
     }
 
     fn make_room(&mut self, now: u64) {
-        while let Some((serial, id)) = self.order.front() {
-            let oldest =
-                self.sessions.get(id).and_then(VecDeque::front).filter(|kept| kept.serial == *serial);
-            let over = oldest.is_none_or(|kept| kept.is_over(now));
-            if !over && self.order.len() <= MOST && self.bytes <= BYTES {
+        while let Some(oldest) = self.order.front() {
+            if !is_over(oldest.at, now) && self.order.len() <= MOST && self.bytes <= BYTES {
                 return;
             }
-            let (is_there, id) = (oldest.is_some(), id.clone());
-            self.order.pop_front();
-            let Some(kept) = self.sessions.get_mut(&id).filter(|_| is_there) else { continue };
-            self.bytes -= kept.pop_front().map_or(0, |gone| gone.answered.size());
-            if kept.is_empty() {
+            let Some(Place { serial, id, .. }) = self.order.pop_front() else { return };
+            let Some(of) = self.sessions.get_mut(&id) else { continue };
+            if of.kept.front().is_none_or(|kept| kept.serial != serial) {
+                continue;
+            }
+            self.bytes -= of.oldest().unwrap_or_default();
+            if of.kept.is_empty() {
                 self.sessions.remove(&id);
+                give_back(&mut self.sessions);
             }
         }
-        give_back(&mut self.sessions);
     }
+}
+
+impl OfSession {
+    fn find(&self, key: &str, digest: u64, now: u64) -> Option<&Kept> {
+        let is = |kept: &&Kept| kept.digest == digest && kept.answered.key == key && !is_over(kept.at, now);
+        self.kept.iter().find(is)
+    }
+
+    /// Lets go of its oldest answer, and says how large it was.
+    fn oldest(&mut self) -> Option<usize> {
+        let size = self.kept.pop_front()?.answered.size();
+        self.bytes -= size;
+        Some(size)
+    }
+}
+
+const fn is_over(at: u64, now: u64) -> bool {
+    at.saturating_add(Answered::KEPT_MS) <= now
 }
 
 /// FNV-1a: what it says only saves comparisons.
 fn digest(key: &str) -> u64 {
     key.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-impl Kept {
-    const fn is_over(&self, now: u64) -> bool {
-        self.at.saturating_add(Answered::KEPT_MS) <= now
-    }
 }
 
 #[cfg(test)]
@@ -139,8 +159,9 @@ mod tests {
             recent.keep(&id((n % 200) as u8), answered(&n.to_string()), 0);
         }
         assert_eq!(recent.order.len(), MOST);
-        assert_eq!(recent.sessions.values().map(VecDeque::len).sum::<usize>(), MOST);
-        let bytes = recent.sessions.values().flatten().map(|kept| kept.answered.size()).sum::<usize>();
+        assert_eq!(recent.sessions.values().map(|of| of.kept.len()).sum::<usize>(), MOST);
+        let kept = recent.sessions.values().flat_map(|of| &of.kept);
+        let bytes = kept.map(|kept| kept.answered.size()).sum::<usize>();
         assert_eq!(recent.bytes, bytes);
     }
 }
