@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -44,6 +45,9 @@ struct Args {
     /// Writes the numbers of each run to a file, a line of JSON each.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Fails if all of them together take longer than so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    within: Option<u64>,
     /// Prints what there is and ends.
     #[arg(long)]
     list: bool,
@@ -88,7 +92,7 @@ fn main() -> Result<ExitCode> {
 }
 
 async fn all(args: &Args, chosen: &[&'static Fault]) -> Result<ExitCode> {
-    let (mut passed, mut failed) = (0, 0);
+    let (begun, mut passed, mut failed) = (Instant::now(), 0, 0);
     for round in 0..args.rounds.max(1) {
         for fault in chosen {
             let options = Options {
@@ -114,8 +118,13 @@ async fn all(args: &Args, chosen: &[&'static Fault]) -> Result<ExitCode> {
             *(if well { &mut passed } else { &mut failed }) += 1;
         }
     }
+    let took = begun.elapsed().as_secs();
+    let is_late = args.within.is_some_and(|within| took > within);
+    if is_late {
+        writeln!(stdout(), "FAILED: it took {took} s, longer than --within allows")?;
+    }
     writeln!(stdout(), "{passed} passed, {failed} failed")?;
-    Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed == 0 && passed > 0 && !is_late { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// For programs: what was seen, and whether it was well.
