@@ -71,7 +71,12 @@ pub const ALL: &[Fault] = &[
         (1, 1),
         &[Limit::NoUnknownThatRan],
     ),
-    fault("F7", "kill a gateway and the owner together", (2, 1), &[Limit::RecoveryP99(4_000)]),
+    fault(
+        "F7",
+        "kill a gateway and the owner together",
+        (2, 1),
+        &[Limit::RecoveryP99(2_000), Limit::NoUnknownThatRan],
+    ),
     fault("F8", "restart all session nodes, gateways and registries in turn", (13, 13), &[]),
     fault(
         "F9",
@@ -79,7 +84,7 @@ pub const ALL: &[Fault] = &[
         (13, 13),
         &[Limit::NoErrors],
     ),
-    fault("F10", "kill the leader of etcd again and again", (6, 2), &[Limit::Moves(0), Limit::NoErrors]),
+    fault("F10", "kill the leader of etcd again and again", (18, 2), &[Limit::Moves(0), Limit::NoErrors]),
     fault("F11", "etcd is down", (1, 1), &[Limit::FailPerMille(1)]),
     fault("F12", "etcd is slow: 2 s", (1, 1), &[Limit::Moves(1)]),
     fault(
@@ -211,7 +216,8 @@ pub async fn inject(fault: &Fault, run: &mut Run) -> Result<()> {
             let seconds = if run.quick { 10.0 } else { 30.0 };
             processes::paused_owner(run, times, seconds, Some(6_500)).await
         }
-        "F4" | "F5" => processes::paused_owner_at_random(run, times).await,
+        "F4" => processes::paused_owner_at_random(run, times).await,
+        "F5" => processes::paused_owner_at_dispatches(run, times).await,
         "F6" => processes::killed_gateway(run).await,
         "F7" => processes::killed_gateway_and_owner(run, times).await,
         "F8" => processes::rolled(run).await,

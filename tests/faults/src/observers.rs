@@ -26,6 +26,9 @@ const QUIET: Duration = Duration::from_millis(1_000);
 const FILES: i64 = 60;
 /// More threads than before that are nothing: blocking ones end when they have been idle.
 const THREADS: i64 = 40;
+/// How much more memory a process may have in the end, in KiB: what is kept of calls for a while stays below that. A slope shows in
+/// longer runs than these.
+const RESIDENT_KIB: i64 = 128 << 10;
 
 /// Writes down who took over which slot, from all that etcd ever knew; how many take-overs there were.
 ///
@@ -209,9 +212,25 @@ pub async fn inventory(
         if let (Ok(files), Ok(threads)) = (count("fd"), count("task")) {
             found.insert(format!("fds:{name}:{pid}"), (i64::try_from(files)?, FILES));
             found.insert(format!("threads:{name}:{pid}"), (i64::try_from(threads)?, THREADS));
+            found.insert(format!("children:{name}:{pid}"), (children(pid), 0));
+            found.insert(format!("resident-kib:{name}:{pid}"), (resident_kib(pid), RESIDENT_KIB));
         }
     }
     Ok(found)
+}
+
+/// Processes that one has begun and not seen end.
+fn children(pid: u32) -> i64 {
+    let lists = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = lists.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    children.map(|list| list.split_whitespace().count() as i64).sum()
+}
+
+/// Memory of a process that no other one has, and its share of the rest, in KiB.
+fn resident_kib(pid: u32) -> i64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let pss = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    pss.and_then(|pss| pss.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
 /// Writes an inventory down. In the end, what was not there in the beginning has nothing to be compared with.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use history::line::{Line, Phase, Source, Span, What};
+use history::line::{Doing, Line, Phase, Source, Span, What};
 use history::{Demands, History, Judgement, judge};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -354,7 +355,7 @@ impl Run {
                 for _ in 0..each {
                     let session = session.clone();
                     under_way.spawn(async move {
-                        session.call_with(history::line::Doing::Slow, steps, pause_ms).await;
+                        session.call_with(Doing::Slow, steps, pause_ms).await;
                     });
                 }
                 while under_way.join_next().await.is_some() {}
@@ -363,6 +364,31 @@ impl Run {
         }
         // They are under way as soon as the handshakes are done, and can be taken up again once they have told how far they are.
         self.wait(1.0 + pause_ms as f64 / 1e3).await;
+    }
+
+    /// Sessions that make so many calls each, all together, as soon as they are told to.
+    pub async fn together(&mut self, sessions: usize, calls: usize) -> watch::Sender<bool> {
+        let (go, told) = watch::channel(false);
+        for number in 0..sessions {
+            let (world, name) = (self.world.clone(), format!("together{}-{number}", self.windows));
+            let mut told = told.clone();
+            self.extra.spawn(async move {
+                let Some(session) = Session::begin(&world, &name, &name, "alice").await else { return };
+                // Whoever would tell may be gone, and then nobody waits for anything.
+                let _told = told.wait_for(|told| *told).await.is_ok();
+                let mut under_way = JoinSet::new();
+                for number in 0..calls {
+                    let session = session.clone();
+                    let f = if number % 2 == 0 { Doing::Append } else { Doing::Slow };
+                    under_way.spawn(async move { session.call(f).await });
+                }
+                while under_way.join_next().await.is_some() {}
+                session.end().await;
+            });
+        }
+        // Until all have shaken hands.
+        self.wait(1.5).await;
+        go
     }
 
     /// Processes of a role.

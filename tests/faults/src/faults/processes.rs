@@ -71,6 +71,24 @@ pub(super) async fn paused_owner_at_random(run: &mut Run, times: usize) -> Resul
     Ok(())
 }
 
+/// Sessions call together, and the owner of some is paused while their calls are written down and sent on.
+pub(super) async fn paused_owner_at_dispatches(run: &mut Run, times: usize) -> Result<()> {
+    for _ in 0..times {
+        let go = run.together(10, 8).await;
+        let (victim, micros) = (run.busiest().await?, run.draw.below(50_000));
+        let window = run.begin(Span::Fault, Some(BOUND));
+        go.send_replace(true);
+        run.wait(micros as f64 / 1e6).await;
+        run.injected(format!("pause {victim} {micros} us after 80 calls were made"));
+        run.cluster.pause(&victim)?;
+        run.wait(8.0).await;
+        run.cluster.resume(&victim)?;
+        run.wait(4.0).await;
+        run.over(&window);
+    }
+    Ok(())
+}
+
 pub(super) async fn killed_gateway(run: &mut Run) -> Result<()> {
     // A quick run is one of a debug build on a busy machine.
     // Their 16 s are less than what a call may take here.

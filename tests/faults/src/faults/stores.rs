@@ -37,7 +37,7 @@ pub(super) async fn etcd_down(run: &mut Run) -> Result<()> {
     let window = run.begin(Span::Fault, None);
     run.injected("etcd is down");
     down(run, true).await?;
-    run.wait(if run.quick { 20.0 } else { 60.0 }).await;
+    run.wait(if run.quick { 20.0 } else { 300.0 }).await;
     run.over(&window);
     down(run, false).await?;
     run.wait(5.0).await;
