@@ -8,6 +8,7 @@
 #
 # BINARY=prebuilt takes a context that compose/image/rootfs has filled from programs of this machine, where the builder's image
 # cannot be had.
+# The compiler is the one of this image: rust-toolchain.toml is not sent to it, for which it would fetch the newest one.
 ARG BUILDER=rust:1.95-bookworm
 ARG BINARY=build
 

@@ -91,8 +91,8 @@ def digest(folder: Path) -> str:
 
 
 def targets(folder: Path) -> set[tuple[str, str, str]]:
-    """What cargo would build there, without asking anybody."""
-    argv = ["cargo", "metadata", "--locked", "--offline", "--format-version", "1"]
+    """What cargo would build there. Crates of other systems, which nothing here has needed yet, are fetched for that."""
+    argv = ["cargo", "metadata", "--locked", "--format-version", "1"]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Wrong(f"cargo cannot read it: {done.stderr.strip()[-600:]}")
@@ -106,6 +106,8 @@ def targets(folder: Path) -> set[tuple[str, str, str]]:
 def look(sources: Sources) -> str:
     """Makes the plan again after changes; what it holds."""
     embedded(sources.root)
+    if (sources.root / "rust-toolchain.toml").exists():
+        raise Wrong("the builder's image gets a file for which it fetches another compiler than its own")
     first = sources.plan()
     whole = digest(first)
     planned, there = targets(first), targets(sources.root)
@@ -133,6 +135,7 @@ PLANTED = (
     ("a plan without libraries", "cargo cannot read it", PLAN, "*/src/lib.rs | ", ""),
     ("a plan of names alone", "another services/gateway/Cargo.toml makes no other layer", PLAN, 'cp "$file" "$plan/$file"', f'cp "{ROOT}/$file" "$plan/$file"'),
     ("sources that the builder does not get", "cargo cannot read it", IGNORED, "!libs\n", ""),
+    ("a compiler that is not the builder's", "another compiler", IGNORED, "!libs\n", "!libs\n!rust-toolchain.toml\n"),
     ("scripts of Redis that the builder does not get", "which the builder does not get", IGNORED, "**/target\n", "**/target\n**/*.lua\n"),
 )
 
