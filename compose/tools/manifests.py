@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import alerts
 import debian
 import layer
 import series
@@ -135,7 +136,12 @@ def kubectl() -> str:
 
 
 def prometheus(count: Count) -> None:
-    """The rules are understood, and fire when they should."""
+    """The rules are understood, and fire when they should, every one of them."""
+    found = alerts.Alerts.read(ROOT / "compose/prometheus")
+    count.check(f"{len(found.alerts())} alerts are seen to fire", list(found.problems()))
+    for what, word, plant in alerts.PLANTED:
+        told = found.planted(plant)
+        count.check(f"convicts {what}", [] if any(word in problem for problem in told) else [f"it says: {told}"])
     promtool = shutil.which("promtool") or str(debian.unpacked(debian.codename(), ["prometheus"], CACHE / "debian") / "usr/bin/promtool")
     commands = (["check", "config", "--syntax-only", "prometheus.yml"], ["check", "rules", "rules.yml"], ["test", "rules", "rules.test.yml"])
     for command in commands:
