@@ -92,8 +92,20 @@ def board(found: Shipped) -> dict:
     return next(panel for panel in found.boards["trunkline.json"]["panels"] if panel.get("targets"))
 
 
+def swap(found: Shipped, service: str, before: str, after: str) -> None:
+    """Changes what a service is told."""
+    command = found.services()[service]["command"]
+    assert before in command, (service, before)
+    found.services()[service]["command"] = command.replace(before, after)
+
+
 # Each changes what is shipped for containers.
 MISPLACED: list[tuple[str, str, Callable[[Shipped], object]]] = [
+    ("a session node too few", "session runs 2 times", lambda s: s.services()["session"]["deploy"].update(replicas=2)),
+    ("an etcd that is alone with another", "etcd has 2 members", lambda s: s.services().pop("etcd-2")),
+    ("a Redis that forgets", "redis-primary is not told --maxmemory-policy", lambda s: swap(s, "redis-primary", "noeviction", "allkeys-lru")),
+    ("a Redis that is alone", "confirms what it alone has", lambda s: swap(s, "redis-primary", "--min-replicas-to-write 1", "")),
+    ("a replica of nobody", "is no replica", lambda s: swap(s, "redis-replica", "--replicaof", "--port")),
     ("a service without a health check", "demo has no health check", lambda s: s.services()["demo"].pop("healthcheck")),
     ("an image without a health check", "gateway has no health check", lambda s: setattr(s, "dockerfile", s.dockerfile.replace("\nHEALTHCHECK ", "\n# "))),
     ("a health check that is off", "its health check is off", lambda s: s.services()["jaeger"].update(healthcheck={"disable": True})),

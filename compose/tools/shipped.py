@@ -16,6 +16,9 @@ ONCE = "certificates"
 # How long a stream may be silent for nginx: much more than the comments of gateways are apart.
 SILENCE_S = 600
 UNITS_S = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
+# How many there are of each role, and what a Redis is told so that it loses no session.
+REPLICAS = {"gateway": 2, "session": 3, "tool-registry": 2, "resource-registry": 2, "prompt-registry": 2}
+REDIS = ("--maxmemory-policy noeviction", "--appendonly yes")
 NGINX = {"proxy_http_version": "1.1", "proxy_buffering": "off", "proxy_set_header Connection": '""'}
 STAGE = re.compile(r"^FROM \S+ AS (\S+)$", re.MULTILINE)
 
@@ -55,10 +58,28 @@ class Shipped:
         return dict(zip(parts[1::2], parts[2::2], strict=True))
 
     def problems(self) -> list[str]:
-        checks = (self.healthy, self.layered, self.awaited, self.published, self.versions, self.mounted, self.balanced, self.provisioned)
+        checks = (self.numbered, self.stored, self.healthy, self.layered, self.awaited, self.published, self.versions, self.mounted, self.balanced, self.provisioned)
         return [problem for check in checks for problem in check()]
 
     # -- compose.yaml -------------------------------------------------------------------------------------------------------------
+
+    def numbered(self) -> Iterator[str]:
+        """One of everything may be lost."""
+        for name, count in REPLICAS.items():
+            if (found := self.services()[name]["deploy"]["replicas"]) != count:
+                yield f"{name} runs {found} times and not {count}"
+        if (members := sum(name.startswith("etcd-") for name in self.services())) != 3:
+            yield f"etcd has {members} members and not 3"
+
+    def stored(self) -> Iterator[str]:
+        """Redis refuses when it is full, and confirms what two have."""
+        commands = {name: service["command"] for name, service in self.services().items() if name.startswith("redis-")}
+        for name, command in commands.items():
+            yield from (f"{name} is not told {words}" for words in REDIS if words not in command)
+        if "--min-replicas-to-write 1" not in commands.get("redis-primary", ""):
+            yield "redis-primary confirms what it alone has"
+        if "--replicaof redis-primary " not in commands.get("redis-replica", ""):
+            yield "redis-replica is no replica of redis-primary"
 
     def healthy(self) -> Iterator[str]:
         """Whoever stays says how it is."""
