@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
 
+import builder
 import docker as engine
 import images
 from docker import ROOT, docker
@@ -96,7 +97,7 @@ class Stack:
         if any("grafana" in image for image in theirs) and (force or not images.obtainable(theirs)):
             raise Trouble("Grafana has no stand-in, and images cannot be pulled: leave --dashboards out")
         self.stand_ins = images.provide(theirs, force)
-        from_here = bool(self.stand_ins) or force or not images.obtainable(["rust:1.95-bookworm"])
+        from_here = bool(self.stand_ins) or force or not images.obtainable([builder.named()])
         if from_here:
             say("the image of trunkline is made of this machine's build")
             images.build(self.settings.get("TRUNKLINE_VERSION", "dev"))

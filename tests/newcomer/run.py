@@ -257,12 +257,21 @@ def beyond(new: Newcomer) -> None:
     def unknown() -> None:
         readme.expects("unknown", new.type(readme.block("sh", "unknown").commands()[0], ends=2))
 
+    def contained() -> None:
+        """What is said to a container is understood; that there is one is shown by scripts/image."""
+        build, run = readme.block("sh", "container").commands()
+        image = build.split("--tag ")[1].split()[0]
+        new.open("contained", f"trunkline{run.split(image, 1)[1]}").address("gateway")
+        readme.expects("curl", new.type(readme.block("sh", "curl").commands()[0]))
+        new.interrupt("contained")
+
     steps = {
         "serve a directory": files,
         "use the registry in Python": python,
         "run separate processes": separate,
         "the same with certificates": certificates,
         "let a caller in by a key": edge,
+        "what one container is told": contained,
         "watch it": watch,
         "configure it": configure,
         "mistype a key": unknown,
