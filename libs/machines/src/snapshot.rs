@@ -7,6 +7,7 @@ mod apply;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
 use mcp::log::Level;
 use mcp::rpc::Id;
@@ -29,8 +30,9 @@ pub struct Snapshot {
     pub level: Option<Level>,
     /// Watched resources.
     pub subscriptions: BTreeSet<String>,
-    /// Calls under way.
-    pub journal: BTreeMap<CallId, Entry>,
+    /// Calls under way. Each behind a pointer: entries are large, a node of the tree has room for many and mostly holds one, and
+    /// what keeps the same session beside this shares them.
+    pub journal: BTreeMap<CallId, Arc<Entry>>,
     /// Event streams, open or kept for a late reader.
     pub streams: BTreeMap<StreamId, StreamLog>,
     /// Lowest stream number that never was an event stream or of a journaled call.
@@ -164,7 +166,7 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CallChange {
     /// It was taken on.
-    Accepted(Box<Entry>),
+    Accepted(Arc<Entry>),
     /// A registry may hear of it from now on.
     Dispatched,
     /// This registry instance has taken it on.

@@ -59,7 +59,7 @@ async fn call_and_call(store: Arc<dyn SessionStore>, client: u8, until: Instant)
     while Instant::now() < until {
         let call = CallId(state.next_call);
         let begins = [
-            Change::Call(call, CallChange::Accepted(Box::new(entry(&state)))),
+            Change::Call(call, CallChange::Accepted(entry(&state).into())),
             Change::Call(call, CallChange::Dispatched),
         ];
         let ends = [Change::Call(call, CallChange::Ended(JournalState::Done))];

@@ -1,5 +1,7 @@
 //! Everything that happens because time has passed.
 
+use std::sync::Arc;
+
 use super::Live;
 use super::phase::{Phase, Trigger};
 use super::turn::Turn;
@@ -55,7 +57,7 @@ pub(super) fn as_of(settings: &Settings, saved: &mut Snapshot, now: Millis) {
         let can_be = at <= now.saturating_add(span) && at.saturating_add(span) >= now;
         if can_be { at } else { now.saturating_add(span) }
     };
-    for entry in saved.journal.values_mut() {
+    for entry in saved.journal.values_mut().map(Arc::make_mut) {
         match &mut entry.round {
             // While the client is asked, the call itself has time.
             Some(round) => round.deadline = ends(round.deadline, settings.ask_timeout_ms),
@@ -189,7 +191,7 @@ mod tests {
     /// The deadlines, of the call and of the question, as another process reads them at `now`.
     fn read_at(now: Millis, deadline: Millis, round: Option<Millis>) -> (Millis, Option<Millis>) {
         let mut saved = Snapshot::default();
-        saved.journal.insert(CallId(1), call(deadline, round));
+        saved.journal.insert(CallId(1), call(deadline, round).into());
         as_of(&Settings::default(), &mut saved, now);
         let entry = &saved.journal[&CallId(1)];
         (entry.deadline, entry.round.as_ref().map(|round| round.deadline))

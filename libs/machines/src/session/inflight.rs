@@ -126,7 +126,7 @@ impl Turn<'_> {
             round: None,
             answered: None,
         };
-        self.change_call(call, CallChange::Accepted(Box::new(entry)));
+        self.change_call(call, CallChange::Accepted(Arc::new(entry)));
         self.change_call(call, CallChange::Dispatched);
     }
 

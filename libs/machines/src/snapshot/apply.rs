@@ -1,6 +1,7 @@
 //! Applying a change, and taking it back when its commit was refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{CallChange, Change, Handshake, Logged, Snapshot, StreamChange, StreamLog};
 use crate::input::{CallId, Continuation, StreamId};
@@ -12,7 +13,7 @@ pub(crate) enum Undo {
     Handshake(Option<Box<Handshake>>),
     Level(Option<mcp::log::Level>),
     Subscription { uri: String, present: bool },
-    Call { call: CallId, before: Option<Box<Entry>>, counters: Counters },
+    Call { call: CallId, before: Option<Arc<Entry>>, counters: Counters },
     Stream { stream: StreamId, before: Option<Box<StreamLog>>, counters: Counters },
     Appended { stream: StreamId, last: u64, delivered: u64 },
     Delivered { stream: StreamId, delivered: u64 },
@@ -83,7 +84,7 @@ impl Snapshot {
         if let CallChange::Accepted(entry) = change {
             self.next_call = self.next_call.max(call.0.saturating_add(1));
             self.next_stream = self.next_stream.max(entry.stream.0.saturating_add(1));
-            self.journal.insert(call, Entry::clone(entry));
+            self.journal.insert(call, entry.clone());
             return;
         }
         if let CallChange::Ended(_) = change {
@@ -92,6 +93,7 @@ impl Snapshot {
             return;
         }
         let Some(entry) = self.journal.get_mut(&call) else { return };
+        let entry = Arc::make_mut(entry);
         match change {
             CallChange::Accepted(_) | CallChange::Ended(_) => {}
             CallChange::Dispatched => entry.state = JournalState::Dispatched,
@@ -164,7 +166,7 @@ impl Snapshot {
     /// Applies one change that may have to be taken back, and says by what.
     pub(crate) fn alter(&mut self, change: &Change) -> Undo {
         if let Change::Call(call, CallChange::Ended(_)) = change {
-            let (before, counters) = (self.journal.remove(call).map(Box::new), self.counters());
+            let (before, counters) = (self.journal.remove(call), self.counters());
             give_back(&mut self.journal);
             return Undo::Call { call: *call, before, counters };
         }
@@ -183,11 +185,9 @@ impl Snapshot {
             Change::Subscribed(uri) | Change::Unsubscribed(uri) => {
                 Undo::Subscription { uri: uri.clone(), present: self.subscriptions.contains(uri) }
             }
-            Change::Call(call, _) => Undo::Call {
-                call: *call,
-                before: self.journal.get(call).cloned().map(Box::new),
-                counters: self.counters(),
-            },
+            Change::Call(call, _) => {
+                Undo::Call { call: *call, before: self.journal.get(call).cloned(), counters: self.counters() }
+            }
             Change::Stream(stream, change) => self.undo_of_stream(*stream, change),
             Change::Ended => Undo::All(Box::new(self.clone())),
         }
@@ -226,7 +226,7 @@ impl Snapshot {
             Undo::Call { call, before, counters } => {
                 self.set_counters(counters);
                 match before {
-                    Some(entry) => self.journal.insert(call, *entry),
+                    Some(entry) => self.journal.insert(call, entry),
                     None => self.journal.remove(&call),
                 };
             }

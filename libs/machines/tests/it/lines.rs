@@ -1,5 +1,7 @@
 //! Effects as lines of text.
 
+use std::sync::Arc;
+
 use machines::effect::{CallContext, Effect, Event};
 use machines::journal::{Entry, Pickup};
 use machines::snapshot::{CallChange, StreamChange};
@@ -127,7 +129,7 @@ fn stream_change(change: &StreamChange) -> String {
 
 /// How the next owner takes up what is in the journal.
 pub(crate) fn pickups(saved: &Snapshot) -> Vec<String> {
-    let line = |(call, entry): (&CallId, &Entry)| {
+    let line = |(call, entry): (&CallId, &Arc<Entry>)| {
         let how = match entry.pickup() {
             Pickup::Wait => "wait".to_owned(),
             Pickup::Attach { after } => format!("attach after {after}"),

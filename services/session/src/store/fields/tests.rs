@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use machines::Continuation;
 use machines::journal::{Entry, JournalState, Round};
@@ -22,8 +23,8 @@ enum Class {
 const CALL: CallId = CallId(1);
 const STREAM: StreamId = StreamId(4);
 
-fn entry() -> Box<Entry> {
-    Box::new(Entry {
+fn entry() -> Arc<Entry> {
+    Arc::new(Entry {
         id: Id::number(7),
         method: Method::ToolsCall,
         stream: STREAM,
