@@ -21,7 +21,7 @@ FROM ${BUILDER} AS build
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends protobuf-compiler libprotobuf-dev ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
-ARG PROFILE=release
+ARG PROFILE=dist
 # The same files give the same layer, whatever else has changed in the sources.
 COPY --from=plan /plan .
 RUN cargo build --locked --profile ${PROFILE} -p trunkline -p ledger-registry

@@ -35,7 +35,7 @@ from readme import Readme
 from say import Trouble, say
 
 LOGS = ROOT / "target" / "test-logs" / "image"
-PROFILE = os.environ.get("PROFILE", "release")
+PROFILE = os.environ.get("PROFILE", "dist")
 VERSION = "image-proof"
 HEALTHY_S = 60
 ANSWERS_S = 20

@@ -242,7 +242,7 @@ def main() -> int:
     if wanted.nice:
         prefer(wanted.nice)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    run = Run(wanted, target / ("debug" if wanted.debug else "release"))
+    run = Run(wanted, target / ("debug" if wanted.debug else "dist"))
     try:
         run.all()
     except Wrong as wrong:
