@@ -1,15 +1,17 @@
 //! The faults: what is done, how often, and what may be felt of it.
 
-mod links;
+pub(crate) mod links;
 mod processes;
 mod stores;
 
 use anyhow::Result;
-use history::{History, Judgement};
+use history::{Demands, History, Judgement};
 
 use crate::clients::Load;
+use crate::cluster::Role;
 use crate::limits;
-use crate::run::{Run, usual};
+use crate::observers::Spans;
+use crate::run::{OPERATIONS, Run, usual};
 use crate::shape::Shape;
 
 /// A kind of fault.
@@ -44,8 +46,21 @@ pub enum Limit {
     SessionsLost(usize),
     /// Calls that end with an unknown outcome although their registry ran them and is still there.
     NoUnknownThatRan,
-    /// The slowest hundredth of the operations becomes slower by at most so many milliseconds, or a fifth.
+    /// The slowest hundredth of the operations becomes slower by at most so many microseconds.
     Slower(u64),
+    /// So many spans may wait for the collector in a process; and some must have found that it was not there.
+    SpansWaiting(u64),
+}
+
+/// What is known of a run beside its history.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside {
+    /// Slots that changed hands since all had an owner.
+    pub moves: usize,
+    /// What became of spans.
+    pub spans: Spans,
+    /// Calls that ended with their registry: those at work, and those that waited for their clients.
+    pub cut_short: (u64, u64),
 }
 
 /// All faults, in the order in which they are run.
@@ -108,9 +123,9 @@ pub const ALL: &[Fault] = &[
     fault("F23", "kill a registry during calls", (2, 1), &[]),
     fault(
         "F30",
-        "the collector of spans is down, slow, or broken",
-        (3, 3),
-        &[Limit::NoErrors, Limit::Slower(1)],
+        "the collector of spans is down, slow, broken, or refuses, with as much time without between",
+        (9 * links::HURTS + 1, 3 * links::HURTS),
+        &[Limit::NoErrors, Limit::Slower(1_000), Limit::SpansWaiting(8_192)],
     ),
     fault("I17", "etcd and Redis are down", (2, 2), &[]),
     fault("drain", "restart the session nodes in turn: how long a session waits", (6, 3), &[Limit::NoErrors]),
@@ -148,6 +163,13 @@ impl Fault {
     #[must_use]
     pub const fn planned(&self, quick: bool) -> usize {
         if quick { self.planned.1 } else { self.planned.0 }
+    }
+
+    /// What must have happened for a run of it to prove anything.
+    #[must_use]
+    pub fn demands(&self, quick: bool) -> Demands {
+        let refused = u64::from(self.needs_refused);
+        Demands { operations: OPERATIONS, faults: self.planned(quick), refused }
     }
 
     /// Keys that may stay in Redis until their time is up, where a tail is lost and with it the end of sessions that ended in it;
@@ -190,16 +212,60 @@ impl Fault {
         // A session of HTTP+SSE ends with its gateway, as the response to a batch does, so only where none is lost.
         let keeps_gateways = matches!(self.name, "F1" | "F3" | "drain");
         let (carried, batched) = if keeps_gateways { (4, 2) } else { (0, 0) };
-        Load { carried, batched, ..Load::default() }
+        // The slowest hundredth of a few operations says nothing.
+        let usual = Load::default();
+        let pause = if self.is_compared() { usual.pause / 2 } else { usual.pause };
+        Load { carried, batched, pause, ..usual }
+    }
+
+    /// Whether what it does to callers is compared with the same run without it.
+    fn is_compared(&self) -> bool {
+        self.limits.iter().any(|limit| matches!(limit, Limit::Slower(_)))
+    }
+
+    /// Whose metrics are looked at.
+    #[must_use]
+    pub fn counted(&self) -> &'static [Role] {
+        if self.is_compared() {
+            &[Role::Session, Role::Gateway, Role::Tools, Role::Resources, Role::Prompts]
+        } else {
+            &[Role::Session]
+        }
+    }
+
+    /// What else is to be said of a run, whatever became of it.
+    #[must_use]
+    pub fn notes(&self, history: &History, beside: &Beside) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.is_planned() {
+            let (running, parked) = beside.cut_short;
+            notes.push(format!(
+                "{running} calls at work and {parked} that waited for their clients were cut short with their registries"
+            ));
+        }
+        if self.is_compared() {
+            notes.push(limits::compared(history).to_string());
+            let spans = beside.spans;
+            notes.push(format!(
+                "spans: at most {} waited in a process, {} sent, {} failed, {} dropped",
+                spans.waiting, spans.sent, spans.failed, spans.dropped
+            ));
+        }
+        notes
+    }
+
+    /// Whether processes are asked to end.
+    fn is_planned(&self) -> bool {
+        matches!(self.name, "F8" | "F9" | "drain")
     }
 
     /// What is wrong beyond the invariants.
     #[must_use]
-    pub fn own_limit(&self, history: &History, judgement: &Judgement, moves: usize) -> Vec<String> {
+    pub fn own_limit(&self, history: &History, judgement: &Judgement, beside: &Beside) -> Vec<String> {
         // A tail of Redis that is lost may take a session that was just begun along, and says so.
         let lost = if self.loses_tail() { &[][..] } else { &[Limit::SessionsLost(0)][..] };
         let limits = self.limits.iter().chain(lost);
-        limits.filter_map(|limit| limits::broken(*limit, history, judgement, moves)).collect()
+        limits.filter_map(|limit| limits::broken(*limit, history, judgement, beside)).collect()
     }
 }
 
@@ -234,9 +300,28 @@ pub async fn inject(fault: &Fault, run: &mut Run) -> Result<()> {
         "F21" => links::gateway_from_owner(run, times).await,
         "F22" => links::owner_from_stores(run).await,
         "F23" => processes::killed_registry(run, times).await,
-        "F30" => links::collector(run).await,
+        "F30" => links::collector(run, times).await,
         "I17" => stores::both_down(run).await,
         "drain" => processes::drained(run, times).await,
         other => anyhow::bail!("nobody knows how to inject {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_run_has_to_do_enough_and_former_owners_to_be_refused() {
+        let mut refused = Vec::new();
+        for fault in ALL {
+            for quick in [false, true] {
+                let demands = fault.demands(quick);
+                assert_eq!(demands.operations, 2_000, "{}", fault.name);
+                assert!(demands.faults > 0 && demands.faults == fault.planned(quick), "{}", fault.name);
+            }
+            refused.extend((fault.demands(false).refused > 0).then_some(fault.name));
+        }
+        assert_eq!(refused, ["F3", "F4", "F5"]);
     }
 }

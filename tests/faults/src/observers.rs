@@ -13,11 +13,16 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::cluster::{Cluster, PREFIX, Role};
+use crate::cluster::{Cluster, PREFIX, Role, Unit};
 use crate::recorder::{Pen, Recorder};
 
 /// The counter of writes that were refused because their writer was no owner any more.
 const REFUSED: &str = "trunkline_stale_writes";
+/// What each process says of the spans that it has for the collector.
+const SPANS: &str = "trunkline_telemetry_spans";
+const SPANS_WAITING: &str = "trunkline_telemetry_spans_waiting";
+/// What a registry says of calls that its drain had no more time for.
+const CUT_SHORT: &str = "calls ended with their registry";
 /// What the operations begin with that only try whether the mesh is there.
 pub const PROBE: &str = "probe";
 /// Silence after which etcd has told everything.
@@ -86,50 +91,117 @@ pub fn ledger(path: &Path, recorder: &Recorder) -> Result<()> {
     Ok(())
 }
 
-/// Counts refused writes, for as long as it lives: processes that are killed take their counters along.
+/// What processes count, for as long as it lives: those that are killed take their counters along.
 pub struct Counters {
-    most: Arc<Mutex<BTreeMap<String, u64>>>,
+    roles: &'static [Role],
+    most: Arc<Mutex<BTreeMap<String, Counts>>>,
 }
 
+/// The most that one process counted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    refused: u64,
+    spans: Spans,
+}
+
+/// What became of the spans of a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spans {
+    /// The most that waited for the collector at a time.
+    pub waiting: u64,
+    /// Those that it has.
+    pub sent: u64,
+    /// Those that it was offered, and has not.
+    pub failed: u64,
+    /// Those for which there was no room.
+    pub dropped: u64,
+}
+
+/// Where the metrics of processes are, by name.
+pub type Targets = Vec<(String, String)>;
+
 impl Counters {
-    /// Nothing counted yet.
+    /// Nothing counted yet, by the processes of these roles.
     #[must_use]
-    pub fn new() -> Self {
-        Self { most: Arc::default() }
+    pub fn of(roles: &'static [Role]) -> Self {
+        Self { roles, most: Arc::default() }
+    }
+
+    /// The processes that can be asked now.
+    #[must_use]
+    pub fn targets(&self, cluster: &Cluster) -> Targets {
+        let units = self.roles.iter().flat_map(|role| cluster.of(*role)).filter(|unit| unit.is_up());
+        let target = |unit: &Unit| Some((format!("{}/{:?}", unit.name, unit.pid()), unit.admin.clone()?));
+        units.filter_map(target).collect()
     }
 
     /// Looks at all processes that are there.
     pub async fn look(&self, targets: &[(String, String)]) {
         for (name, admin) in targets {
             let Some(text) = metrics(admin).await else { continue };
-            let count = sum(&text, REFUSED);
+            let fate = |fate: &str| sum_of(&text, SPANS, &format!("fate=\"{fate}\""));
+            let waiting = sum(&text, SPANS_WAITING);
+            let now = Spans { waiting, sent: fate("sent"), failed: fate("failed"), dropped: fate("dropped") };
             let mut most = self.most.lock().unwrap_or_else(PoisonError::into_inner);
             let known = most.entry(format!("{name} {admin}")).or_default();
-            *known = (*known).max(count);
+            known.refused = known.refused.max(sum(&text, REFUSED));
+            known.spans = known.spans.most(now);
         }
     }
 
-    /// Writes down the most that each counted.
+    /// Writes down how many writes were refused to each.
     pub fn write(&self, recorder: &Recorder) {
         let most = self.most.lock().unwrap_or_else(PoisonError::into_inner);
-        for (number, count) in most.values().enumerate() {
+        for (number, counts) in most.values().enumerate() {
             let pen = recorder.pen(Source::Runner, &format!("metrics-{number}"));
-            pen.write(None, What::Refused { count: *count });
+            pen.write(None, What::Refused { count: counts.refused });
+        }
+    }
+
+    /// What became of the spans of all: the most that waited in one of them, and the rest together.
+    #[must_use]
+    pub fn spans(&self) -> Spans {
+        let most = self.most.lock().unwrap_or_else(PoisonError::into_inner);
+        most.values().fold(Spans::default(), |all, counts| Spans {
+            waiting: all.waiting.max(counts.spans.waiting),
+            sent: all.sent + counts.spans.sent,
+            failed: all.failed + counts.spans.failed,
+            dropped: all.dropped + counts.spans.dropped,
+        })
+    }
+}
+
+impl Spans {
+    fn most(self, other: Self) -> Self {
+        Self {
+            waiting: self.waiting.max(other.waiting),
+            sent: self.sent.max(other.sent),
+            failed: self.failed.max(other.failed),
+            dropped: self.dropped.max(other.dropped),
         }
     }
 }
 
-impl Default for Counters {
-    fn default() -> Self {
-        Self::new()
+/// How many calls ended with their registry because its drain had no more time for them, as the logs tell: of those at work, and of
+/// those that waited for their clients. Metrics end with the process.
+///
+/// # Errors
+/// When the logs cannot be read.
+pub fn cut_short(logs: &Path) -> Result<(u64, u64)> {
+    let (mut running, mut parked) = (0, 0);
+    for entry in std::fs::read_dir(logs)? {
+        let bytes = std::fs::read(entry?.path())?;
+        let text = String::from_utf8_lossy(&bytes);
+        for line in text.lines().filter(|line| line.contains(CUT_SHORT)) {
+            let field = |name: &str| {
+                let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+                word.and_then(|count| count.parse::<u64>().ok())
+            };
+            running += field("running=").with_context(|| format!("a log that nobody understands: {line}"))?;
+            parked += field("parked=").with_context(|| format!("a log that nobody understands: {line}"))?;
+        }
     }
-}
-
-/// Session nodes that can be asked for their metrics.
-#[must_use]
-pub fn scrapable(cluster: &Cluster) -> Vec<(String, String)> {
-    let units = cluster.of(Role::Session).filter(|unit| unit.is_up());
-    units.filter_map(|unit| Some((format!("{}/{:?}", unit.name, unit.pid()), unit.admin.clone()?))).collect()
+    Ok((running, parked))
 }
 
 /// What a process counts, as text.
@@ -162,10 +234,15 @@ async fn page(admin: &str, path: &str) -> Option<String> {
 /// The sum of a counter over all its labels.
 #[must_use]
 pub fn sum(metrics: &str, name: &str) -> u64 {
+    sum_of(metrics, name, "")
+}
+
+/// The same, of lines with this label alone.
+fn sum_of(metrics: &str, name: &str, label: &str) -> u64 {
     let own = metrics.lines().filter(|line| {
         line.strip_prefix(name).is_some_and(|rest| {
             let rest = rest.strip_prefix("_total").unwrap_or(rest);
-            rest.starts_with([' ', '{'])
+            rest.starts_with([' ', '{']) && rest.contains(label)
         })
     });
     own.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).map(|count| count as u64).sum()
@@ -253,5 +330,32 @@ mod tests {
     fn counters_are_summed_over_labels() {
         let text = "# HELP x\ntrunkline_stale_writes_total{a=\"b\"} 2\ntrunkline_stale_writes_total 3\ntrunkline_stale_writes_x 9\n";
         assert_eq!(sum(text, REFUSED), 5);
+    }
+
+    #[test]
+    fn spans_are_counted_by_what_became_of_them() {
+        let text = "trunkline_telemetry_spans_total{fate=\"sent\"} 5\ntrunkline_telemetry_spans_total{fate=\"dropped\"} 3\n\
+                    trunkline_telemetry_spans_waiting 7\n";
+        let fate = |fate: &str| sum_of(text, SPANS, &format!("fate=\"{fate}\""));
+        assert_eq!((fate("sent"), fate("dropped"), fate("failed"), sum(text, SPANS_WAITING)), (5, 3, 0, 7));
+    }
+
+    #[test]
+    fn calls_that_were_cut_short_are_read_from_logs() {
+        let dir = std::env::temp_dir().join(format!("cut-short-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let line = |running, parked| {
+            format!(
+                "2026-01-01T00:00:00.000Z  WARN registry: {CUT_SHORT} running={running} parked={parked}\nelse\n"
+            )
+        };
+        std::fs::write(dir.join("a.log"), line(1, 2) + &line(0, 4)).unwrap();
+        std::fs::write(dir.join("b.log"), b"\xff parked=9\n").unwrap();
+        let counted = cut_short(&dir).unwrap();
+        std::fs::write(dir.join("b.log"), format!("{CUT_SHORT}\n")).unwrap();
+        let odd = cut_short(&dir);
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(counted, (1, 6));
+        assert!(odd.is_err(), "a count that is not there is no 0");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use history::line::{Doing, Line, Phase, Source, Span, What};
-use history::{Demands, History, Judgement, judge};
+use history::{History, Judgement, judge};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::clients::{Load, Session, World};
 use crate::cluster::{Cluster, Role, slot_of};
 use crate::draw::Draw;
-use crate::faults::{Fault, inject};
+use crate::faults::{Beside, Fault, inject};
 use crate::monitor::Monitors;
 use crate::observers::{self, Counters};
 use crate::recorder::{Pen, Recorder};
@@ -69,6 +69,8 @@ pub struct Outcome {
     pub judgement: Judgement,
     /// What else was wrong: the fault's own limit, processes that died.
     pub complaints: Vec<String>,
+    /// What else is to be said, whatever became of it.
+    pub notes: Vec<String>,
     /// For people.
     pub report: String,
     /// Take-overs of slots, those of the start included.
@@ -114,7 +116,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let mut before = observers::inventory(&cluster, &world.names()).await?;
     allow(fault, &mut before);
     observers::write_inventory(&pen, Phase::Before, &before, &before);
-    let counters = Counters::new();
+    let counters = Counters::of(fault.counted());
     let load = fault.load();
     let clients = world.start(load);
     let mut run = Run { cluster, world, draw, quick: options.quick, pen, windows: 0, extra: JoinSet::new() };
@@ -126,9 +128,10 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
     let mut after = settle(&run, &before).await?;
     allow(fault, &mut after);
     observers::write_inventory(&run.pen, Phase::After, &after, &before);
-    counters.look(&observers::scrapable(&run.cluster)).await;
+    counters.look(&counters.targets(&run.cluster)).await;
     counters.write(&recorder);
     let moves = observers::acquisitions(&run.cluster, &recorder).await?;
+    let cut_short = observers::cut_short(&dir.join("logs"))?;
     complaints.extend(run.cluster.died().into_iter().map(|unit| format!("ended by itself: {unit}")));
     if let Err(error) = run.cluster.shut_down().await {
         complaints.push(format!("{error:#}"));
@@ -139,15 +142,12 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
 
     let history = History::new(told(recorder.finish(), fault));
     save(&history, &dir.join("history.jsonl"))?;
-    let demands = Demands {
-        operations: OPERATIONS,
-        faults: fault.planned(options.quick),
-        refused: u64::from(fault.needs_refused),
-    };
-    let judgement = judge(&history, demands);
-    complaints.extend(fault.own_limit(&history, &judgement, moves.saturating_sub(options.slots.into())));
-    let report = judgement.report(&history);
-    Ok(Outcome { judgement, complaints, report, moves, took: begun.elapsed() })
+    let judgement = judge(&history, fault.demands(options.quick));
+    let moved = moves.saturating_sub(options.slots.into());
+    let beside = Beside { moves: moved, spans: counters.spans(), cut_short };
+    complaints.extend(fault.own_limit(&history, &judgement, &beside));
+    let (notes, report) = (fault.notes(&history, &beside), judgement.report(&history));
+    Ok(Outcome { judgement, complaints, notes, report, moves, took: begun.elapsed() })
 }
 
 /// Removes what the stores of a run have written: that is a lot, and the history has all that matters.
@@ -163,7 +163,7 @@ impl Drop for Tidy {
 /// Injects the fault once there is load, while the counters of processes that may die are watched.
 async fn hurt(fault: &Fault, run: &mut Run, recorder: &Recorder, counters: &Counters) -> Result<()> {
     run.until(recorder, WARM, MORE).await?;
-    let targets = observers::scrapable(&run.cluster);
+    let targets = counters.targets(&run.cluster);
     let watching = async {
         loop {
             counters.look(&targets).await;
@@ -174,7 +174,7 @@ async fn hurt(fault: &Fault, run: &mut Run, recorder: &Recorder, counters: &Coun
         injected = inject(fault, run) => injected?,
         () = watching => {}
     }
-    counters.look(&observers::scrapable(&run.cluster)).await;
+    counters.look(&counters.targets(&run.cluster)).await;
     Ok(())
 }
 
@@ -201,7 +201,7 @@ async fn finish(
         complaints.push(format!("{} clients did not come to an end", clients.len()));
         clients.shutdown().await;
     }
-    counters.look(&observers::scrapable(&run.cluster)).await;
+    counters.look(&counters.targets(&run.cluster)).await;
     complaints
 }
 

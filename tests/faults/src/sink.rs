@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
@@ -23,6 +24,7 @@ use tonic::{Request, Response, Status};
 pub struct Sink {
     address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
+    refuses: Arc<AtomicBool>,
     _serving: JoinSet<()>,
 }
 
@@ -38,7 +40,10 @@ pub struct Seen {
     secrets: Vec<String>,
 }
 
-struct Receiver(Arc<Mutex<Seen>>);
+struct Receiver {
+    seen: Arc<Mutex<Seen>>,
+    refuses: Arc<AtomicBool>,
+}
 
 #[tonic::async_trait]
 impl TraceService for Receiver {
@@ -46,8 +51,11 @@ impl TraceService for Receiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(Status::internal("the collector is told to refuse"));
+        }
         let of_services = request.into_inner().resource_spans.into_iter();
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for span in of_services.flat_map(|of| of.scope_spans).flat_map(|scope| scope.spans) {
             seen.spans += 1;
             if seen.secrets.iter().any(|secret| shows(&span, secret)) {
@@ -90,7 +98,9 @@ impl Sink {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let seen: Arc<Mutex<Seen>> = Arc::default();
-        let service = TraceServiceServer::new(Receiver(Arc::clone(&seen)));
+        let refuses = Arc::<AtomicBool>::default();
+        let receiver = Receiver { seen: Arc::clone(&seen), refuses: Arc::clone(&refuses) };
+        let service = TraceServiceServer::new(receiver);
         let service = service.accept_compressed(tonic::codec::CompressionEncoding::Gzip);
         let mut serving = JoinSet::new();
         serving.spawn(async move {
@@ -98,7 +108,12 @@ impl Sink {
             // When it ends, traces are missing, and that is told.
             let _served = Server::builder().add_service(service).serve_with_incoming(incoming).await.is_ok();
         });
-        Ok(Self { address, seen, _serving: serving })
+        Ok(Self { address, seen, refuses, _serving: serving })
+    }
+
+    /// Answers with errors from now on, or takes spans again.
+    pub fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::Relaxed);
     }
 
     /// Where it listens.

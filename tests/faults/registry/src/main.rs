@@ -124,7 +124,11 @@ fn mesh(dir: &Path) -> Result<Mesh> {
 /// Callers may come back for what is running until it is done; then the listener closes.
 async fn serve(host: Host, incoming: Incoming, shutdown: Shutdown) -> RoleResult {
     let routes = api::registry::services(host.port());
-    Ok(server::serve_until_drained(routes, incoming, shutdown, host.drain()).await?)
+    let patience = shutdown.clone();
+    let drained = async {
+        let _cut_short = host.drain_until(async { patience.expired().await }).await;
+    };
+    Ok(server::serve_until_drained(routes, incoming, shutdown, drained).await?)
 }
 
 fn tools(ledger: &Ledger) -> Registry {

@@ -173,8 +173,8 @@ fn show(fault: &Fault, options: &Options, outcome: &Outcome) -> Result<()> {
         options.seed,
         if outcome.is_well() { "ok" } else { "FAILED" },
     )?;
-    for complaint in &outcome.complaints {
-        writeln!(out, "     {complaint}")?;
+    for line in outcome.notes.iter().chain(&outcome.complaints) {
+        writeln!(out, "     {line}")?;
     }
     for line in outcome.report.lines() {
         writeln!(out, "     {line}")?;

@@ -86,20 +86,48 @@ fn cut(run: &Run, is_etcd: bool, owner: &str, rules: Rules) {
     }
 }
 
-pub(super) async fn collector(run: &mut Run) -> Result<()> {
-    let window = run.begin(Span::Fault, None);
-    run.injected("the collector is down");
-    run.cluster.sink_proxy.listen(false);
-    run.wait(8.0).await;
-    run.cluster.sink_proxy.listen(true);
-    run.injected("the collector is slow");
-    run.cluster.sink_proxy.set_all(Rules::slow(Duration::from_secs(2)));
-    run.wait(8.0).await;
-    run.injected("the collector breaks every connection");
-    run.cluster.sink_proxy.set_all(Rules { refused: true, ..Rules::default() });
-    run.cluster.sink_proxy.reset_all();
-    run.wait(8.0).await;
-    run.cluster.sink_proxy.set_all(Rules::default());
-    run.over(&window);
+/// What is done to the collector, in turn.
+pub(crate) const HURTS: usize = 4;
+/// How long each of these lasts, and then nothing, in seconds: in one and the same run the one is compared with the other.
+const SLICE: f64 = 2.0;
+/// Longer than it takes for as many spans to wait as may.
+const LONG_SILENCE: f64 = 40.0;
+
+pub(super) async fn collector(run: &mut Run, times: usize) -> Result<()> {
+    for number in 0..times {
+        let is_last = !run.quick && number + 1 == times;
+        let window = run.begin(Span::Fault, None);
+        let slow = Rules::slow(Duration::from_secs(2));
+        match number % HURTS {
+            _ if is_last => {
+                run.injected("the collector says nothing for a long time");
+                run.cluster.sink_proxy.set_all(Rules::silent());
+                run.wait(LONG_SILENCE - SLICE).await;
+            }
+            0 => {
+                run.injected("the collector is down");
+                run.cluster.sink_proxy.listen(false);
+            }
+            1 => {
+                run.injected("the collector is slow");
+                run.cluster.sink_proxy.set_all(slow);
+            }
+            2 => {
+                run.injected("the collector breaks every connection");
+                run.cluster.sink_proxy.set_all(Rules { refused: true, ..Rules::default() });
+                run.cluster.sink_proxy.reset_all();
+            }
+            _ => {
+                run.injected("the collector answers with errors");
+                run.cluster.sink.refuse(true);
+            }
+        }
+        run.wait(SLICE).await;
+        run.cluster.sink.refuse(false);
+        run.cluster.sink_proxy.set_all(Rules::default());
+        run.cluster.sink_proxy.listen(true);
+        run.over(&window);
+        run.wait(SLICE).await;
+    }
     Ok(())
 }
