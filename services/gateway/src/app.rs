@@ -269,7 +269,8 @@ impl App {
         let stack = self.stack(loopback, &shutdown);
         let stalls = self.shared.stalls.watch(self.shared.write_stall);
         let farewells = self.shared.farewells.run(self.shared.forward.clone(), &self.shared.keys);
-        tokio::pin!(stalls, farewells);
+        let overtaken = self.shared.forward.watch_table();
+        tokio::pin!(stalls, farewells, overtaken);
         let mut connections = JoinSet::new();
         let workers = Workers::current();
         let take = |connections: &mut JoinSet<()>, stream, peer: SocketAddr| {
@@ -299,6 +300,7 @@ impl App {
                 Some(ended) = connections.join_next(), if !connections.is_empty() => log_panic(ended),
                 () = &mut stalls => {}
                 () = &mut farewells => {}
+                () = &mut overtaken => {}
                 () = shutdown.requested() => break,
             }
         }
@@ -314,6 +316,7 @@ impl App {
             () = async { while let Some(ended) = connections.join_next().await { log_panic(ended) } } => {}
             () = stalls => {}
             () = farewells => {}
+            () = overtaken => {}
             () = shutdown.expired() => {}
         }
         Ok(())

@@ -8,6 +8,7 @@
 mod call;
 mod counts;
 mod following;
+mod overtaken;
 mod owner;
 mod reach;
 
@@ -29,6 +30,7 @@ use tokio::time::{Instant, sleep_until};
 pub(crate) use self::call::Call;
 use self::counts::Counts;
 use self::following::Following;
+use self::overtaken::Readings;
 use self::owner::Found;
 use self::reach::Reach;
 use crate::limits::Gauge;
@@ -63,6 +65,7 @@ pub(crate) struct Forward {
     requests: AtomicU64,
     turn: AtomicU64,
     reach: Reach,
+    readings: Readings,
     held: Gauge,
     counts: Counts,
 }
@@ -93,9 +96,16 @@ impl Forward {
             requests: AtomicU64::new(0),
             turn: AtomicU64::new(0),
             reach: Reach::default(),
+            readings: Readings::default(),
             held: Gauge::new(MAX_HELD),
             counts: Counts::new(metrics),
         }
+    }
+
+    /// Takes responses on to the next owner that the table names, where the one before does not know of it. Runs as long as it is
+    /// polled.
+    pub(crate) async fn watch_table(&self) {
+        self.readings.watch(self.locator.as_ref()).await;
     }
 
     /// A key that no other request has.
@@ -285,9 +295,10 @@ impl Forward {
 
     async fn first_word(&self, call: &Call, node: &Peer) -> Result<Option<Taken>, Error> {
         let unreachable = || Error::new(Code::Unavailable, format!("{} is not an address", node.address));
-        // What no session owns has no second chance: a node that merely pauses is waited for.
-        let owned = call.session().is_some();
-        let host = if owned { self.peers.get(&node.address) } else { self.peers.patient(&node.address) };
+        // What no session owns has no second chance: a node that merely pauses is waited for. A stream of HTTP+SSE goes on elsewhere
+        // once it is begun, and begins elsewhere until then.
+        let moves = call.session().is_some() || call.is_carried();
+        let host = if moves { self.peers.get(&node.address) } else { self.peers.patient(&node.address) };
         let host = host.ok_or_else(unreachable)?;
         first_of(call.on(host.as_ref()).await?).await
     }

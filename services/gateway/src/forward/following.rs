@@ -50,6 +50,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::counts::GivenUp;
+use super::overtaken::Place;
 use super::owner::{Found, Lost};
 use super::{Call, Forward, Taken, is_uncertain};
 use crate::observe::ROLE;
@@ -79,6 +80,8 @@ pub(super) struct Following {
     /// What is said next.
     next: VecDeque<Frame>,
     outage: Option<Outage>,
+    /// While an event stream is read from an owner: what has no answer for longer is one.
+    place: Option<Place>,
     /// Told of every owner after the first.
     owners: Option<watch::Sender<u64>>,
 }
@@ -112,6 +115,7 @@ impl Following {
             last: None,
             next: VecDeque::new(),
             outage: None,
+            place: None,
             owners: None,
         }
     }
@@ -133,7 +137,10 @@ impl Following {
                 return self.next.pop_front();
             }
             Frame::Answer(_) => self.state = State::Over,
-            Frame::Open => self.has_opened = true,
+            Frame::Open => {
+                self.has_opened = true;
+                self.take_place();
+            }
             Frame::Event(ref event) => {
                 if event.id.is_some() {
                     self.last_event_id.clone_from(&event.id);
@@ -148,6 +155,23 @@ impl Following {
             outage.has_led_on = true;
         }
         Some(frame)
+    }
+
+    /// From now on it matters whether the table knows a later owner.
+    fn take_place(&mut self) {
+        if let State::Reading(_, node, _) = &self.state {
+            let forward = &self.forward;
+            self.place = Some(forward.readings.begin(forward.locator.as_ref(), self.slot, node));
+        }
+    }
+
+    /// The owner that the table has instead of the one that is read from.
+    fn overtaken(&self) -> Error {
+        let owner = self.forward.locator.holder(self.slot);
+        let (address, epoch) =
+            owner.map_or((String::new(), 0), |owner| (owner.peer.address.to_string(), owner.epoch.0));
+        let detail = Detail::NotOwner { owner: address, epoch };
+        Error::new(Code::Precondition, "the table knows a later owner").with(detail)
     }
 
     /// The owner is lost: the next one is looked for, unless the client has everything.
@@ -218,7 +242,14 @@ impl Stream for Following {
             }
             match &mut this.state {
                 State::Reading(_, _, frames) => {
-                    let item = ready!(frames.poll_next_unpin(cx));
+                    let item = match frames.poll_next_unpin(cx) {
+                        Poll::Ready(item) => item,
+                        Poll::Pending => {
+                            let place = this.place.as_ref().map(|place| place.poll_overtaken(cx));
+                            ready!(place.unwrap_or(Poll::Pending));
+                            Some(Err(this.overtaken()))
+                        }
+                    };
                     if let Some(Ok(frame)) = item {
                         if let Some(frame) = this.pass(frame) {
                             return Poll::Ready(Some(Ok(frame)));
@@ -230,6 +261,7 @@ impl Stream for Following {
                         continue;
                     };
                     drop(frames);
+                    this.place = None;
                     let error = match item {
                         Some(Err(error)) => error,
                         Some(Ok(_)) | None if this.has_opened => return Poll::Ready(None),
@@ -257,6 +289,9 @@ impl Stream for Following {
                                 owners.send_modify(|count| *count += 1);
                             }
                             this.state = State::Reading(call, node, frames);
+                            if this.has_opened {
+                                this.take_place();
+                            }
                         }
                         Ok(Found { taken: Taken::Refused(answer), .. }) => {
                             return Poll::Ready(Some(this.refused(&call, answer)));

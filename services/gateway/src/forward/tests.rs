@@ -1,17 +1,19 @@
 //! How long is waited for what, on a clock that the tests turn.
 
 mod carried;
+mod overtaken;
 mod passed_on;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use api::session::{Again, Attach, Close, Delivery, Event, Request, Transport};
-use api::{Principal, SessionHost, SlotCount};
+use api::{Epoch, Principal, SessionHost, SlotCount};
 use async_trait::async_trait;
 use futures::future::join_all;
 use futures::{FutureExt as _, stream};
 use mcp::{Era, Json};
+use placement::{Incarnation, Owner};
 use tokio::sync::watch;
 use tokio::time::{Instant, advance, sleep};
 
@@ -34,6 +36,8 @@ enum Way {
 struct Mesh {
     nodes: Mutex<BTreeMap<String, Way>>,
     owner: Mutex<Option<Peer>>,
+    /// The epoch that it owns all slots in.
+    epoch: AtomicU64,
     /// A slot that nobody owns.
     missing: Mutex<Option<Slot>>,
     changes: watch::Sender<u64>,
@@ -44,6 +48,8 @@ struct Mesh {
     /// Through whom, to whom, what is known of the attempt before, when.
     passed: Mutex<Vec<Passed>>,
     suspected: Mutex<Vec<(String, u128)>>,
+    /// How often somebody wanted a node that is not soon taken for lost.
+    patient: AtomicU64,
 }
 
 type Passed = (String, String, Option<Again>, u128);
@@ -59,6 +65,7 @@ impl Mesh {
         Arc::new(Self {
             nodes: Mutex::new(nodes.iter().map(|(name, way)| ((*name).to_owned(), way.clone())).collect()),
             owner: Mutex::new(owner.map(peer)),
+            epoch: AtomicU64::new(1),
             missing: Mutex::default(),
             changes: watch::Sender::new(0),
             start: Instant::now(),
@@ -66,6 +73,7 @@ impl Mesh {
             passes: Mutex::default(),
             passed: Mutex::default(),
             suspected: Mutex::default(),
+            patient: AtomicU64::new(0),
         })
     }
 
@@ -85,6 +93,7 @@ impl Mesh {
 
     fn own(&self, name: Option<&str>) {
         *self.owner.lock().unwrap() = name.map(peer);
+        self.epoch.fetch_add(1, Ordering::Relaxed);
         self.changes.send_modify(|count| *count += 1);
     }
 
@@ -114,6 +123,12 @@ impl Locator for Handle {
         self.0.nodes.lock().unwrap().keys().map(|name| peer(name)).collect()
     }
 
+    fn holder(&self, slot: Slot) -> Option<Owner> {
+        let epoch = Epoch(self.0.epoch.load(Ordering::Relaxed));
+        let of = |peer: Peer| Owner { node: peer.address.clone(), peer, incarnation: Incarnation(0), epoch };
+        self.owner(slot).map(of)
+    }
+
     fn changed(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
@@ -126,6 +141,11 @@ impl Locator for Handle {
 impl Peers for Handle {
     fn get(&self, address: &str) -> Option<Arc<dyn SessionHost>> {
         Some(Arc::new(Node(address.to_owned(), self.0.clone())))
+    }
+
+    fn patient(&self, address: &str) -> Option<Arc<dyn SessionHost>> {
+        self.0.patient.fetch_add(1, Ordering::Relaxed);
+        self.get(address)
     }
 }
 

@@ -52,6 +52,7 @@ async fn who_wants_to_know_hears_of_each_later_owner_and_of_the_end() {
     owners.mark_unchanged();
     drop(frames);
     assert!(owners.changed().await.is_err(), "the stream has ended");
+    assert_eq!(mesh.patient.load(Ordering::Relaxed), 0, "it is missed as soon as any other stream");
 }
 
 #[tokio::test(start_paused = true)]
