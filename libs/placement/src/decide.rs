@@ -25,8 +25,10 @@ use crate::tenant::Fenced;
 
 /// Slots of one claim: two writes each, and etcd takes 128.
 pub const CLAIMED_AT_ONCE: usize = 60;
-/// Slots of one hand-over.
+/// Slots of one hand-over: they are at rest until it is written, so few at once keep the pause short.
 pub const HANDED_AT_ONCE: usize = 32;
+/// Slots of one hand-over by a node that cannot serve them anyway: two writes each, and etcd takes 128.
+pub const GIVEN_UP_AT_ONCE: usize = 60;
 const FENCED_AT_ONCE: usize = 256;
 const CLAIMS_RUNNING: usize = 4;
 const FENCES_RUNNING: usize = 4;

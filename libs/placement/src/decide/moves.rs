@@ -15,7 +15,11 @@ impl Desk {
             return;
         }
         let leaving = !self.takes_part();
-        let room = if leaving { HANDED_AT_ONCE } else { self.surplus(view).min(HANDED_AT_ONCE) };
+        let room = match (leaving, self.draining_since) {
+            (true, None) => GIVEN_UP_AT_ONCE,
+            (true, Some(_)) => HANDED_AT_ONCE,
+            (false, _) => self.surplus(view).min(HANDED_AT_ONCE),
+        };
         let pinned = || self.hand_over(view, false, HANDED_AT_ONCE, &|slot| self.plan.is_pinned(slot));
         let is_settled = view.now_ms.saturating_sub(self.planned_ms) >= SETTLED_MS;
         let chosen = if is_settled && !leaving { pinned() } else { None };

@@ -230,9 +230,11 @@ fn a_drain_without_the_lease_store_ends() {
 #[test]
 fn a_node_without_the_session_store_gives_way() {
     let mut world = at_rest(2);
+    let count = world.nodes[0].serves.len();
     world.nodes[0].desk.store_is(false);
     world.settle();
     assert_eq!(world.loads(), [0, 4096]);
+    assert!(world.nodes[0].log.len() <= count / GIVEN_UP_AT_ONCE + 4, "{:?}", world.nodes[0].log);
     world.nodes[1].desk.store_is(false);
     world.settle();
     assert_eq!(world.loads(), [0, 4096], "neither has it: nothing moves");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use api::{Epoch, Slot, SlotCount};
 use futures::{FutureExt as _, StreamExt as _};
 
-use super::super::{CLAIMED_AT_ONCE, Desk, Effect, HANDED_AT_ONCE, View};
+use super::super::{CLAIMED_AT_ONCE, Desk, Effect, GIVEN_UP_AT_ONCE, View};
 use crate::claim::Identity;
 use crate::embedded::Embedded;
 use crate::locate::Incarnation;
@@ -187,7 +187,7 @@ impl World {
                 }
             }
             Effect::HandOver(hand_over) => {
-                assert!(hand_over.moves.len() <= HANDED_AT_ONCE);
+                assert!(hand_over.moves.len() <= GIVEN_UP_AT_ONCE);
                 let (compares, ops) = crate::claim::writes::hand_over(&self.keys, &hand_over);
                 let done = self.txn(compares, ops);
                 let node = &mut self.nodes[n];
