@@ -113,7 +113,7 @@ pub const ALL: &[Fault] = &[
     fault("F18", "Redis is down", (1, 1), &[Limit::ModernFailPerMille(1)]),
     fault("F19", "Redis is slow: 500 ms", (1, 1), &[]),
     fault("F20", "Redis forgets all scripts", (5, 3), &[Limit::NoErrors]),
-    fault("F21", "cut one gateway off from the owner", (2, 1), &[Limit::RecoveryP99(4_000)]),
+    fault("F21", "cut one gateway off from the owner", (2, 1), &[Limit::RecoveryP99(3_000)]),
     fault(
         "F22",
         "cut the owner off from etcd, from Redis, in both and in one direction",
@@ -210,7 +210,7 @@ impl Fault {
     #[must_use]
     pub fn load(&self) -> Load {
         // A session of HTTP+SSE ends with its gateway, as the response to a batch does, so only where none is lost.
-        let keeps_gateways = matches!(self.name, "F1" | "F3" | "drain");
+        let keeps_gateways = matches!(self.name, "F1" | "F3" | "F21" | "F22" | "drain");
         let (carried, batched) = if keeps_gateways { (4, 2) } else { (0, 0) };
         // The slowest hundredth of a few operations says nothing.
         let usual = Load::default();

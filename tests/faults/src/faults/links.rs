@@ -8,10 +8,12 @@ use history::line::Span;
 use crate::proxy::Rules;
 use crate::run::Run;
 
-/// Longest that a session may be out when its owner is cut off, in milliseconds.
-const CUT_OFF: u64 = 6_500;
+/// Longest that a session may be out when its owner is cut off from etcd, in milliseconds: its lease, and what follows.
+const WITHOUT_ETCD: u64 = 6_500;
+/// The same where it is cut off from Redis, and gives way to those who are not.
+const WITHOUT_REDIS: u64 = 5_000;
 /// The same when only one gateway is cut off from it: the other reaches it.
-const ONE_GATEWAY: u64 = 4_000;
+const ONE_GATEWAY: u64 = 3_000;
 
 pub(super) async fn etcd_slow(run: &mut Run) -> Result<()> {
     let window = run.begin(Span::Fault, None);
@@ -67,7 +69,8 @@ pub(super) async fn owner_from_stores(run: &mut Run) -> Result<()> {
     ];
     for (_, is_etcd, rules, what) in cuts {
         let owner = run.busiest().await?;
-        let window = run.begin(Span::Fault, Some(CUT_OFF));
+        let limit = if is_etcd { WITHOUT_ETCD } else { WITHOUT_REDIS };
+        let window = run.begin(Span::Fault, Some(limit));
         run.injected(format!("{owner} {what}"));
         cut(run, is_etcd, &owner, rules);
         run.wait(12.0).await;
