@@ -14,7 +14,6 @@ import sys
 import tarfile
 import tempfile
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import pairwise
@@ -30,9 +29,10 @@ import debian
 import docker as engine
 import wire
 from docker import ROOT, docker
-from proof import LABELS, LARGEST_MB, SUM, Over, begin_engine
+from proof import LABELS, LARGEST_MB, SUM, begin_engine
 from readme import Readme
 from say import Trouble, say
+from steps import Over, Steps
 
 LOGS = ROOT / "target" / "test-logs" / "image"
 PROFILE = os.environ.get("PROFILE", "dist")
@@ -79,28 +79,16 @@ class Built:
             self.reused.add(cached[1])
 
 
-class Image:
+class Image(Steps):
     """The steps, and how many of them went well."""
 
     def __init__(self, work: Path):
         self.work, self.sources = work, work / "sources"
-        self.passed = self.failed = 0
+        super().__init__()
         self.names = {target: f"{target}:{VERSION}-{os.getpid()}" for target in ("trunkline", "demo")}
         self.revision = debian.run(["git", "rev-parse", "HEAD"], ROOT).strip()
         self.builder = builder.named()
         self.container = self.volume = f"trunkline-image-{os.getpid()}"
-
-    def step(self, name: str, run: Callable[[], str]) -> bool:
-        begun = monotonic()
-        try:
-            figures = run()
-        except (Trouble, AssertionError, OSError, KeyError, ValueError) as trouble:
-            self.failed += 1
-            print(f"FAILED  {name}: {type(trouble).__name__}: {trouble}", flush=True)
-            return False
-        self.passed += 1
-        print(f"ok      {name} ({monotonic() - begun:.0f} s): {figures}", flush=True)
-        return True
 
     def run(self) -> None:
         if not (self.step("builder", self.provide) and self.step("build", self.whole)):
@@ -299,16 +287,14 @@ def main() -> int:
             engine.need_plugins()
             image.run()
         except (Trouble, Over) as trouble:
-            image.failed += 1
-            print(f"FAILED  {trouble}", flush=True)
+            image.over(trouble)
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
             image.remove()
             if own:
                 own.stop()
-    print(f"{image.passed} passed, {image.failed} failed")
-    return 1 if image.failed else 0
+    return image.sum()
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import wire
 from docker import ROOT, docker
 from say import Trouble, say
 from stack import Stack
+from steps import Over, Steps
 from traces import Page
 
 # All of it, with what has to be cleaned up afterwards still to come.
@@ -54,29 +55,13 @@ LOGS = ROOT / "target" / "test-logs" / "compose"
 SUM = {"name": "calculator", "arguments": {"operation": "add", "a": 2, "b": 40}}
 
 
-class Over(Exception):
-    """Time is up, or somebody wants the end: no step goes on."""
-
-
-class Proof:
-    """The steps, and how many of them went well."""
+class Proof(Steps):
+    """What the stack has to show."""
 
     def __init__(self, mesh: Stack, home: Path):
         self.mesh, self.home = mesh, home
-        self.passed = self.failed = 0
+        super().__init__()
         self.stream: Held | None = None
-
-    def step(self, name: str, run) -> bool:
-        begun = monotonic()
-        try:
-            figures = run()
-        except (Trouble, AssertionError, OSError, KeyError, ValueError) as trouble:
-            self.failed += 1
-            print(f"FAILED  {name}: {type(trouble).__name__}: {trouble}", flush=True)
-            return False
-        self.passed += 1
-        print(f"ok      {name} ({monotonic() - begun:.0f} s): {figures}", flush=True)
-        return True
 
     # -- the steps --------------------------------------------------------------------------------------------------------------
 
@@ -461,8 +446,7 @@ def main() -> int:
         engine.need_plugins()
         proof.run()
     except (Trouble, Over) as trouble:
-        proof.failed += 1
-        print(f"FAILED  {trouble}", flush=True)
+        proof.over(trouble)
     finally:
         signal.alarm(0)
         # What is left to do is bounded, and is done.
@@ -472,8 +456,7 @@ def main() -> int:
         home.cleanup()
         if own:
             own.stop()
-    print(f"{proof.passed} passed, {proof.failed} failed")
-    return 1 if proof.failed else 0
+    return proof.sum()
 
 
 if __name__ == "__main__":
