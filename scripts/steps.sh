@@ -46,6 +46,26 @@ step() {
     fi
 }
 
+# ahead COMMAND..: begins what later steps need, beside those until `caught_up`, and takes what they leave of the cores while they wait. Its
+# session is its own, because the kernel divides the cores among sessions first.
+ahead() {
+    mkdir -p "$logs"
+    setsid sh -c '{ echo 19 >/proc/self/autogroup; } 2>/dev/null; exec nice -n 19 "$@"' "$script" "$@" >"$logs/$script-ahead.log" 2>&1 &
+    ahead=$!
+    trap 'kill -- "-$ahead" 2>/dev/null || kill "$ahead" 2>/dev/null' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+}
+
+# caught_up: waits for it, and says what it said and how it went.
+caught_up() {
+    wait "$ahead"
+    code=$?
+    trap - EXIT INT TERM HUP
+    cat "$logs/$script-ahead.log"
+    return "$code"
+}
+
 # Prints the sum, alone on its line, and before it how much was skipped, if anything was; fails if anything did or nothing ran.
 finish() {
     [ "$skipped" -eq 0 ] || echo "$skipped skipped"
