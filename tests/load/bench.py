@@ -194,6 +194,7 @@ class Run:
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.release()}",
             "release": release(),
+            "profile": self.binaries.name,
             "rounds": self.rounds,
             "seconds": self.seconds,
             "load_before": f"{before[0]:.2f}",

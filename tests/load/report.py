@@ -75,7 +75,7 @@ def _where(results: Results, script: str) -> str:
     about = results.machine
     return (
         f"Written by `./scripts/{script}` on {about['date']}: {about['processor']}, {about['cores']} cores, {about['system']}; "
-        f"load average {about['load_before']} before, {about['load_after']} after; release {about['release']}."
+        f"load average {about['load_before']} before, {about['load_after']} after; release {about['release']}, built as `{about['profile']}`."
     )
 
 

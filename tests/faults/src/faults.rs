@@ -46,7 +46,7 @@ pub enum Limit {
     SessionsLost(usize),
     /// Calls that end with an unknown outcome although their registry ran them and is still there.
     NoUnknownThatRan,
-    /// The slowest hundredth of the operations becomes slower by at most so many microseconds.
+    /// The slowest hundredth of the operations becomes slower by at most so many microseconds, or by a tenth.
     Slower(u64),
     /// So many spans may wait for the collector in a process; and some must have found that it was not there.
     SpansWaiting(u64),

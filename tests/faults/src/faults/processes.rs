@@ -55,6 +55,16 @@ pub(super) async fn paused_owner(
     Ok(())
 }
 
+/// Pauses it for longer than its lease lasts, and gives it time to find out what happened.
+async fn paused(run: &mut Run, victim: &str, window: &str) -> Result<()> {
+    run.cluster.pause(victim)?;
+    run.wait(8.0).await;
+    run.cluster.resume(victim)?;
+    run.wait(4.0).await;
+    run.over(window);
+    Ok(())
+}
+
 pub(super) async fn paused_owner_at_random(run: &mut Run, times: usize) -> Result<()> {
     for _ in 0..times {
         let micros = run.draw.below(2_000_000);
@@ -62,11 +72,7 @@ pub(super) async fn paused_owner_at_random(run: &mut Run, times: usize) -> Resul
         let victim = run.busiest().await?;
         let window = run.begin(Span::Fault, Some(BOUND));
         run.injected(format!("pause {victim} at +{micros} us"));
-        run.cluster.pause(&victim)?;
-        run.wait(8.0).await;
-        run.cluster.resume(&victim)?;
-        run.wait(4.0).await;
-        run.over(&window);
+        paused(run, &victim, &window).await?;
     }
     Ok(())
 }
@@ -80,18 +86,13 @@ pub(super) async fn paused_owner_at_dispatches(run: &mut Run, times: usize) -> R
         go.send_replace(true);
         run.wait(micros as f64 / 1e6).await;
         run.injected(format!("pause {victim} {micros} us after 80 calls were made"));
-        run.cluster.pause(&victim)?;
-        run.wait(8.0).await;
-        run.cluster.resume(&victim)?;
-        run.wait(4.0).await;
-        run.over(&window);
+        paused(run, &victim, &window).await?;
     }
     Ok(())
 }
 
 pub(super) async fn killed_gateway(run: &mut Run) -> Result<()> {
-    // A quick run is one of a debug build on a busy machine.
-    // Their 16 s are less than what a call may take here.
+    // A quick run may be one of a busy machine. Their 16 s are less than what a call may take here.
     run.burst(if run.quick { 200 } else { 1_000 }, 4, 4_000).await;
     let window = run.begin(Span::Fault, Some(GATEWAY));
     run.injected("kill -9 gateway-1");
