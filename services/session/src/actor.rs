@@ -26,9 +26,6 @@ use crate::residents::{Removed, Resident};
 use crate::several::Several;
 use crate::wake;
 
-/// How long a session waits for a reader that is behind to take half of what waits for it.
-const PACE: Duration = Duration::from_millis(250);
-
 /// How long a session that moves waits for registries to take its calls on.
 const SENDING: Duration = Duration::from_millis(500);
 
@@ -68,6 +65,8 @@ enum Turn {
     Letter(Option<Letter>),
     News(News),
     Gone(Gone),
+    /// A reader reads nothing.
+    Stalled(StreamId),
     Time,
     /// What was waited for is over.
     Over,
@@ -141,14 +140,12 @@ impl Actor {
                 self.open_letter(*letter).await;
                 continue;
             }
-            if self.keep_pace().await {
-                continue;
-            }
             match self.wait(&mut letters).await {
                 Turn::Letter(Some(letter)) => self.open_letter(letter).await,
                 Turn::Letter(None) => return,
                 Turn::News(news) => self.hear(news).await,
                 Turn::Gone(gone) => self.lose_reader(gone).await,
+                Turn::Stalled(stream) => self.give_up(stream),
                 Turn::Time => {
                     self.wake = None;
                     self.take(Input::DeadlineReached).await;
@@ -158,21 +155,15 @@ impl Actor {
         }
     }
 
-    /// Gives a reader that falls behind a moment, so that a burst of frames waits for whoever reads it. One that reads nothing
-    /// meanwhile is let go; the log has its events. Whether one was.
-    async fn keep_pace(&mut self) -> bool {
-        let Some((stream, reader)) = self.readers.behind() else { return false };
-        let stalled = tokio::time::timeout(PACE, reader.catches_up()).await.is_err();
-        if stalled {
-            let left = self.readers.remove(&stream);
-            if let Some(left) = left.filter(|_| self.carried.goes_on()) {
-                // It goes on from where it is, once it reads again.
-                let error = Error::new(Code::Unavailable, "the reader is too far behind");
-                let _heard = left.reader.say(Err(error));
-            }
-            self.pending.push_back(Input::ReaderGone(stream));
+    /// A reader that was behind has read nothing for too long: it is let go; the log has its events.
+    fn give_up(&mut self, stream: StreamId) {
+        let left = self.readers.remove(&stream);
+        if let Some(left) = left.filter(|_| self.carried.goes_on()) {
+            // It goes on from where it is, once it reads again.
+            let error = Error::new(Code::Unavailable, "the reader is too far behind");
+            let _heard = left.reader.say(Err(error));
         }
-        stalled
+        self.pending.push_back(Input::ReaderGone(stream));
     }
 
     fn is_quiet(&self) -> bool {
@@ -180,10 +171,20 @@ impl Actor {
         !waits && self.pending.is_empty() && self.beside.is_empty()
     }
 
+    /// While a reader is behind, registries wait for it, and nobody else.
     async fn wait(&mut self, letters: &mut mpsc::Receiver<Box<Letter>>) -> Turn {
         let timer = self.timer.reached(self.wake);
+        let behind = self.readers.behind();
+        let hears = behind.is_none() && !self.news.is_empty();
+        let pace = async {
+            match &behind {
+                Some(behind) => behind.pace().await.map_or_else(Turn::Stalled, |()| Turn::Over),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            news = self.news.next(), if !self.news.is_empty() => news.map_or(Turn::Over, Turn::News),
+            turn = pace => turn,
+            news = self.news.next(), if hears => news.map_or(Turn::Over, Turn::News),
             gone = self.readers.gone() => gone.map_or(Turn::Over, Turn::Gone),
             letter = letters.recv() => Turn::Letter(letter.map(|letter| *letter)),
             () = timer => Turn::Time,

@@ -72,7 +72,12 @@ impl Reader {
         is_heavy || self.frames.capacity() < FRAMES / 4
     }
 
-    /// Waits until there is room again.
+    /// Frames and bytes that there is room for. Whoever reads anything makes it more, while nothing is sent.
+    pub(crate) fn free(&self) -> (usize, usize) {
+        (self.frames.capacity(), self.room.as_ref().map_or(BYTES, |room| room.available_permits()))
+    }
+
+    /// Waits until there is room again. Safe to use in `select!`.
     pub(crate) async fn catches_up(&self) {
         let frames = self.frames.reserve_many(FRAMES / 2);
         let bytes = async {
@@ -156,6 +161,7 @@ fn weight(frame: &Frame) -> usize {
 #[cfg(test)]
 mod tests {
     use api::session::Event;
+    use futures::FutureExt as _;
     use mcp::Json;
 
     use super::*;
@@ -179,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn word_of_acceptance_comes_with_the_first_frame() {
-        use futures::{FutureExt as _, StreamExt as _};
+        use futures::StreamExt as _;
 
         let accepted = Frame::Accepted { session: None };
         let (mut reader, frames) = queue();
@@ -201,6 +207,25 @@ mod tests {
         drop(reader);
         let said: Vec<Frame> = frames.announced().map(Result::unwrap).collect().await;
         assert_eq!(said, [accepted]);
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_something_is_seen_to() {
+        for bytes in [100, 40 << 10] {
+            let (mut reader, mut queue) = queue();
+            while reader.send(event(bytes)) {}
+            let before = reader.free();
+            assert!(reader.is_behind() && reader.catches_up().now_or_never().is_none());
+            assert_eq!(
+                reader.free(),
+                before,
+                "nothing is set aside for a reader that is not waited for any more"
+            );
+            assert!(queue.recv().await.is_some());
+            assert!(reader.free().0 > before.0 || reader.free().1 > before.1);
+            drop(queue);
+            assert!(reader.catches_up().now_or_never().is_some(), "there is nobody to wait for");
+        }
     }
 
     #[tokio::test]

@@ -4,13 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::{self, AbortHandle, Abortable, Aborted, BoxFuture};
 use futures::stream::FuturesUnordered;
 use machines::StreamId;
+use tokio::time::Instant;
 
 use crate::reader::Reader;
+
+/// How long a reader that is behind may read nothing. A machine with much to do reads in bursts: what is on the way is read first.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A reader of one stream.
 pub(crate) struct Reading {
@@ -46,6 +51,39 @@ pub(crate) struct Readers {
     /// The one that is looked at itself.
     near: Option<StreamId>,
     others: Option<FuturesUnordered<BoxFuture<'static, Result<Gone, Aborted>>>>,
+    lag: Option<Lag>,
+}
+
+/// A reader that is behind, and what is known of it.
+struct Lag {
+    stream: StreamId,
+    number: u64,
+    /// The room it had when it was seen to read something.
+    free: (usize, usize),
+    /// Until when it may read nothing.
+    until: Instant,
+}
+
+/// A reader to wait for.
+pub(crate) struct Behind {
+    stream: StreamId,
+    reader: Reader,
+    until: Instant,
+}
+
+impl Behind {
+    /// Waits until it has caught up, or at least read something when its time is up; the stream of one that has not. Safe to use in
+    /// `select!`.
+    pub(crate) async fn pace(&self) -> Result<(), StreamId> {
+        let before = self.reader.free();
+        let in_time = tokio::time::timeout_at(self.until, self.reader.catches_up()).await.is_ok();
+        if in_time || has_more(self.reader.free(), before) { Ok(()) } else { Err(self.stream) }
+    }
+}
+
+/// Whether there is more room for either, frames or bytes.
+const fn has_more(now: (usize, usize), before: (usize, usize)) -> bool {
+    now.0 > before.0 || now.1 > before.1
 }
 
 impl Readers {
@@ -118,14 +156,26 @@ impl Readers {
     }
 
     /// One that has fallen behind, if any has.
-    pub(crate) fn behind(&self) -> Option<(StreamId, Reader)> {
+    pub(crate) fn behind(&mut self) -> Option<Behind> {
         let behind = self.all.iter().find(|(_, reading)| reading.reader.is_behind());
-        behind.map(|(stream, reading)| (*stream, reading.reader.clone()))
+        let Some((stream, Reading { reader, number, .. })) = behind else {
+            self.lag = None;
+            return None;
+        };
+        let (free, number) = (reader.free(), *number);
+        let known = self.lag.take().filter(|lag| (lag.stream, lag.number) == (*stream, number));
+        let lag = known.filter(|lag| !has_more(free, lag.free));
+        // What it is sent leaves less, which is not its doing.
+        let lag = lag.map(|lag| Lag { free: (free.0.min(lag.free.0), free.1.min(lag.free.1)), ..lag });
+        let begun = || Lag { stream: *stream, number, free, until: Instant::now() + PATIENCE };
+        let lag = self.lag.insert(lag.unwrap_or_else(begun));
+        Some(Behind { stream: *stream, reader: reader.clone(), until: lag.until })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use api::session::Frame;
     use futures::FutureExt as _;
 
     use super::*;
@@ -176,6 +226,42 @@ mod tests {
             drop(another);
             assert_eq!(gone(&mut readers), [stream]);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_is_behind_has_to_read_something_in_time() {
+        let mut readers = Readers::default();
+        let mut queue = reads(&mut readers, 7);
+        assert!(readers.behind().is_none());
+        while readers.get_mut(&StreamId(7)).unwrap().reader.send(Frame::Open) {}
+        // Slow, but there.
+        for _ in 0..3 {
+            let behind = readers.behind().unwrap();
+            assert!(
+                tokio::time::timeout(PATIENCE / 2, behind.pace()).await.is_err(),
+                "it may have more time"
+            );
+            assert!(queue.recv().await.is_some());
+            assert!(readers.behind().is_some());
+        }
+        // Whatever else happens, and however often it is looked at, its time goes on.
+        let begun = Instant::now();
+        for _ in 0..4 {
+            let behind = readers.behind().unwrap();
+            assert!(tokio::time::timeout(PATIENCE / 5, behind.pace()).await.is_err());
+        }
+        assert_eq!(readers.behind().unwrap().pace().await, Err(StreamId(7)));
+        assert!(begun.elapsed() <= PATIENCE + Duration::from_millis(2));
+        // It reads just before its time is up.
+        let another = reads(&mut readers, 7);
+        drop(std::mem::replace(&mut queue, another));
+        while readers.get_mut(&StreamId(7)).unwrap().reader.send(Frame::Open) {}
+        let behind = readers.behind().unwrap();
+        let late = async {
+            tokio::time::sleep(PATIENCE - Duration::from_millis(2)).await;
+            queue.recv().await.is_some()
+        };
+        assert_eq!(tokio::join!(behind.pace(), late), (Ok(()), true));
     }
 
     #[tokio::test]
