@@ -81,8 +81,11 @@ impl Monitors {
 #[derive(Default)]
 struct Logs {
     kept: HashMap<String, BTreeSet<Place>>,
-    /// Of sessions whose hash was just removed: by a script that writes it anew, or for good.
+    /// Of sessions whose hash was just removed, by a script that writes it anew or for good: what was removed with it. Streams that are
+    /// over are left alone, and go when their time is up.
     removed: HashMap<String, BTreeSet<Place>>,
+    /// Of sessions that are being written anew: what was there.
+    replaced: HashMap<String, BTreeSet<Place>>,
     /// Of sessions that were written anew: what did not come back.
     missing: HashMap<String, BTreeSet<Place>>,
 }
@@ -96,21 +99,31 @@ impl Logs {
         let arguments: Vec<&str> = words.collect();
         match (command.as_str(), rest.split(':').collect::<Vec<_>>().as_slice()) {
             ("unlink", ["sess", session]) => {
-                let kept = self.kept.remove(*session).unwrap_or_default();
-                self.removed.insert((*session).to_owned(), kept);
+                self.removed.insert((*session).to_owned(), BTreeSet::new());
             }
             ("unlink", ["log", session, stream]) => {
-                if let Some(kept) = self.kept.get_mut(*session) {
-                    kept.retain(|place| place.stream != *stream);
+                let of_stream = |place: &Place| place.stream == *stream;
+                let kept = self.kept.entry((*session).to_owned()).or_default();
+                let gone: Vec<Place> = kept.iter().filter(|place| of_stream(place)).cloned().collect();
+                kept.retain(|place| !of_stream(place));
+                if let Some(removed) = self.removed.get_mut(*session) {
+                    removed.extend(gone);
                 }
             }
             ("hset", ["sess", session]) => {
                 if let Some(removed) = self.removed.remove(*session) {
-                    self.missing.entry((*session).to_owned()).or_default().extend(removed);
+                    self.missing.entry((*session).to_owned()).or_default().extend(removed.iter().cloned());
+                    self.replaced.insert((*session).to_owned(), removed);
                 }
-                // The end of a session is written as the whole of it, without its events.
-                if arguments.iter().any(|field| field.contains(r#""ended":true"#)) {
-                    self.missing.remove(*session);
+                // The last of the commands that write a session. Its end is written as the whole of it, without its events: that withdraws
+                // none, and leaves those withdrawn that were before.
+                let is_end = || arguments.iter().any(|field| field.contains(r#""ended":true"#));
+                if arguments.first() == Some(&"ver")
+                    && let Some(replaced) = self.replaced.remove(*session)
+                    && is_end()
+                    && let Some(missing) = self.missing.get_mut(*session)
+                {
+                    missing.retain(|place| !replaced.contains(place));
                 }
             }
             ("xadd", ["log", session, stream]) => {
@@ -280,14 +293,24 @@ mod tests {
         say(r#""XTRIM" "{s:7}:log:a:3" "MAXLEN" "3""#);
         say(r#""XADD" "{s:7}:log:a:4" "1-1" "m" "x""#);
         say(r#""UNLINK" "{s:7}:log:a:4""#);
+        // Written anew, with less of one stream, and without what is over.
+        say(r#""XADD" "{s:7}:log:a:5" "1-1" "m" "x""#);
         say(r#""UNLINK" "{s:7}:sess:a""#);
         say(r#""UNLINK" "{s:7}:log:a:3""#);
-        say(r#""HSET" "{s:7}:sess:a" "ver" "4" "by" "3.ab.9""#);
+        say(r#""HSET" "{s:7}:sess:a" "v" "1""#);
         say(r#""XADD" "{s:7}:log:a:3" "1-2" "m" "x""#);
         say(r#""XADD" "{s:7}:log:a:3" "1-3" "m" "x""#);
+        say(r#""HSET" "{s:7}:sess:a" "ver" "4" "by" "3.ab.9""#);
         say(r#""XADD" "{s:7}:log:b:1" "1-1" "m" "x""#);
-        say(r#""UNLINK" "{s:7}:sess:b""#);
-        say(r#""HSET" "{s:7}:sess:b" "ver" "4" "by" "3.ab.9" "head" "{\"level\":null,\"ended\":true}""#);
+        // They end.
+        for (session, stream) in [("b", 1), ("a", 3)] {
+            say(&format!(r#""UNLINK" "{{s:7}}:sess:{session}""#));
+            say(&format!(r#""UNLINK" "{{s:7}}:log:{session}:{stream}""#));
+            say(&format!(r#""HSET" "{{s:7}}:sess:{session}" "v" "1""#));
+            say(&format!(
+                r#""HSET" "{{s:7}}:sess:{session}" "ver" "5" "by" "3.ab.9" "head" "{{\"level\":null,\"ended\":true}}""#
+            ));
+        }
         let withdrawn: Vec<_> = logs.withdrawn().collect();
         assert_eq!(withdrawn, [("a".to_owned(), Place { stream: "3".into(), epoch: 1, seq: 4 })]);
     }
