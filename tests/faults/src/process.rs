@@ -212,6 +212,9 @@ impl Pids {
     /// Whose end of a connection has this local and this remote port; empty if nobody's that is known.
     pub async fn of_connection(&self, local: u16, remote: u16) -> String {
         let pids = self.all();
+        if pids.is_empty() {
+            return String::new();
+        }
         let look = move || owner(&pids, local, remote).unwrap_or_default();
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
