@@ -15,6 +15,11 @@ const FELT: u64 = 250_000_000;
 /// What goes on so long before or after a slot changed hands may have waited for it, in nanoseconds.
 const AROUND: u64 = 250_000_000;
 
+/// How much longer an outage may last on a machine that may be busy: so many times its limit, and so many times what the slowest
+/// hundredth of short operations takes while nothing is hurt, since to take a slot over is about as many steps as slow as those.
+const BUSY: u64 = 2;
+const STEPS: u64 = 10;
+
 /// Numbers of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Figures {
@@ -40,6 +45,8 @@ pub struct Figures {
     pub recovery: Spread,
     /// How long what sessions were asked took while their slot changed hands.
     pub moved: Spread,
+    /// How long what sessions were asked took while nothing was done to the mesh.
+    pub calm: Spread,
 }
 
 /// How durations are spread, in milliseconds.
@@ -96,8 +103,16 @@ impl Figures {
         figures.lost += left_out.iter().filter(|breach| breach.lines.len() == 3).count();
         figures.recovery = recovery(history);
         figures.moved = moved(history);
+        figures.calm = calm(history);
         figures
     }
+}
+
+/// How long an outage may last of which a limit speaks, in milliseconds: as long as that, unless the machine may be busy.
+#[must_use]
+pub fn allowed(history: &History, limit_ms: u64) -> u64 {
+    let is_busy = history.lines.iter().any(|line| matches!(line.what, What::Run { busy: true, .. }));
+    if is_busy { limit_ms * BUSY + calm(history).p99 * STEPS } else { limit_ms }
 }
 
 /// For each injected fault, the longest outage of each session that it can have caused.
@@ -117,6 +132,22 @@ fn recovery(history: &History) -> Spread {
         }
     }
     Spread::of(worst.into_values().filter(|took| *took >= FELT).map(|took| took / 1_000_000).collect())
+}
+
+/// What the machine needs for short operations of sessions: those that were begun and done outside of all windows.
+fn calm(history: &History) -> Spread {
+    let windows = windows(history);
+    let mut took = Vec::new();
+    for operation in history.operations.values() {
+        let short =
+            matches!(operation.f, Doing::Append | Doing::Read | Doing::Count | Doing::Echo | Doing::Ping);
+        let Some((Ending::Done, end)) = history.ending(operation).filter(|_| short) else { continue };
+        let (begun, ended) = (history.at(operation.invoked), end.t);
+        if !windows.iter().any(|window| window.overlaps(begun, ended)) {
+            took.push(ended.saturating_sub(begun) / 1_000_000);
+        }
+    }
+    Spread::of(took)
 }
 
 /// For each change of hands within a window and each session of the slot, the longest of the short operations that it met.

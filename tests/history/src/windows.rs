@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::figures::allowed;
 use crate::history::{Ending, History};
 use crate::line::{Doing, Span, What};
 use crate::verdict::Findings;
@@ -22,12 +23,17 @@ pub(crate) struct Window<'a> {
 impl Window<'_> {
     /// Whether a fault lasted while something did.
     pub(crate) fn meets(&self, from: u64, to: u64) -> bool {
-        self.of == Span::Fault && from <= self.to && to >= self.from
+        self.of == Span::Fault && self.overlaps(from, to)
     }
 
     /// Whether it was open, whatever it is of.
     pub(crate) const fn spans(&self, t: u64) -> bool {
-        self.from <= t && t <= self.to
+        self.overlaps(t, t)
+    }
+
+    /// Whether it was open while something went on, whatever it is of.
+    pub(crate) const fn overlaps(&self, from: u64, to: u64) -> bool {
+        self.from <= to && from <= self.to
     }
 }
 
@@ -120,7 +126,7 @@ pub(crate) fn outages(history: &History) -> Findings {
     let mut findings = Findings::default();
     let outages = outages_of(history);
     for window in windows(history).iter().filter(|window| window.of == Span::Fault) {
-        let Some(limit) = window.limit_ms else { continue };
+        let Some(limit) = window.limit_ms.map(|limit| allowed(history, limit)) else { continue };
         let inside = outages.iter().filter(|outage| window.meets(outage.from, outage.to));
         for outage in inside {
             findings.seen += 1;

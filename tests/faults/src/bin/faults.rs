@@ -18,7 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 struct Args {
     /// Faults by name; without any, all of them, or those of a quick run.
     faults: Vec<String>,
-    /// Shorter outages, and only the faults that every commit is tried with unless others are named.
+    /// Shorter outages, and only the faults that every commit is tried with unless others are named. The machine may be busy: sessions
+    /// may be out twice as long, and longer still where short operations are slow before and after.
     #[arg(long)]
     quick: bool,
     /// What all choices follow from.
@@ -144,11 +145,11 @@ fn note(args: &Args, fault: &Fault, outcome: &Outcome) -> Result<()> {
 fn show(fault: &Fault, options: &Options, outcome: &Outcome) -> Result<()> {
     let mut out = stdout().lock();
     let figures = &outcome.judgement.figures;
-    let (recovery, moved) = (figures.recovery, figures.moved);
+    let (recovery, moved, calm) = (figures.recovery, figures.moved, figures.calm);
     writeln!(
         out,
         "{:4} {}: {} operations ({} done, {} refused, {} broken), {} faults, recovery p50 {} p99 {} max {} ms ({} outages), \
-         moved p50 {} p99 {} max {} ms ({}), {} lost, {} duplicated, {} unknown, {} zombie writes refused, {} take-overs, {:.0} s, seed {}: {}",
+         moved p50 {} p99 {} max {} ms ({}), before and after p50 {} p99 {} ms, {} lost, {} duplicated, {} unknown, {} zombie writes refused, {} take-overs, {:.0} s, seed {}: {}",
         fault.name,
         fault.about,
         figures.operations,
@@ -164,6 +165,8 @@ fn show(fault: &Fault, options: &Options, outcome: &Outcome) -> Result<()> {
         moved.p99,
         moved.max,
         moved.count,
+        calm.p50,
+        calm.p99,
         figures.lost,
         figures.duplicated,
         figures.unknown,

@@ -1,6 +1,6 @@
 //! The numbers of a run.
 
-use history::{Demands, History, judge};
+use history::{Demands, History, Invariant, allowed, judge};
 use serde_json::{Value, json};
 
 const MS: u64 = 1_000_000;
@@ -61,4 +61,44 @@ fn what_sessions_wait_for_while_their_slot_moves() {
     let history = History::parse(&text.join("\n")).unwrap();
     let moved = judge(&history, Demands::default()).figures.moved;
     assert_eq!((moved.count, moved.p50, moved.p99, moved.max), (2, 90, 400, 400));
+}
+
+/// A run with an operation before its fault, and a session that is out for a while during it.
+fn hurt(busy: bool, out: u64) -> History {
+    let runner = |n: u64, t: u64, kind: &str| json!({"src": "runner", "proc": "runner", "n": n, "t": t * MS, "kind": kind});
+    let mut run = runner(0, 0, "run");
+    for (name, value) in [("fault", json!("F1")), ("seed", json!(1)), ("commit", json!("x"))] {
+        run[name] = value;
+    }
+    if busy {
+        run["busy"] = true.into();
+    }
+    let mut begin = runner(1, 1_000, "begin");
+    begin["of"] = "fault".into();
+    begin["limit_ms"] = 2_000.into();
+    let mut injected = runner(2, 1_000, "injected");
+    injected["what"] = "kill".into();
+    let mut over = runner(3, 60_000, "over");
+    (begin["window"], over["window"]) = ("w".into(), "w".into());
+    let mut lines = vec![run, begin, injected, over];
+    for (op, from, to) in [("calm", 100, 150), ("out", 1_100, 1_100 + out), ("across", 990, 1_001)] {
+        lines.extend(asked("session", op, from, to));
+    }
+    let text: Vec<String> = lines.iter().map(Value::to_string).collect();
+    History::parse(&text.join("\n")).unwrap()
+}
+
+#[test]
+fn outages_may_last_longer_where_the_machine_may_be_busy() {
+    let holds = |history: &History| {
+        let judgement = judge(history, Demands::default());
+        assert_eq!((judgement.figures.calm.count, judgement.figures.calm.p99), (1, 50));
+        !judgement.broken().any(|invariant| invariant == Invariant::I15)
+    };
+    // Twice two seconds, and ten times the 50 ms of what met nothing.
+    for (busy, most) in [(false, 2_000), (true, 4_500)] {
+        assert_eq!(allowed(&hurt(busy, 1), 2_000), most);
+        assert!(holds(&hurt(busy, most)), "{most} ms");
+        assert!(!holds(&hurt(busy, most + 1)), "{most} ms and one more");
+    }
 }
