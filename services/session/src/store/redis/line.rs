@@ -3,13 +3,14 @@
 //! Everything that is sent may be sent again: what was done already says so. So a command whose answer is lost, or late, is
 //! repeated on the next connection, and within [`BUDGET`] there is an answer or none.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dial::{DialError, Dialler, Wire, short};
 use super::script;
@@ -19,6 +20,8 @@ use super::wait::Waits;
 const ANSWER: Duration = Duration::from_millis(800);
 /// How long an answer is waited for with all its repetitions.
 pub(super) const BUDGET: Duration = Duration::from_millis(1_500);
+/// A timer that is later than this has waited for the whole process; and so long is then waited for an answer that has come meanwhile.
+const STILL: Duration = Duration::from_millis(250);
 /// How long nobody dials after a failure.
 const REST: Duration = Duration::from_millis(50);
 
@@ -76,9 +79,9 @@ impl Line {
             let mut link = self.link(deadline).await?;
             let patience = deadline.min(Instant::now() + ANSWER);
             let sent = link.wire.send(in_full.as_ref().unwrap_or(cmd));
-            let answer = match timeout_at(patience, sent).await {
-                Ok(answer) => answer.and_then(Value::extract_error),
-                Err(_) => Err(late()),
+            let answer = match answered(patience, sent).await {
+                Some(answer) => answer.and_then(Value::extract_error),
+                None => Err(late()),
             };
             let error = match answer {
                 Ok(value) => return Ok((value, link)),
@@ -98,9 +101,9 @@ impl Line {
         loop {
             let mut link = self.link(deadline).await?;
             let patience = deadline.min(Instant::now() + ANSWER);
-            let answer = match timeout_at(patience, link.wire.send_all(cmds)).await {
-                Ok(answers) => answers.and_then(|all| all.into_iter().map(Value::extract_error).collect()),
-                Err(_) => Err(late()),
+            let answer = match answered(patience, link.wire.send_all(cmds)).await {
+                Some(answers) => answers.and_then(|all| all.into_iter().map(Value::extract_error).collect()),
+                None => Err(late()),
             };
             match answer {
                 Ok(values) => return Ok(values),
@@ -183,6 +186,18 @@ impl State {
     }
 }
 
+/// An answer by `patience`. Where this process stood still for longer, the answer may lie there unread: the server is not late.
+async fn answered<T>(patience: Instant, answer: impl Future<Output = T>) -> Option<T> {
+    let mut answer = pin!(answer);
+    if let Ok(answer) = timeout_at(patience, answer.as_mut()).await {
+        return Some(answer);
+    }
+    if Instant::now() < patience + STILL {
+        return None;
+    }
+    timeout(STILL, answer).await.ok()
+}
+
 fn late() -> RedisError {
     RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut))
 }
@@ -213,5 +228,49 @@ fn next(error: &RedisError) -> Next {
         Next::Again
     } else {
         Next::Fail(short(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+    use tokio::task::{JoinSet, yield_now};
+    use tokio::time::{advance, sleep_until};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_came_while_the_process_stood_still_is_read() {
+        for (stood, is_read) in [(Duration::from_secs(3), true), (ANSWER + STILL / 2, false)] {
+            let patience = Instant::now() + ANSWER;
+            let (tell, told) = oneshot::channel();
+            // Whoever reads takes a moment, too.
+            let reading = async move {
+                sleep_until(patience).await;
+                for _ in 0..10 {
+                    yield_now().await;
+                }
+                // The other end may have given up.
+                let _told = tell.send(()).is_ok();
+                false
+            };
+            let asking = async move { answered(patience, told).await.is_some() };
+            let mut both = JoinSet::new();
+            both.spawn(reading);
+            both.spawn(asking);
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            advance(stood).await;
+            let ended = both.join_all().await;
+            assert_eq!(ended.into_iter().any(|read| read), is_read, "{stood:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_given_up() {
+        let begun = Instant::now();
+        assert_eq!(answered(begun + ANSWER, std::future::pending::<u8>()).await, None);
+        assert_eq!(begun.elapsed(), ANSWER);
     }
 }
