@@ -234,6 +234,12 @@ impl Cluster {
         self.of(Role::Gateway).map(|unit| unit.proxy.address()).collect()
     }
 
+    /// The file for the keys that count as left in Redis.
+    #[must_use]
+    pub fn keys_left(&self) -> PathBuf {
+        self.place.logs.join("redis-keys.txt")
+    }
+
     /// All processes of a role.
     pub fn of(&self, role: Role) -> impl Iterator<Item = &Unit> {
         self.units.iter().filter(move |unit| unit.role == role)

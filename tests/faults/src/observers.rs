@@ -263,7 +263,7 @@ pub async fn inventory(
     let mut found = BTreeMap::new();
     let primary = cluster.redis.primary();
     let all = cluster.redis.ask(primary, &["--scan"]).await?;
-    let mut keys = 0_i64;
+    let mut keys = Vec::new();
     for key in all
         .lines()
         .filter(|key| !key.trim().is_empty() && !key.ends_with(":fence") && !key.ends_with(":holder"))
@@ -277,9 +277,14 @@ pub async fn inventory(
                 (1..=if is_known { MARKED_MS } else { i64::MAX }).contains(&left)
             }
         };
-        keys += i64::from(!ends);
+        if !ends {
+            let session = names.get(session).map_or("", String::as_str);
+            keys.push(format!("{key} {session}\n"));
+        }
     }
-    found.insert("redis-keys".to_owned(), (keys, 0));
+    found.insert("redis-keys".to_owned(), (i64::try_from(keys.len())?, 0));
+    // For whoever wonders which.
+    std::fs::write(cluster.keys_left(), keys.concat())?;
     let etcd = cluster.etcd.list(PREFIX).await?;
     // Suspicions end by themselves.
     let lasting = etcd.iter().filter(|(key, _)| !key.contains("/suspects/")).count();
