@@ -213,7 +213,8 @@ impl Forward {
     async fn ask_in_turn(&self, call: &Call) -> Result<Found, Error> {
         let mut nodes = self.candidates();
         if nodes.is_empty() {
-            self.somebody_is_ready().await;
+            // Rare, and large.
+            Box::pin(self.somebody_is_ready()).await;
             nodes = self.candidates();
         }
         let mut until = None;
@@ -226,7 +227,7 @@ impl Forward {
             if !has_moved(&error) || Instant::now() >= until {
                 return Err(error);
             }
-            sleep_until(until.min(Instant::now() + ROUND)).await;
+            Box::pin(sleep_until(until.min(Instant::now() + ROUND))).await;
             nodes = self.candidates();
         }
     }

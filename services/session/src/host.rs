@@ -203,7 +203,8 @@ impl Shared {
         if self.ready.initialized() {
             return Ok(());
         }
-        let waited = tokio::time::timeout(START_PATIENCE, self.ready.wait()).await;
+        // Rare, and large: so that what every message pays for is not.
+        let waited = Box::pin(tokio::time::timeout(START_PATIENCE, self.ready.wait())).await;
         waited.map(|&()| ()).map_err(|_late| Error::new(Code::Unavailable, "the node is starting"))
     }
 }
@@ -232,7 +233,8 @@ impl Host {
             Err(Undelivered::Unknown) => {}
             other => return Ok(other.map(|()| frames)),
         }
-        if let Err(refusal) = self.0.activate(id, epoch).await {
+        // Rare, and large.
+        if let Err(refusal) = Box::pin(self.0.activate(id, epoch)).await {
             if refusal == CommitRefusal::Stale {
                 return Err(self.0.not_owner(id.slot()));
             }
@@ -249,7 +251,10 @@ impl Host {
     }
 
     async fn deliver_older(&self, delivery: Delivery, message: Message) -> Result<Frames, Error> {
-        let Some(text) = delivery.session.as_deref() else { return self.initialise(delivery, message).await };
+        let Some(text) = delivery.session.as_deref() else {
+            // Rare, and large.
+            return Box::pin(self.initialise(delivery, message)).await;
+        };
         let Some((id, epoch)) = self.session(text).await? else { return Ok(refuse::session_not_found()) };
         let request_id = request_id(&message).cloned();
         let scope = observe::hop_of(&message, &delivery.request_key, delivery.again.as_ref());
@@ -336,7 +341,8 @@ impl SessionHost for Host {
             (Err(bad), _) => refuse(&bad),
             (Ok(Body::One(message)), Era::Older) => self.deliver_older(delivery, message).await,
             (Ok(Body::One(message)), Era::Modern) => Ok(crate::modern::serve(&self.0, &delivery, &message)),
-            (Ok(Body::Batch(messages)), Era::Older) => self.deliver_batch(delivery, messages).await,
+            // Rare, and large.
+            (Ok(Body::Batch(messages)), Era::Older) => Box::pin(self.deliver_batch(delivery, messages)).await,
             (Ok(Body::Batch(_)), Era::Modern) => refuse(&Malformed::bare()),
         }
     }

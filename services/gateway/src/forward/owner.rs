@@ -103,7 +103,8 @@ impl Forward {
             if held.is_none() {
                 held = Some(self.hold(was_accepted).map_err(|full| given_up(call, full))?);
             }
-            if !search.wait(pause, limit).await {
+            // Rare, and large.
+            if !Box::pin(search.wait(pause, limit)).await {
                 return Err(given_up(call, error));
             }
             pause = (pause * 2).min(LONGEST_PAUSE);

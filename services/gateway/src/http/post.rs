@@ -45,8 +45,9 @@ pub(super) async fn pass_on(
     match admitted {
         Ok(Admitted::Message(letter)) => deliver(edge, parts, caller, *letter, transport).await,
         Ok(Admitted::Batch(whole)) => match transport {
-            Transport::Streamable => batch::deliver(edge, parts, caller, *whole).await,
-            Transport::HttpSse => batch::deliver_whole(edge, parts, caller, *whole).await,
+            // Rare, and large.
+            Transport::Streamable => Box::pin(batch::deliver(edge, parts, caller, *whole)).await,
+            Transport::HttpSse => Box::pin(batch::deliver_whole(edge, parts, caller, *whole)).await,
         },
         Ok(Admitted::Noted) => StatusCode::ACCEPTED.into_response(),
         Err(refusal) => {
