@@ -98,6 +98,12 @@ impl Plan {
         self.pins.contains_key(&slot)
     }
 
+    /// Whether an operator has chosen any owner.
+    #[must_use]
+    pub fn has_pins(&self) -> bool {
+        !self.pins.is_empty()
+    }
+
     /// Who should own a slot; `None` only where there is no node.
     #[must_use]
     pub fn owner(&self, slot: Slot) -> Option<&Arc<str>> {

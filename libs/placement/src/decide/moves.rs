@@ -22,7 +22,7 @@ impl Desk {
         };
         let pinned = || self.hand_over(view, false, HANDED_AT_ONCE, &|slot| self.plan.is_pinned(slot));
         let is_settled = view.now_ms.saturating_sub(self.planned_ms) >= SETTLED_MS;
-        let chosen = if is_settled && !leaving { pinned() } else { None };
+        let chosen = if is_settled && !leaving && self.plan.has_pins() { pinned() } else { None };
         let Some(hand_over) = chosen.or_else(|| self.hand_over(view, leaving, room, &|_| true)) else {
             return;
         };
@@ -62,13 +62,15 @@ impl Desk {
         let mut to: Option<(&Arc<str>, usize)> = None;
         let mut moves = Vec::new();
         for slot in self.slots.slots() {
+            // Most slots are others', which costs nothing to see.
+            let Some(served) = self.may_go(slot, leaving) else { continue };
             let Some(target) = self.plan.owner(slot).filter(|target| **target != self.me.node) else {
                 continue;
             };
             if to.is_some_and(|(chosen, _)| chosen != target) || !wanted(slot) {
                 continue;
             }
-            let Some(moved) = self.movable(view, slot, leaving) else { continue };
+            let Some(moved) = self.movable(view, slot, served) else { continue };
             let free = *free.entry(target).or_insert_with(|| {
                 // What an operator has moved goes whatever the load.
                 let bounded = !leaving && !self.plan.is_pinned(slot);
@@ -92,13 +94,16 @@ impl Desk {
         Some(HandOver { moves, to, shown: shown.raw.clone(), lease: record.lease })
     }
 
-    /// A slot that is ours in the table and here. One that is not served yet goes only when all do.
-    fn movable(&self, view: View<'_>, slot: Slot, leaving: bool) -> Option<Move> {
+    /// Whether a slot that is here is served, if it may go. One that is not served yet goes only when all do.
+    fn may_go(&self, slot: Slot, leaving: bool) -> Option<bool> {
         let local = self.locals.get(usize::from(slot.number()))?;
         let served = matches!(local.phase, Phase::Held { .. });
-        if local.busy || local.phase == Phase::Away || !(served || leaving) {
-            return None;
-        }
+        let goes = !local.busy && local.phase != Phase::Away && (served || leaving);
+        goes.then_some(served)
+    }
+
+    /// How a slot goes that is ours in the table, too.
+    fn movable(&self, view: View<'_>, slot: Slot, served: bool) -> Option<Move> {
         let stands = view.table.slot(slot)?;
         let record = stands.record.as_ref().filter(|record| self.is_mine(record))?;
         let dealt = view.table.epoch(slot);
