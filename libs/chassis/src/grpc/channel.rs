@@ -44,12 +44,12 @@ const ORDINARY: Watchfulness = Watchfulness {
     ping: Duration::from_secs(20),
     answer: Duration::from_secs(10),
 };
-/// Peers of ours whose place another one takes: silence is noticed within two and a half seconds, so that another way is found
-/// within three.
+/// Peers of ours whose place another one takes: silence is noticed within two seconds, so that another way is found within
+/// three.
 const CLOSE: Watchfulness = Watchfulness {
     connect: Duration::from_secs(2),
     ping: Duration::from_millis(500),
-    answer: Duration::from_secs(2),
+    answer: Duration::from_millis(1500),
 };
 /// The same peers, where it matters more that none is taken for lost.
 const PATIENT: Watchfulness = Watchfulness {
@@ -95,7 +95,7 @@ pub fn dial_with(dialler: &Dialler, address: &str) -> Result<Traced, AddressErro
 }
 
 /// Like [`dial_with`] for a session node, whose silence must be noticed soon: it is pinged twice a second, and lost when it
-/// has not answered for two seconds.
+/// has not answered for a second and a half.
 ///
 /// # Errors
 /// As [`dial_with`].
