@@ -81,12 +81,14 @@ impl Outage<'_> {
 type Attempt = (u64, usize, Ending, u64, usize);
 
 /// The outages of each session: from the beginning of the first attempt that came to nothing to the next success, or to the last attempt. What
-/// waits for others, or is meant to fail, does not count.
+/// waits for others, or is meant to fail, does not count; nor does a call without a session, which has no owner that another one follows.
 pub(crate) fn outages_of(history: &History) -> Vec<Outage<'_>> {
     let mut sessions: BTreeMap<&str, Vec<Attempt>> = BTreeMap::new();
     for operation in history.operations.values() {
+        let invoked = history.lines.get(operation.invoked).map(|line| &line.what);
         let counts =
-            matches!(operation.f, Doing::Append | Doing::Read | Doing::Count | Doing::Echo | Doing::Ping);
+            matches!(operation.f, Doing::Append | Doing::Read | Doing::Count | Doing::Echo | Doing::Ping)
+                && !matches!(invoked, Some(What::Invoke { modern: true, .. }));
         if let (true, Some((ending, line)), [end, ..]) =
             (counts, history.ending(operation), operation.ends.as_slice())
         {
