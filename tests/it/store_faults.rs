@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use api::registry::{FrameBody, Kind};
 use api::session::Attach;
+use futures::{StreamExt as _, stream};
+use mcp::Json;
 use session::store::faulty::{Fault, Faulty, Op};
 use session::store::{CommitRefusal, Memory};
 use tests::client::{Client, DEADLINE};
 use tests::mesh::Mesh;
 use tests::scripted::{Scripted, shared};
+use tokio::sync::watch;
 
 fn registry() -> Arc<Scripted> {
-    use futures::{StreamExt as _, stream};
     let registry = Scripted::new("r", |_, _| stream::pending().boxed());
     shared(registry)
 }
@@ -53,6 +56,56 @@ async fn a_session_outlives_what_happens_to_its_store() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_store_loses_its_owner_still_has() {
     a_session_outlives_what_happens_to_its_store().await.unwrap();
+}
+
+/// Calls of one session that are under way when the store goes away, and end all at once.
+async fn together_they_wait_once() -> Result<()> {
+    const CALLS: usize = 4;
+    let (end, ended) = watch::channel(false);
+    let registry = Scripted::new("r", move |_, _| {
+        let mut ended = ended.clone();
+        let result = async move {
+            // Whoever would say so may be gone.
+            let _ended = ended.wait_for(|ended| *ended).await.is_ok();
+            FrameBody::Result(Json::trusted("{}"))
+        };
+        stream::once(result).boxed()
+    });
+    registry.list(Kind::Tools, [r#"{"name":"held","inputSchema":{"type":"object"}}"#]);
+    let registry = shared(registry);
+    let store = Faulty::new(Arc::new(Memory::default()));
+    let mesh = Mesh::successor(store.clone(), 1, vec![registry.clone()]).await?;
+    let mut client = mesh.client();
+    client.initialize("2025-11-25", "{}").await?;
+    let calling = (0..CALLS).map(|id| {
+        let call =
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"held"}}}}"#);
+        let client = &client;
+        async move { client.post(call).await?.response().await }
+    });
+    let hurting = async {
+        while registry.seen().len() < CALLS {
+            tokio::task::yield_now().await;
+        }
+        store.set_down(true);
+        let before = store.seen(Op::Commit);
+        end.send_replace(true);
+        before
+    };
+    let (answers, before) = tokio::join!(futures::future::join_all(calling), hurting);
+    for answer in answers {
+        let answer = answer?;
+        assert!(answer.contains("store_down"), "{answer}");
+    }
+    // The first one tries for three seconds, ten times in each.
+    let tried = store.seen(Op::Commit) - before;
+    assert!((2..=40).contains(&tried), "{tried} attempts");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_session_wait_for_the_store_together() {
+    together_they_wait_once().await.unwrap();
 }
 
 #[tokio::test]

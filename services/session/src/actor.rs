@@ -57,6 +57,8 @@ pub(crate) struct Actor {
     pub(crate) wake: Option<Millis>,
     timer: wake::Timer,
     pub(crate) stopped: Option<StopReason>,
+    /// The end of a call has waited for the store in vain; until it takes something, none waits again.
+    pub(crate) gave_up: bool,
     /// Set once the session is no longer found; holds this actor itself.
     pub(crate) removed: Option<Removed>,
 }
@@ -96,6 +98,7 @@ impl Actor {
             wake,
             timer: wake::Timer::default(),
             stopped: None,
+            gave_up: false,
             removed: None,
         })
     }

@@ -1,6 +1,7 @@
 //! Does what a session machine wants, in order. Behind a refused commit nothing is done; the refusal is the next input.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::registry::{InputResponse, Operation, Round};
@@ -89,17 +90,24 @@ impl Actor {
         // A message of HTTP+SSE is answered with that it was taken.
         let taken = self.carried.accepting.take().map(|key| Answered { key, status: 202, body: None });
         let commit = Commit { changes, after: self.resident.machine.saved(), answered: taken.or(answered) };
-        let until = changes.iter().any(ends).then(|| Instant::now() + HOLD);
-        let mut asked;
+        // One call after the other would wait as long, each for those before it, too.
+        let holds = changes.iter().any(ends) && !self.gave_up;
+        let until = holds.then(|| Instant::now() + HOLD);
+        let is_away = self.gave_up && !self.shared.reaches_store.load(Ordering::Relaxed);
+        let mut asked = self.shared.slots.now();
         let committed = loop {
-            asked = self.shared.slots.now();
+            if is_away {
+                break Err(CommitRefusal::Down);
+            }
             let committed = self.shared.store.commit(id, epoch, version, commit.clone()).await;
             if committed != Err(CommitRefusal::Down) || until.is_none_or(|until| Instant::now() >= until) {
                 break committed;
             }
             // The same commit again is no second one, even if the first was done.
             tokio::time::sleep(AGAIN).await;
+            asked = self.shared.slots.now();
         };
+        self.gave_up = committed == Err(CommitRefusal::Down) && (self.gave_up || holds);
         let committed = match committed {
             Err(CommitRefusal::Regress) => self.fence_and_repair().await,
             // One that the store does not have at all was ended by somebody: it stays so.
