@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::KeyRing;
+use api::{KeyRing, SlotCount};
 use chassis::config::Loaded;
 use chassis::entry::{self, Flags};
 use chassis::process::Process;
@@ -12,14 +12,19 @@ use chassis::serve::{self, Group, Incoming, RoleResult};
 use chassis::tls::{self, Dialler, Mesh};
 use gateway::auth::Gate;
 use placement::Following;
-use session::store::{SessionStore, Store};
+use session::store::{SessionStore, Store, Unfit};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use crate::cluster::{Member, shown};
 use crate::config::Config;
 use crate::process::{self, Failure};
 use crate::reload::Hands;
 use crate::scoped;
+
+/// How long a store that does not answer is waited for at the start, and how often it is asked.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+const STORE_PAUSE: Duration = Duration::from_millis(250);
 
 /// What a process can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,8 +218,19 @@ pub(crate) async fn store(config: &Config, process: &Process) -> Result<Arc<dyn 
     // A session that nobody touches ends by itself long before the store forgets it.
     let idle = Duration::from_secs(config.session.idle_timeout_s);
     let store = Store::connect(&config.store, idle, &process.metrics).await.map_err(Failure::refused)?;
-    store.live_in(config.cluster.slots).await.map_err(Failure::refused)?;
+    fits_its_slots(store.as_ref(), config.cluster.slots).await.map_err(Failure::refused)?;
     Ok(store)
+}
+
+/// Whether the store keeps the sessions of so many slots. One that does not answer may just be starting, too.
+async fn fits_its_slots(store: &dyn SessionStore, slots: SlotCount) -> Result<(), Unfit> {
+    let until = Instant::now() + STORE_PATIENCE;
+    loop {
+        match store.live_in(slots).await {
+            Err(Unfit::Down { .. }) if Instant::now() < until => tokio::time::sleep(STORE_PAUSE).await,
+            other => return other,
+        }
+    }
 }
 
 /// The settings of a session node, with what the store adds to them.
