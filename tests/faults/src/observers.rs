@@ -251,6 +251,9 @@ fn sum_of(metrics: &str, name: &str, label: &str) -> u64 {
 /// For so long a session that was removed is known to have been, in ms. Answers are kept for much longer.
 const MARKED_MS: i64 = 60_000;
 
+/// The time that a key has left which has gone since it was listed.
+const GONE: i64 = -2;
+
 /// What there is now: keys in the stores, and open files and threads of each process. `names` are the sessions that clients
 /// were told of: what a handshake left whose answer never came goes away with its time to live, if it has one.
 ///
@@ -274,7 +277,8 @@ pub async fn inventory(
             true => false,
             false => {
                 let left = cluster.redis.ask(primary, &["pttl", key]).await?.trim().parse::<i64>()?;
-                (1..=if is_known { MARKED_MS } else { i64::MAX }).contains(&left)
+                let most = if is_known { MARKED_MS } else { i64::MAX };
+                left == GONE || (1..=most).contains(&left)
             }
         };
         if !ends {

@@ -10,6 +10,10 @@ use crate::verdict::Findings;
 const SLOPE: i64 = 1024;
 /// The probe that is a slope by itself.
 const SLOPE_PROBE: &str = "memory-slope-kib-per-h";
+/// For so long a process may keep what it has to tell of its calls, in nanoseconds; one that is killed takes it along.
+const UNSENT: u64 = 1_500_000_000;
+/// What is in the names of processes that have something to tell.
+const TELLING: [&str; 3] = ["session-", "gateway-", "registry-"];
 
 /// I18.
 pub(crate) fn given_back(history: &History) -> Findings {
@@ -41,6 +45,11 @@ pub(crate) fn given_back(history: &History) -> Findings {
     findings
 }
 
+fn is_kill(what: &What) -> bool {
+    let What::Injected { what } = what else { return false };
+    what.starts_with("kill -9") && TELLING.iter().any(|name| what.contains(name))
+}
+
 /// I20.
 pub(crate) fn traced(history: &History) -> Findings {
     let mut findings = Findings::default();
@@ -55,9 +64,15 @@ pub(crate) fn traced(history: &History) -> Findings {
             _other => {}
         }
     }
+    let kills: Vec<u64> =
+        history.lines.iter().filter(|line| is_kill(&line.what)).map(|line| line.t).collect();
+    let is_taken_along = |t: u64| kills.iter().any(|kill| (t..=t + UNSENT).contains(kill));
     for (at, line) in history.lines.iter().enumerate() {
         match &line.what {
             What::Fail { trace: Some(trace), .. } | What::Info { trace: Some(trace), .. } => {
+                if is_taken_along(line.t) {
+                    continue;
+                }
                 findings.seen += 1;
                 if !traces.contains(trace.as_str()) {
                     findings.breach("there is no trace of a failure", [at]);
