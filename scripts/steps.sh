@@ -42,7 +42,21 @@ step() {
         echo "ok      $name ${took} s ($good passed)"
     else
         echo "FAILED  $name ${took} s ($good passed, $bad failed; exit code $code): $log"
-        tail -n 30 "$log" 2>&1 | sed 's/^/        /'
+        said "$log" | sed 's/^/        /'
+    fi
+}
+
+# said LOG: the tests that failed, and what they printed, as far as 60 lines hold it; the end of a log in which no test is said to have failed.
+said() {
+    words=$(awk '
+        /^test .* \.\.\. FAILED$/ { print }
+        /^failures:$/ { quoting = 0 }
+        /^---- .* stdout ----$/ { quoting = 1 }
+        quoting && NF' "$1" 2>/dev/null | head -n 60)
+    if [ -n "$words" ]; then
+        printf '%s\n' "$words"
+    else
+        tail -n 30 "$1" 2>&1
     fi
 }
 
