@@ -32,7 +32,7 @@ pub struct Fault {
 /// What may be felt of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// The worst 99th part of the outages, in milliseconds; longer where the machine may be busy ([`history::allowed`]).
+    /// The worst 99th part of the outages, in milliseconds.
     RecoveryP99(u64),
     /// Slots that change hands for it.
     Moves(usize),

@@ -37,7 +37,7 @@ pub(crate) fn broken(
     };
     match limit {
         Limit::RecoveryP99(most) => {
-            let (p99, most) = (judgement.figures.recovery.p99, history::allowed(history, most));
+            let p99 = judgement.figures.recovery.p99;
             (p99 > most).then(|| format!("recovery p99 was {p99} ms, at most {most} ms are allowed"))
         }
         Limit::Moves(most) => {

@@ -112,8 +112,7 @@ pub async fn run(fault: &Fault, options: &Options) -> Result<Outcome> {
 
     let pen = recorder.pen(Source::Runner, "runner");
     let (name, commit) = (fault.name.to_owned(), options.commit.clone());
-    // A quick run is one of a commit, on whatever machine is there.
-    pen.write(None, What::Run { fault: name, seed: options.seed, commit, busy: options.quick });
+    pen.write(None, What::Run { fault: name, seed: options.seed, commit });
     let mut before = observers::inventory(&cluster, &world.names()).await?;
     allow(fault, &mut before);
     observers::write_inventory(&pen, Phase::Before, &before, &before);

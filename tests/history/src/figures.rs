@@ -15,11 +15,6 @@ const FELT: u64 = 250_000_000;
 /// What goes on so long before or after a slot changed hands may have waited for it, in nanoseconds.
 const AROUND: u64 = 250_000_000;
 
-/// How much longer an outage may last on a machine that may be busy: so many times its limit, and so many times what the slowest
-/// hundredth of short operations takes while nothing is hurt, since to take a slot over is about as many steps as slow as those.
-const BUSY: u64 = 2;
-const STEPS: u64 = 10;
-
 /// Numbers of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Figures {
@@ -106,13 +101,6 @@ impl Figures {
         figures.calm = calm(history);
         figures
     }
-}
-
-/// How long an outage may last of which a limit speaks, in milliseconds: as long as that, unless the machine may be busy.
-#[must_use]
-pub fn allowed(history: &History, limit_ms: u64) -> u64 {
-    let is_busy = history.lines.iter().any(|line| matches!(line.what, What::Run { busy: true, .. }));
-    if is_busy { limit_ms * BUSY + calm(history).p99 * STEPS } else { limit_ms }
 }
 
 /// For each injected fault, the longest outage of each session that it can have caused.

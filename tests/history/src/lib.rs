@@ -21,6 +21,6 @@ mod streams;
 mod verdict;
 mod windows;
 
-pub use self::figures::{Figures, Spread, allowed};
+pub use self::figures::{Figures, Spread};
 pub use self::history::{Damage, History};
 pub use self::verdict::{Breach, Demands, Findings, Invariant, Judgement, judge};

@@ -287,9 +287,6 @@ pub enum What {
         seed: u64,
         /// The version of the product.
         commit: String,
-        /// Whether the machine may be busy with something else, so that outages may last longer.
-        #[serde(default)]
-        busy: bool,
     },
     /// Runner: something was done to the mesh.
     Injected {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::figures::allowed;
 use crate::history::{Ending, History};
 use crate::line::{Doing, Span, What};
 use crate::verdict::Findings;
@@ -81,18 +80,20 @@ impl Outage<'_> {
 type Attempt = (u64, usize, Ending, u64, usize);
 
 /// The outages of each session: from the beginning of the first attempt that came to nothing to the next success, or to the last attempt. What
-/// waits for others, or is meant to fail, does not count; nor does a call without a session, which has no owner that another one follows.
+/// waits for others, or is meant to fail, does not count. Calls without a session are those of their client.
 pub(crate) fn outages_of(history: &History) -> Vec<Outage<'_>> {
     let mut sessions: BTreeMap<&str, Vec<Attempt>> = BTreeMap::new();
     for operation in history.operations.values() {
-        let invoked = history.lines.get(operation.invoked).map(|line| &line.what);
         let counts =
-            matches!(operation.f, Doing::Append | Doing::Read | Doing::Count | Doing::Echo | Doing::Ping)
-                && !matches!(invoked, Some(What::Invoke { modern: true, .. }));
+            matches!(operation.f, Doing::Append | Doing::Read | Doing::Count | Doing::Echo | Doing::Ping);
         if let (true, Some((ending, line)), [end, ..]) =
             (counts, history.ending(operation), operation.ends.as_slice())
         {
-            let attempts = sessions.entry(history.session(operation.invoked)).or_default();
+            let whose = match (history.session(operation.invoked), history.lines.get(operation.invoked)) {
+                ("", Some(line)) => &line.proc,
+                (session, _) => session,
+            };
+            let attempts = sessions.entry(whose).or_default();
             attempts.push((history.at(operation.invoked), operation.invoked, ending, line.t, *end));
         }
     }
@@ -128,7 +129,7 @@ pub(crate) fn outages(history: &History) -> Findings {
     let mut findings = Findings::default();
     let outages = outages_of(history);
     for window in windows(history).iter().filter(|window| window.of == Span::Fault) {
-        let Some(limit) = window.limit_ms.map(|limit| allowed(history, limit)) else { continue };
+        let Some(limit) = window.limit_ms else { continue };
         let inside = outages.iter().filter(|outage| window.meets(outage.from, outage.to));
         for outage in inside {
             findings.seen += 1;

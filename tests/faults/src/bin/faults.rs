@@ -18,8 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 struct Args {
     /// Faults by name; without any, all of them, or those of a quick run.
     faults: Vec<String>,
-    /// Shorter outages, and only the faults that every commit is tried with unless others are named. The machine may be busy: sessions
-    /// may be out twice as long, and longer still where short operations are slow before and after.
+    /// Shorter outages, and only the faults that every commit is tried with unless others are named.
     #[arg(long)]
     quick: bool,
     /// What all choices follow from.

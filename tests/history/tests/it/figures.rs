@@ -1,6 +1,6 @@
 //! The numbers of a run.
 
-use history::{Demands, History, Invariant, allowed, judge};
+use history::{Demands, History, Invariant, judge};
 use serde_json::{Value, json};
 
 const MS: u64 = 1_000_000;
@@ -63,42 +63,51 @@ fn what_sessions_wait_for_while_their_slot_moves() {
     assert_eq!((moved.count, moved.p50, moved.p99, moved.max), (2, 90, 400, 400));
 }
 
-/// A run with an operation before its fault, and a session that is out for a while during it.
-fn hurt(busy: bool, out: u64) -> History {
+/// A window from 1 s to 60 s with a fault at its begin, and a session that is asked before, across its begin, and within.
+fn hurt(more: Vec<Value>) -> History {
     let runner = |n: u64, t: u64, kind: &str| json!({"src": "runner", "proc": "runner", "n": n, "t": t * MS, "kind": kind});
-    let mut run = runner(0, 0, "run");
-    for (name, value) in [("fault", json!("F1")), ("seed", json!(1)), ("commit", json!("x"))] {
-        run[name] = value;
-    }
-    if busy {
-        run["busy"] = true.into();
-    }
-    let mut begin = runner(1, 1_000, "begin");
+    let mut begin = runner(0, 1_000, "begin");
     begin["of"] = "fault".into();
     begin["limit_ms"] = 2_000.into();
-    let mut injected = runner(2, 1_000, "injected");
+    let mut injected = runner(1, 1_000, "injected");
     injected["what"] = "kill".into();
-    let mut over = runner(3, 60_000, "over");
+    let mut over = runner(2, 60_000, "over");
     (begin["window"], over["window"]) = ("w".into(), "w".into());
-    let mut lines = vec![run, begin, injected, over];
-    for (op, from, to) in [("calm", 100, 150), ("out", 1_100, 1_100 + out), ("across", 990, 1_001)] {
+    let mut lines = vec![begin, injected, over];
+    for (op, from, to) in [("calm", 100, 150), ("across", 990, 1_001), ("within", 1_100, 1_900)] {
         lines.extend(asked("session", op, from, to));
     }
+    lines.extend(more);
     let text: Vec<String> = lines.iter().map(Value::to_string).collect();
     History::parse(&text.join("\n")).unwrap()
 }
 
 #[test]
-fn outages_may_last_longer_where_the_machine_may_be_busy() {
-    let holds = |history: &History| {
-        let judgement = judge(history, Demands::default());
-        assert_eq!((judgement.figures.calm.count, judgement.figures.calm.p99), (1, 50));
-        !judgement.broken().any(|invariant| invariant == Invariant::I15)
+fn what_machines_need_is_seen_where_nothing_is_hurt() {
+    let calm = judge(&hurt(Vec::new()), Demands::default()).figures.calm;
+    assert_eq!((calm.count, calm.p99), (1, 50));
+}
+
+#[test]
+fn clients_without_a_session_are_out_each_for_itself() {
+    let call = |client: &str, from: u64, to: u64, kind: &str| {
+        let line = |n: u64, t: u64, kind: &str| json!({"src": "client", "proc": client, "n": n, "t": t * MS, "kind": kind, "op": format!("{client}/{from}")});
+        let mut begun = line(2 * from, from, "invoke");
+        for (name, value) in [("principal", "alice"), ("f", "echo"), ("id", client)] {
+            begun[name] = value.into();
+        }
+        (begun["modern"], begun["deadline_ms"]) = (true.into(), 60_000.into());
+        let mut ended = line(2 * from + 1, to, kind);
+        if kind == "info" {
+            (ended["explicit"], ended["body"]) = (true.into(), "".into());
+        }
+        [begun, ended]
     };
-    // Twice two seconds, and ten times the 50 ms of what met nothing.
-    for (busy, most) in [(false, 2_000), (true, 4_500)] {
-        assert_eq!(allowed(&hurt(busy, 1), 2_000), most);
-        assert!(holds(&hurt(busy, most)), "{most} ms");
-        assert!(!holds(&hurt(busy, most + 1)), "{most} ms and one more");
-    }
+    let lost = call("one", 1_100, 5_000, "info");
+    let others = [call("two", 1_200, 1_250, "ok"), call("one", 5_100, 5_150, "ok")].concat();
+    let judgement = judge(&hurt([lost.to_vec(), others].concat()), Demands::default());
+    assert!(
+        judgement.broken().any(|invariant| invariant == Invariant::I15),
+        "another client's success is none"
+    );
 }
