@@ -94,18 +94,18 @@ impl Actor {
         let holds = changes.iter().any(ends) && !self.gave_up;
         let until = holds.then(|| Instant::now() + HOLD);
         let is_away = self.gave_up && !self.shared.reaches_store.load(Ordering::Relaxed);
-        let mut asked = self.shared.slots.now();
+        let mut asked;
         let committed = loop {
-            if is_away {
-                break Err(CommitRefusal::Down);
-            }
-            let committed = self.shared.store.commit(id, epoch, version, commit.clone()).await;
+            asked = self.shared.slots.now();
+            let committed = match is_away {
+                true => Err(CommitRefusal::Down),
+                false => self.shared.store.commit(id, epoch, version, commit.clone()).await,
+            };
             if committed != Err(CommitRefusal::Down) || until.is_none_or(|until| Instant::now() >= until) {
                 break committed;
             }
             // The same commit again is no second one, even if the first was done.
             tokio::time::sleep(AGAIN).await;
-            asked = self.shared.slots.now();
         };
         self.gave_up = committed == Err(CommitRefusal::Down) && (self.gave_up || holds);
         let committed = match committed {

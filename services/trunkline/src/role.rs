@@ -361,3 +361,32 @@ pub(crate) fn url(config: &Config, address: SocketAddr) -> String {
     let scheme = if config.gateway.is_https() { "https" } else { "http" };
     format!("{scheme}://{host}{}", config.gateway.mcp_path)
 }
+
+#[cfg(test)]
+#[cfg(debug_assertions)]
+mod tests {
+    use session::store::Memory;
+    use session::store::faulty::Faulty;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_just_starting_is_waited_for() {
+        let store = Faulty::new(Arc::new(Memory::default()));
+        store.set_down(true);
+        let begun = Instant::now();
+        let starting = async {
+            tokio::time::sleep(STORE_PATIENCE / 2).await;
+            store.set_down(false);
+        };
+        let (fits, ()) = tokio::join!(fits_its_slots(store.as_ref(), SlotCount::Usual), starting);
+        assert_eq!(fits, Ok(()));
+        assert!(begun.elapsed() < STORE_PATIENCE);
+
+        store.set_down(true);
+        let begun = Instant::now();
+        let refused = fits_its_slots(store.as_ref(), SlotCount::Usual).await;
+        assert!(matches!(refused, Err(Unfit::Down { .. })), "{refused:?}");
+        assert_eq!(begun.elapsed(), STORE_PATIENCE);
+    }
+}

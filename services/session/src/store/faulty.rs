@@ -227,6 +227,9 @@ impl SessionStore for Faulty {
     }
 
     async fn live_in(&self, slots: SlotCount) -> Result<(), Unfit> {
+        if self.plan().is_down {
+            return Err(Unfit::Down { place: "store" });
+        }
         self.inner.live_in(slots).await
     }
 
