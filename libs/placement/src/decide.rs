@@ -171,6 +171,8 @@ pub struct Desk {
     draining_since: Option<u64>,
     store_up: bool,
     fence_down_since: Option<u64>,
+    /// Since when others reach the session store and this node does not.
+    alone_since: Option<u64>,
     /// The version of the table in which every slot was found as it should be.
     settled: Option<u64>,
 }
@@ -198,6 +200,7 @@ impl Desk {
             draining_since: None,
             store_up: true,
             fence_down_since: None,
+            alone_since: None,
             settled: None,
         }
     }

@@ -7,14 +7,21 @@ const PARTS_PER_WINDOW: u16 = 20;
 const WINDOW_MS: u64 = 1_000;
 /// Nodes must have been the same for so long before slots follow them.
 const SETTLED_MS: u64 = 1_000;
+/// So long must others have reached the session store that this node does not, before slots go to them for it. Where the store went and comes
+/// back for all of them, none sees it first for long; and whoever has served a slot until then knows more of it than a store that comes back
+/// without what it wrote last.
+pub(super) const ALONE_MS: u64 = 500;
 
 impl Desk {
     /// Gives slots away: all of them when it leaves, some when it holds too many. One hand-over at a time.
     pub(super) fn give_away(&mut self, view: View<'_>, effects: &mut Vec<Effect>) {
-        if self.handing || view.now_ms < self.hand_after_ms || self.plan.members().is_empty() {
+        let leaving = !self.takes_part();
+        let misses_store = leaving && self.draining_since.is_none() && !self.has_store(view.now_ms);
+        self.alone_since = misses_store.then(|| self.alone_since.unwrap_or(view.now_ms));
+        let is_early = self.alone_since.is_some_and(|since| view.now_ms.saturating_sub(since) < ALONE_MS);
+        if self.handing || is_early || view.now_ms < self.hand_after_ms || self.plan.members().is_empty() {
             return;
         }
-        let leaving = !self.takes_part();
         let room = match (leaving, self.draining_since) {
             (true, None) => GIVEN_UP_AT_ONCE,
             (true, Some(_)) => HANDED_AT_ONCE,

@@ -3,6 +3,7 @@ mod world;
 use std::sync::atomic::Ordering;
 
 use self::world::{World, at_rest, now, slot};
+use super::moves::ALONE_MS;
 use super::*;
 use crate::port::{LeaseStore as _, Op};
 use crate::record::{Key, decode};
@@ -233,6 +234,8 @@ fn a_node_without_the_session_store_gives_way() {
     let count = world.nodes[0].serves.len();
     world.nodes[0].desk.store_is(false);
     world.settle();
+    world.pass(ALONE_MS);
+    world.settle();
     assert_eq!(world.loads(), [0, 4096]);
     assert!(world.nodes[0].log.len() <= count / GIVEN_UP_AT_ONCE + 4, "{:?}", world.nodes[0].log);
     world.nodes[1].desk.store_is(false);
@@ -240,7 +243,28 @@ fn a_node_without_the_session_store_gives_way() {
     assert_eq!(world.loads(), [0, 4096], "neither has it: nothing moves");
     world.nodes[0].desk.store_is(true);
     world.settle();
+    world.pass(ALONE_MS);
+    world.settle();
     assert_eq!(world.loads(), [4096, 0]);
+}
+
+#[test]
+fn a_session_store_that_went_for_all_comes_back_for_all() {
+    let mut world = at_rest(3);
+    let before: Vec<_> = world.nodes.iter().map(|node| node.serves.clone()).collect();
+    // They notice one after the other that it went, and that it came back.
+    for up in [false, true] {
+        for n in 0..3 {
+            world.nodes[n].desk.store_is(up);
+            world.settle();
+            world.pass(200);
+            world.settle();
+        }
+    }
+    world.pass(10_000);
+    world.settle();
+    let after: Vec<_> = world.nodes.iter().map(|node| node.serves.clone()).collect();
+    assert_eq!(before, after);
 }
 
 #[test]
