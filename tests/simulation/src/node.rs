@@ -10,7 +10,7 @@ mod slots;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use api::session::Frame;
 use api::{Code, Detail, Epoch, Error, EventId, Principal, SessionId, Slot};
@@ -23,6 +23,7 @@ use self::actor::{Actor, Letter, Reply};
 use self::claims::Claims;
 use self::slots::{Certainty, Slots};
 use crate::ask::{self, Ask, Call, Door, Kind};
+use crate::follow::Follower;
 use crate::lease;
 use crate::sabotage::{Known, Sabotage};
 use crate::scene::{AskDoor, Scene};
@@ -50,7 +51,9 @@ pub(crate) struct Node {
     residents: RefCell<BTreeMap<SessionId, Entry>>,
     loading: RefCell<BTreeSet<SessionId>>,
     next_number: Cell<u64>,
-    claims: RefCell<Option<Rc<Claims>>>,
+    follower: RefCell<Option<Rc<Follower>>>,
+    /// They keep the node: kept by it in turn, both would outlive their world.
+    claims: RefCell<Weak<Claims>>,
     pub(crate) drained: Cell<bool>,
 }
 
@@ -70,7 +73,8 @@ impl Node {
             residents: RefCell::default(),
             loading: RefCell::default(),
             next_number: Cell::new(0),
-            claims: RefCell::new(None),
+            follower: RefCell::default(),
+            claims: RefCell::default(),
             drained: Cell::new(false),
             ctx: ctx.clone(),
         });
@@ -84,7 +88,8 @@ impl Node {
         };
         let client = lease::Client { etcd: scene.etcd.clone(), ctx: ctx.clone() };
         let claims = Claims::start(&this, client, me, Queue::default());
-        *this.claims.borrow_mut() = Some(claims);
+        *this.follower.borrow_mut() = Some(Rc::clone(&claims.follower));
+        *this.claims.borrow_mut() = Rc::downgrade(&claims);
         let (inbox, node, spawner) = (door.inbox.clone(), Rc::clone(&this), ctx.clone());
         ctx.spawn(async move {
             loop {
@@ -269,8 +274,8 @@ impl Node {
     }
 
     pub(crate) fn not_owner(&self, slot: Slot) -> Error {
-        let claims = self.claims.borrow();
-        let owner = claims.as_ref().and_then(|claims| claims.follower.table.borrow().owner(slot));
+        let follower = self.follower.borrow();
+        let owner = follower.as_ref().and_then(|follower| follower.table.borrow().owner(slot));
         let owner = owner.filter(|owner| *owner.node != *format!("session-{}", self.index));
         let (owner, epoch) =
             owner.map_or((String::new(), 0), |owner| (owner.peer.address.to_string(), owner.epoch.0));
@@ -313,7 +318,7 @@ impl Node {
             self.slots.drop_all(&[slot]);
             self.let_go(&[slot]);
         }
-        if let Some(claims) = self.claims.borrow().as_ref() {
+        if let Some(claims) = self.claims.borrow().upgrade() {
             claims.overtaken(slot, epoch);
         }
     }

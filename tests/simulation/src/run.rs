@@ -152,6 +152,8 @@ pub fn run(plan: &Plan) -> Outcome {
     sim.run_until(END_MS * 1_000);
     let outcome = conclude(&scene, weather);
     sim.end();
+    // Many are run in one process.
+    assert_eq!(Rc::strong_count(&scene), 1, "something keeps the world after its end");
     outcome
 }
 
