@@ -6,8 +6,9 @@ use api::session::Frame;
 use gateway::Config;
 use gateway::auth::{self, Gate, new_key};
 use tokio::io::AsyncReadExt as _;
+use tokio::task::yield_now;
 
-use crate::kit::{Act, Connection, Gateway, Node, Request, Response, accepted, event, session, soon};
+use crate::kit::{Act, Connection, Gateway, Node, Request, Response, Seen, accepted, event, session, soon};
 
 fn list() -> Request {
     Request::modern("tools/list", "")
@@ -146,7 +147,9 @@ async fn a_request_that_begins_and_is_slow_is_under_way() {
 
 #[tokio::test]
 async fn a_caller_holds_so_many_streams() {
-    for (first, act) in [(get(), stays()), (listen(), stays()), (sse(), begins())] {
+    for (first, act, is_carried) in
+        [(get(), stays(), false), (listen(), stays(), false), (sse(), begins(), true)]
+    {
         let node = Node::new([act]);
         let config = Config { max_streams_per_principal: 1, max_requests: 1, ..Config::default() };
         let gateway = gateway(config, &node).await;
@@ -161,6 +164,16 @@ async fn a_caller_holds_so_many_streams() {
         assert_eq!(gateway.ask(&list()).await.status, 200);
         drop(held);
         node.streams_open(0).await;
+        if is_carried {
+            // That its client has gone is said a moment later.
+            let is_said = || node.seen().iter().any(|seen| matches!(seen, Seen::Closed(_)));
+            soon(async {
+                while !is_said() {
+                    yield_now().await
+                }
+            })
+            .await;
+        }
         node.then(stays());
         gateway.send(&get()).await.until("data: {}").await;
     }
