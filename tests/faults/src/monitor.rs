@@ -1,5 +1,5 @@
 //! What both Redis do, as they tell whoever asks them with MONITOR: fences, commits, events that are kept, and those that are
-//! withdrawn because their commit was given up by its owner and written over.
+//! withdrawn, because their commit was given up by its owner and written over, or because they went with the primary that kept them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -51,6 +51,7 @@ impl Monitors {
             (1..=2).map(|node| recorder.pen(Source::Store, &format!("redis-{node}"))).collect();
         let mut kept: HashMap<(String, Place), ()> = HashMap::new();
         let mut logs: BTreeMap<usize, Logs> = BTreeMap::new();
+        let mut heard = Heard::default();
         for told in seen {
             let Some(pen) = pens.get(told.node) else { continue };
             let at = told.at.saturating_sub(recorder.begun_unix());
@@ -58,6 +59,7 @@ impl Monitors {
                 logs.entry(told.node).or_default().follow(&told);
             }
             let Some((session, what)) = meaning(&told) else { continue };
+            heard.hear(&told, session.as_deref(), &what);
             let session = session.map(|id| names.get(&id).cloned().unwrap_or(id));
             if let (Some(session), What::Log { at: place, .. }) = (&session, &what)
                 && kept.insert((session.clone(), place.clone()), ()).is_some()
@@ -66,14 +68,46 @@ impl Monitors {
             }
             pen.write_at(at, session.as_deref(), what);
         }
-        for (node, logs) in logs {
-            for (id, at) in logs.withdrawn() {
-                let session = names.get(&id).cloned().unwrap_or(id);
-                if let Some(pen) = pens.get(node) {
-                    pen.write(Some(&session), What::Withdrawn { at });
-                }
+        let given_up =
+            logs.into_iter().flat_map(|(node, logs)| logs.withdrawn().map(move |event| (node, event)));
+        for (node, (id, at)) in given_up.chain(heard.lost()) {
+            let session = names.get(&id).cloned().unwrap_or(id);
+            if let Some(pen) = pens.get(node) {
+                pen.write(Some(&session), What::Withdrawn { at });
             }
         }
+    }
+}
+
+/// An event of a session, by the session's id.
+type Entry = (String, Place);
+
+/// Which server heard of which event.
+#[derive(Default)]
+struct Heard {
+    events: BTreeMap<usize, BTreeSet<Entry>>,
+    /// Who was the primary last.
+    primary: Option<usize>,
+}
+
+impl Heard {
+    fn hear(&mut self, told: &Told, session: Option<&str>, what: &What) {
+        if told.here {
+            self.primary = Some(told.node);
+        }
+        if let (Some(session), What::Log { at, .. }) = (session, what) {
+            self.events.entry(told.node).or_default().insert((session.to_owned(), at.clone()));
+        }
+    }
+
+    /// What went with another primary: the last one never heard of it, from that one or from an owner that wrote it again.
+    fn lost(mut self) -> impl Iterator<Item = (usize, Entry)> {
+        let kept = self.primary.and_then(|primary| self.events.remove(&primary)).unwrap_or_default();
+        let events = self
+            .events
+            .into_iter()
+            .flat_map(|(node, events)| events.into_iter().map(move |event| (node, event)));
+        events.filter(move |(_, event)| !kept.contains(event))
     }
 }
 
@@ -148,7 +182,7 @@ impl Logs {
         }
     }
 
-    fn withdrawn(self) -> impl Iterator<Item = (String, Place)> {
+    fn withdrawn(self) -> impl Iterator<Item = Entry> {
         let of_session = |(session, places): (String, BTreeSet<Place>)| {
             places.into_iter().map(move |place| (session.clone(), place))
         };
@@ -278,6 +312,26 @@ mod tests {
         assert_eq!(meaning(&told(0, fence).unwrap()).unwrap().1, What::Fence { slot: 7, epoch: 4 });
         let replicated = br#"+1.000001 [0 127.0.0.1:1] "SET" "{s:7}:fence" "4""#;
         assert!(meaning(&told(0, replicated).unwrap()).is_none());
+    }
+
+    #[test]
+    fn what_only_an_earlier_primary_had_is_lost() {
+        let mut heard = Heard::default();
+        let mut say = |node: usize, from: &str, id: &str| {
+            let line = format!(r#"+1.000001 [0 {from}] "XADD" "{{s:7}}:log:a:3" "{id}" "m" "x""#);
+            let told = told(node, line.as_bytes()).unwrap();
+            let (session, what) = meaning(&told).unwrap();
+            heard.hear(&told, session.as_deref(), &what);
+        };
+        for id in ["1-1", "1-2", "1-3"] {
+            say(0, "lua", id);
+        }
+        say(1, "127.0.0.1:1", "1-1");
+        // Its owner still knew the second one.
+        say(1, "lua", "1-2");
+        say(1, "lua", "1-4");
+        let lost: Vec<_> = heard.lost().collect();
+        assert_eq!(lost, [(0, ("a".to_owned(), Place { stream: "3".into(), epoch: 1, seq: 3 }))]);
     }
 
     #[test]

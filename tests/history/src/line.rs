@@ -266,7 +266,8 @@ pub enum What {
         /// What it says, or a digest of that.
         data: String,
     },
-    /// Store: an event that was kept and written over by its owner, which had never heard that it was kept and told nobody of it.
+    /// Store: an event that was kept, and is no more: written over by its owner, which had never heard that it was kept and told nobody of
+    /// it, or lost with the server that kept it.
     Withdrawn {
         /// Its place.
         #[serde(flatten)]
