@@ -180,6 +180,17 @@ pub trait SessionHost: Send + Sync + 'static {
     /// Ends a session; the answer has no body.
     async fn close(&self, close: Close) -> Result<Frames, Error>;
 
+    /// Says that the node is there, or asks the one at another address whether it is.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] if that one does not answer this node either.
+    async fn probe(&self, to: Option<&str>) -> Result<(), Error> {
+        match to {
+            None => Ok(()),
+            Some(to) => Err(Error::new(Code::Unimplemented, format!("{to} is not asked from here"))),
+        }
+    }
+
     /// Passes a request on to the node at another address, which the gateway cannot reach, and its frames back.
     ///
     /// # Errors

@@ -270,7 +270,8 @@ impl App {
         let stalls = self.shared.stalls.watch(self.shared.write_stall);
         let farewells = self.shared.farewells.run(self.shared.forward.clone(), &self.shared.keys);
         let overtaken = self.shared.forward.watch_table();
-        tokio::pin!(stalls, farewells, overtaken);
+        let cuts = self.shared.forward.watch_lines();
+        tokio::pin!(stalls, farewells, overtaken, cuts);
         let mut connections = JoinSet::new();
         let workers = Workers::current();
         let take = |connections: &mut JoinSet<()>, stream, peer: SocketAddr| {
@@ -301,6 +302,7 @@ impl App {
                 () = &mut stalls => {}
                 () = &mut farewells => {}
                 () = &mut overtaken => {}
+                () = &mut cuts => {}
                 () = shutdown.requested() => break,
             }
         }
@@ -317,6 +319,7 @@ impl App {
             () = stalls => {}
             () = farewells => {}
             () = overtaken => {}
+            () = cuts => {}
             () = shutdown.expired() => {}
         }
         Ok(())

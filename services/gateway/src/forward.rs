@@ -7,12 +7,13 @@
 
 mod call;
 mod counts;
+mod cut;
 mod following;
 mod overtaken;
 mod owner;
 mod reach;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -227,7 +228,7 @@ impl Forward {
             if !has_moved(&error) || Instant::now() >= until {
                 return Err(error);
             }
-            Box::pin(sleep_until(until.min(Instant::now() + ROUND))).await;
+            sleep_until(until.min(Instant::now() + ROUND)).await;
             nodes = self.candidates();
         }
     }

@@ -23,6 +23,9 @@ pub trait Peers: Send + Sync + 'static {
     fn patient(&self, address: &str) -> Option<Arc<dyn SessionHost>> {
         self.get(address)
     }
+
+    /// Gives up the links to a node that ask with patience: what waits on them is lost.
+    fn give_up(&self, _address: &str) {}
 }
 
 /// The one session node of this process, whatever it is called.
@@ -123,6 +126,15 @@ impl Peers for Dialled {
     fn patient(&self, address: &str) -> Option<Arc<dyn SessionHost>> {
         self.with(address, |node| &node.patient)
     }
+
+    fn give_up(&self, address: &str) {
+        let Ok(new) = dial_patiently(&self.dialler, address) else { return };
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let given_up = peers.get_mut(address).map(|node| std::mem::replace(&mut node.patient, links(new)));
+        drop(peers);
+        // Who waits is told when nobody holds the lock.
+        drop(given_up);
+    }
 }
 
 #[cfg(test)]
@@ -137,15 +149,18 @@ mod tests {
     async fn close(address: &str) -> api::Error {
         let peers = Dialled::new([], &Dialler::default()).unwrap();
         let node = peers.get(address).unwrap();
-        let close = Close {
+        let asked = timeout(Duration::from_secs(20), node.close(nothing())).await.unwrap();
+        asked.err().unwrap()
+    }
+
+    fn nothing() -> Close {
+        Close {
             session: "s".into(),
             revision: None,
             principal: Principal::default(),
             when_idle: false,
             transport: Transport::Streamable,
-        };
-        let asked = timeout(Duration::from_secs(20), node.close(close)).await.unwrap();
-        asked.err().unwrap()
+        }
     }
 
     #[tokio::test]
@@ -157,6 +172,28 @@ mod tests {
         assert_eq!(error.code, Code::Unavailable);
         assert!(matches!(error.detail, Some(Detail::OutcomeUnknown { .. })), "{error:?}");
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_node_that_is_given_up_is_lost() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let peers = Dialled::new([], &Dialler::default()).unwrap();
+        let node = peers.patient(&address).unwrap();
+        let start = Instant::now();
+        let asked = async {
+            let mut asked = std::pin::pin!(node.close(nothing()));
+            // It waits, and not for being dialled.
+            let (_stream, _) = tokio::select! {
+                accepted = listener.accept() => accepted.unwrap(),
+                _ = &mut asked => panic!("nobody has answered"),
+            };
+            peers.give_up(&address);
+            asked.await
+        };
+        let error = timeout(Duration::from_secs(20), asked).await.unwrap().err().unwrap();
+        assert_eq!(error.code, Code::Unavailable);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -399,6 +399,14 @@ impl SessionHost for Host {
         })
     }
 
+    async fn probe(&self, to: Option<&str>) -> Result<(), Error> {
+        match (to, self.0.neighbours.get()) {
+            (None, _) => Ok(()),
+            (Some(to), Some(neighbours)) => neighbours.probe(to).await,
+            (Some(to), None) => Err(Error::new(Code::Unimplemented, format!("{to} is not asked from here"))),
+        }
+    }
+
     async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
         let Some(neighbours) = self.0.neighbours.get() else {
             return Err(Error::new(Code::Unimplemented, format!("nothing is passed on to {to} here")));

@@ -46,6 +46,17 @@ impl Neighbours {
         Some(node)
     }
 
+    /// Asks a node whether it is there.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] if it does not say so.
+    pub(crate) async fn probe(&self, to: &str) -> Result<(), Error> {
+        let silent = |_late| Error::new(Code::Unavailable, format!("{to} says nothing"));
+        let none = || Error::new(Code::Unavailable, format!("{to} is not an address"));
+        let node = self.get(to).ok_or_else(none)?;
+        tokio::time::timeout(SILENCE, node.probe(None)).await.map_err(silent)?
+    }
+
     /// Passes a request on. Its frames end with [`Error::draining`] when this node drains: others can pass it on then.
     ///
     /// # Errors
@@ -161,6 +172,14 @@ mod tests {
             assert_eq!(error.detail == Some(Detail::NotReached), !is_there, "{error:?}");
             assert_eq!(*reports.0.lock().unwrap(), [address]);
         }
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_not_there() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent_at = silent.local_addr().unwrap().to_string();
+        let asked = Neighbours::new(Dialler::default()).probe(&silent_at).await;
+        assert_eq!(asked.err().map(|error| error.code), Some(Code::Unavailable));
     }
 
     #[tokio::test]

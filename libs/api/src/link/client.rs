@@ -310,7 +310,8 @@ impl<P: Port> Keeper<P> {
 
 impl<P: Port> Drop for Keeper<P> {
     fn drop(&mut self) {
-        self.shared.lose(&Error::new(Code::Cancelled, "the link is no longer kept"));
+        let lost = Detail::OutcomeUnknown { invocation: String::new() };
+        self.shared.lose(&Error::new(Code::Unavailable, "the link is no longer kept").with(lost));
     }
 }
 

@@ -42,6 +42,12 @@ impl SessionHost for SessionClient {
         Ok(frames(self.0.clone().close(convert::close_to(close)).await?))
     }
 
+    async fn probe(&self, to: Option<&str>) -> Result<(), Error> {
+        let to = to.unwrap_or_default().to_owned();
+        self.0.clone().probe(pb::ProbeRequest { to }).await?;
+        Ok(())
+    }
+
     async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
         Ok(frames(self.0.clone().relay(convert::relay_to(to, request)).await?))
     }

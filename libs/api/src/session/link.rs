@@ -151,6 +151,10 @@ impl SessionHost for LinkClient {
         self.caller.ask(request, (self.trace)()).await
     }
 
+    async fn probe(&self, to: Option<&str>) -> Result<(), Error> {
+        self.plain.probe(to).await
+    }
+
     async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
         self.plain.relay(to, request).await
     }

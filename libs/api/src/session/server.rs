@@ -54,6 +54,12 @@ impl Session for Adapter {
         Ok(answer(self.host.close(convert::close_from(request.into_inner())?).await?))
     }
 
+    async fn probe(&self, request: Request<pb::ProbeRequest>) -> Result<Response<pb::ProbeResponse>, Status> {
+        let to = request.into_inner().to;
+        self.host.probe(Some(to.as_str()).filter(|to| !to.is_empty())).await?;
+        Ok(Response::new(pb::ProbeResponse {}))
+    }
+
     async fn relay(&self, request: Request<pb::RelayRequest>) -> Result<Response<Stream>, Status> {
         let (to, request) = convert::relay_from(request.into_inner())?;
         Ok(answer(self.host.relay(&to, request).await?))

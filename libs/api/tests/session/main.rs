@@ -43,4 +43,5 @@ suite! {
     many_calls_at_a_time_get_their_own_answers,
     attaching_and_closing_are_calls_like_any_other,
     what_is_passed_on_arrives_whole,
+    who_is_there_says_so_and_knows_who_else_is,
 }

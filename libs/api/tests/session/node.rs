@@ -124,6 +124,14 @@ impl SessionHost for Host {
         Ok(visited(stream::iter([Ok(accepted()), Ok(answer("{}"))]).boxed(), visit))
     }
 
+    async fn probe(&self, to: Option<&str>) -> Result<(), Error> {
+        self.0.heard.send_modify(|heard| heard.push(format!("{to:?}")));
+        match to {
+            Some("gone:1") => Err(Error::new(Code::Unavailable, "nobody is there")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
         self.0.heard.send_modify(|heard| heard.push(format!("to {to}")));
         match request {

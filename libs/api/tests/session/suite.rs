@@ -216,3 +216,11 @@ pub(crate) async fn what_is_passed_on_arrives_whole(way: Way) {
     let error = way.host.relay("b:1", Request::Deliver(Box::new(method("fail")))).await.err().unwrap();
     assert!(matches!(error.detail, Some(Detail::NotOwner { .. })), "{error:?}");
 }
+
+pub(crate) async fn who_is_there_says_so_and_knows_who_else_is(way: Way) {
+    way.host.probe(None).await.unwrap();
+    way.host.probe(Some("b:1")).await.unwrap();
+    let error = way.host.probe(Some("gone:1")).await.err().unwrap();
+    assert_eq!(error.code, Code::Unavailable, "{error:?}");
+    assert_eq!(*way.node.heard.borrow(), ["None", r#"Some("b:1")"#, r#"Some("gone:1")"#]);
+}

@@ -1,6 +1,7 @@
 //! How long is waited for what, on a clock that the tests turn.
 
 mod carried;
+mod cut;
 mod overtaken;
 mod passed_on;
 
@@ -50,6 +51,9 @@ struct Mesh {
     suspected: Mutex<Vec<(String, u128)>>,
     /// How often somebody wanted a node that is not soon taken for lost.
     patient: AtomicU64,
+    /// When nodes answer this gateway, and when they answer other nodes; the rest answer at once.
+    answers_at: Mutex<BTreeMap<String, [u64; 2]>>,
+    given_up: Mutex<Vec<(String, u128)>>,
 }
 
 type Passed = (String, String, Option<Again>, u128);
@@ -74,6 +78,8 @@ impl Mesh {
             passed: Mutex::default(),
             suspected: Mutex::default(),
             patient: AtomicU64::new(0),
+            answers_at: Mutex::default(),
+            given_up: Mutex::default(),
         })
     }
 
@@ -147,6 +153,10 @@ impl Peers for Handle {
         self.0.patient.fetch_add(1, Ordering::Relaxed);
         self.get(address)
     }
+
+    fn give_up(&self, address: &str) {
+        self.0.given_up.lock().unwrap().push((address.to_owned(), self.0.now()));
+    }
 }
 
 impl Node {
@@ -181,6 +191,13 @@ impl SessionHost for Node {
 
     async fn close(&self, _close: Close) -> Result<Frames, Error> {
         self.act().await
+    }
+
+    async fn probe(&self, to: Option<&str>) -> Result<(), Error> {
+        let Self(name, mesh) = self;
+        let at = mesh.answers_at.lock().unwrap().get(to.unwrap_or(name)).copied().unwrap_or_default();
+        sleep_until(mesh.start + Duration::from_millis(at[usize::from(to.is_some())])).await;
+        Ok(())
     }
 
     async fn relay(&self, to: &str, request: Request) -> Result<Frames, Error> {
