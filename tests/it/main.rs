@@ -28,6 +28,7 @@ mod calls;
 mod carried;
 mod cli;
 mod cluster;
+mod given_away;
 mod handshake;
 mod hostile;
 mod http_sse;

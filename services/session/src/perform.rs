@@ -93,14 +93,19 @@ impl Actor {
         // One call after the other would wait as long, each for those before it, too.
         let holds = changes.iter().any(ends) && !self.gave_up;
         let until = holds.then(|| Instant::now() + HOLD);
-        let is_away = self.gave_up && !self.shared.reaches_store.load(Ordering::Relaxed);
         let mut asked;
         let committed = loop {
             asked = self.shared.slots.now();
-            let committed = match is_away {
-                true => Err(CommitRefusal::Down),
-                false => self.shared.store.commit(id, epoch, version, commit.clone()).await,
+            let committed = if self.is_given_away() {
+                Err(CommitRefusal::Stale)
+            } else if self.gave_up && !self.shared.reaches_store.load(Ordering::Relaxed) {
+                Err(CommitRefusal::Down)
+            } else {
+                self.shared.store.commit(id, epoch, version, commit.clone()).await
             };
+            if committed == Err(CommitRefusal::Down) && self.is_given_away() {
+                break Err(CommitRefusal::Stale);
+            }
             if committed != Err(CommitRefusal::Down) || until.is_none_or(|until| Instant::now() >= until) {
                 break committed;
             }
@@ -122,10 +127,18 @@ impl Actor {
                 self.resident.unsaved.retain(|(call, _)| journal.contains_key(call));
                 self.shared.slots.agreed(self.resident.id.slot(), asked);
             }
+            Err(CommitRefusal::Stale) if self.is_given_away() => {}
             Err(CommitRefusal::Stale) => self.shared.overtaken(self.resident.id.slot(), self.resident.epoch),
             Err(CommitRefusal::Regress | CommitRefusal::Conflict | CommitRefusal::Down) => {}
         }
         committed
+    }
+
+    /// Whether the node, which does not reach the store, has given the slot to one that does: whoever waits here goes on there, and what is
+    /// under way finishes nothing here (`Tenant::hand_over` does not wait for it).
+    fn is_given_away(&self) -> bool {
+        !self.shared.reaches_store.load(Ordering::Relaxed)
+            && self.shared.slots.epoch(self.resident.id.slot()) != Some(self.resident.epoch)
     }
 
     /// The store has lost the fence, too. To raise it again is no claim: whoever came since has a higher one.
