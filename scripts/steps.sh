@@ -52,6 +52,7 @@ said() {
         /^test .* \.\.\. FAILED$/ { print }
         /^failures:$/ { quoting = 0 }
         /^---- .* stdout ----$/ { quoting = 1 }
+        /^stack backtrace:$/ || /^ +[0-9]+: / || /^ +at / { next }
         quoting && NF' "$1" 2>/dev/null | head -n 60)
     if [ -n "$words" ]; then
         printf '%s\n' "$words"
