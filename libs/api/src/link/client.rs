@@ -86,6 +86,8 @@ enum Phase {
     Linked,
     /// The callee drains: what is open goes on, nothing begins.
     Draining,
+    /// Nobody keeps it any more.
+    Ended,
 }
 
 /// A call that is open.
@@ -152,8 +154,13 @@ impl<P: Port> Shared<P> {
 
     fn open(self: &Arc<Self>, request: P::Request, trace: Trace) -> Result<Call<P>, Error> {
         let mut state = self.lock();
-        if state.phase == Phase::Draining {
-            return Err(Error::draining());
+        match state.phase {
+            Phase::Draining => return Err(Error::draining()),
+            Phase::Ended => {
+                let ended = Error::new(Code::Unavailable, "the link is no longer kept");
+                return Err(ended.with(Detail::NotReached));
+            }
+            Phase::Idle | Phase::Asked | Phase::Linked => {}
         }
         if state.calls.len() >= MAX_CALLS {
             let after = std::time::Duration::from_secs(1);
@@ -177,7 +184,9 @@ impl<P: Port> Shared<P> {
     /// The link is gone, and with it every call.
     fn lose(&self, error: &Error) {
         let mut state = self.lock();
-        state.phase = Phase::Idle;
+        if state.phase != Phase::Ended {
+            state.phase = Phase::Idle;
+        }
         if matches!(error.code, Code::Unimplemented | Code::Denied) {
             state.unasked = UNASKED;
         }
@@ -311,6 +320,7 @@ impl<P: Port> Keeper<P> {
 impl<P: Port> Drop for Keeper<P> {
     fn drop(&mut self) {
         let lost = Detail::OutcomeUnknown { invocation: String::new() };
+        self.shared.lock().phase = Phase::Ended;
         self.shared.lose(&Error::new(Code::Unavailable, "the link is no longer kept").with(lost));
     }
 }

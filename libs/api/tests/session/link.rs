@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use api::session::{Frame, Surroundings};
 use api::{Code, Detail, Error, SessionHost as _};
 use futures::{FutureExt as _, StreamExt as _};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::accepted;
 use crate::suite::{method, soon};
-use crate::ways::{link_with, linked};
+use crate::ways::{link_with, linked, served};
 
 static TRACED: AtomicUsize = AtomicUsize::new(0);
 
@@ -37,6 +38,22 @@ async fn a_link_that_breaks_tells_every_open_call_and_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_link_that_nobody_keeps_ends_its_calls_and_takes_no_more() {
+    let (_node, wire, _tasks) = served(Surroundings::none());
+    let (client, driver) = api::session::link(wire, Default::default);
+    let mut keeper = JoinSet::new();
+    keeper.spawn(driver.run());
+    let mut open = client.deliver(method("hold")).await.unwrap();
+    assert_eq!(soon(open.next()).await, Some(Ok(accepted())));
+    keeper.shutdown().await;
+    let Some(Err(error)) = soon(open.next()).await else { panic!("an error") };
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(matches!(error.detail, Some(Detail::OutcomeUnknown { .. })), "{error:?}");
+    let error = soon(client.deliver(method("echo"))).await.err().unwrap();
+    assert_eq!((error.code, error.detail), (Code::Unavailable, Some(Detail::NotReached)));
+}
+
+#[tokio::test]
 async fn what_was_never_sent_was_provably_not_executed() {
     let refused = tower::service_fn(|_: http::Uri| async {
         Err::<hyper_util::rt::TokioIo<tokio::io::DuplexStream>, _>(std::io::Error::from(
@@ -45,7 +62,7 @@ async fn what_was_never_sent_was_provably_not_executed() {
     });
     let channel = tonic::transport::Endpoint::from_static("http://node").connect_with_connector_lazy(refused);
     let (client, driver) = api::session::link(api::wire::wire(channel), Default::default);
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     tasks.spawn(driver.run());
     for _ in 0..3 {
         let error = soon(client.deliver(method("echo"))).await.err().unwrap();
