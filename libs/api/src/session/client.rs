@@ -43,8 +43,11 @@ impl SessionHost for SessionClient {
     }
 
     async fn probe(&self, to: Option<&str>) -> Result<(), Error> {
-        let to = to.unwrap_or_default().to_owned();
-        self.0.clone().probe(pb::ProbeRequest { to }).await?;
+        let mut client = self.0.clone();
+        match to.map(str::to_owned) {
+            None => client.probe(pb::ProbeRequest {}).await?,
+            Some(to) => client.probe_other(pb::ProbeOtherRequest { to }).await?,
+        };
         Ok(())
     }
 

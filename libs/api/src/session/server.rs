@@ -54,9 +54,19 @@ impl Session for Adapter {
         Ok(answer(self.host.close(convert::close_from(request.into_inner())?).await?))
     }
 
-    async fn probe(&self, request: Request<pb::ProbeRequest>) -> Result<Response<pb::ProbeResponse>, Status> {
-        let to = request.into_inner().to;
-        self.host.probe(Some(to.as_str()).filter(|to| !to.is_empty())).await?;
+    async fn probe(
+        &self,
+        _request: Request<pb::ProbeRequest>,
+    ) -> Result<Response<pb::ProbeResponse>, Status> {
+        self.host.probe(None).await?;
+        Ok(Response::new(pb::ProbeResponse {}))
+    }
+
+    async fn probe_other(
+        &self,
+        request: Request<pb::ProbeOtherRequest>,
+    ) -> Result<Response<pb::ProbeResponse>, Status> {
+        self.host.probe(Some(&request.into_inner().to)).await?;
         Ok(Response::new(pb::ProbeResponse {}))
     }
 

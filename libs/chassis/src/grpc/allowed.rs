@@ -13,13 +13,14 @@ type Row = (&'static str, &'static [&'static str], &'static [Role]);
 /// The table.
 pub const TABLE: &[Row] = &[
     // A conversation belongs to its client, whom only the gateway knows. Session nodes pass on what a gateway that cannot
-    // reach the owner has given them; any of them may own any session next, so this tells them nothing new.
+    // reach the owner has given them, and ask for it whether the owner is there; any of them may own any session next, so this
+    // tells them nothing new.
     (
         "trunkline.session.v1.Session",
         &["Deliver", "Attach", "Close", "Probe"],
         &[Role::Gateway, Role::Session],
     ),
-    ("trunkline.session.v1.Session", &["Link", "Relay"], &[Role::Gateway]),
+    ("trunkline.session.v1.Session", &["Link", "Relay", "ProbeOther"], &[Role::Gateway]),
     // Registries are asked by sessions. A registry asks nobody, so one that is taken over leads nowhere.
     ("trunkline.registry.v1.Catalog", &["Describe", "Watch", "Complete"], &[Role::Session]),
     ("trunkline.registry.v1.ToolRegistry", &["List", "Call"], &[Role::Session]),
@@ -54,6 +55,7 @@ mod tests {
         let calls = [
             ("/trunkline.session.v1.Session/Deliver", [true, true, false, false, false]),
             ("/trunkline.session.v1.Session/Probe", [true, true, false, false, false]),
+            ("/trunkline.session.v1.Session/ProbeOther", [true, false, false, false, false]),
             ("/trunkline.session.v1.Session/Relay", [true, false, false, false, false]),
             ("/trunkline.session.v1.Session/Link", [true, false, false, false, false]),
             ("/trunkline.registry.v1.Catalog/Watch", [false, true, false, false, false]),
