@@ -48,9 +48,12 @@ impl Forward {
     async fn look_at(&self, node: &Peer) {
         let Some(host) = self.peers.patient(&node.address) else { return };
         let mut asked = pin!(host.probe(None));
-        // One that refuses is there, and one that cannot be reached keeps nobody waiting.
-        if tokio::time::timeout(SILENT, &mut asked).await.is_ok() || !self.is_heard_by_others(node).await {
-            return;
+        match tokio::time::timeout(SILENT, &mut asked).await {
+            Ok(Ok(())) => return self.reach.answered(node),
+            // One that refuses is there, and one that cannot be reached keeps nobody waiting.
+            Ok(Err(_refused)) => return,
+            Err(_silent) if !self.is_heard_by_others(node).await => return,
+            Err(_silent) => {}
         }
         if tokio::time::timeout(LAST, asked).await.is_err() {
             if !self.reach.is_recent(node) {
