@@ -8,9 +8,9 @@ const WINDOW_MS: u64 = 1_000;
 /// Nodes must have been the same for so long before slots follow them.
 const SETTLED_MS: u64 = 1_000;
 /// So long must others have reached the session store that this node does not, before slots go to them for it. Where the store went and comes
-/// back for all of them, none sees it first for long; and whoever has served a slot until then knows more of it than a store that comes back
-/// without what it wrote last.
-pub(super) const ALONE_MS: u64 = 500;
+/// back for all of them, none sees it first for long (who has just asked a silent host in vain asks again after 650 ms); and whoever has
+/// served a slot until then knows more of it than a store that comes back without what it wrote last.
+pub(super) const ALONE_MS: u64 = 1_000;
 
 impl Desk {
     /// Gives slots away: all of them when it leaves, some when it holds too many. One hand-over at a time.

@@ -257,7 +257,7 @@ fn a_session_store_that_went_for_all_comes_back_for_all() {
         for n in 0..3 {
             world.nodes[n].desk.store_is(up);
             world.settle();
-            world.pass(200);
+            world.pass(400);
             world.settle();
         }
     }
