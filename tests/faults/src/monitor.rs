@@ -1,5 +1,5 @@
 //! What both Redis do, as they tell whoever asks them with MONITOR: fences, commits, events that are kept, and those that are
-//! withdrawn, because their commit was given up by its owner and written over, or because they went with the primary that kept them.
+//! withdrawn because their commit was given up by its owner and written over, or lost with the primary that kept them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -68,14 +68,16 @@ impl Monitors {
             }
             pen.write_at(at, session.as_deref(), what);
         }
-        let given_up =
-            logs.into_iter().flat_map(|(node, logs)| logs.withdrawn().map(move |event| (node, event)));
-        for (node, (id, at)) in given_up.chain(heard.lost()) {
+        let say = |node: usize, id: String, what: What| {
             let session = names.get(&id).cloned().unwrap_or(id);
             if let Some(pen) = pens.get(node) {
-                pen.write(Some(&session), What::Withdrawn { at });
+                pen.write(Some(&session), what);
             }
+        };
+        for (node, logs) in logs {
+            logs.withdrawn().for_each(|(id, at)| say(node, id, What::Withdrawn { at }));
         }
+        heard.lost().for_each(|(node, (id, at))| say(node, id, What::Lost { at }));
     }
 }
 

@@ -266,9 +266,14 @@ pub enum What {
         /// What it says, or a digest of that.
         data: String,
     },
-    /// Store: an event that was kept, and is no more: written over by its owner, which had never heard that it was kept and told nobody of
-    /// it, or lost with the server that kept it.
+    /// Store: an event that was kept and written over by its owner, which had never heard that it was kept and told nobody of it.
     Withdrawn {
+        /// Its place.
+        #[serde(flatten)]
+        at: Place,
+    },
+    /// Store: an event that went with the server that kept it, whoever had it by then.
+    Lost {
         /// Its place.
         #[serde(flatten)]
         at: Place,

@@ -76,10 +76,12 @@ struct Seen {
 pub(crate) fn in_order(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut kept = kept(history);
-    // Nobody waits for what was taken back before anybody had it; that nobody had it is looked at by I3.
-    for (stream, place) in withdrawn(history).keys() {
-        if let Some(stream) = kept.get_mut(stream) {
-            stream.remove(place);
+    // Nobody waits for what was taken back before anybody had it, which is looked at by I3, or for what no server has any more.
+    for (at, line) in history.lines.iter().enumerate() {
+        if let What::Withdrawn { at: place } | What::Lost { at: place } = &line.what
+            && let Some(stream) = kept.get_mut(&(history.session(at), place.stream.as_str()))
+        {
+            stream.remove(&(place.epoch, place.seq));
         }
     }
     for (stream, seen) in seen(history) {
