@@ -195,6 +195,14 @@ impl Actor {
     }
 
     async fn open_letter(&mut self, letter: Letter) {
+        if self.is_given_away() {
+            // Nobody waits here for a store that the next owner reaches.
+            if let Some(reply) = letter.reply() {
+                let _heard = reply.say(Err(self.shared.not_owner(self.resident.id.slot())));
+            }
+            self.stopped = Some(StopReason::Lost);
+            return;
+        }
         match letter {
             Letter::Message { in_batch: true, reply, .. } if !self.takes_batches() => refuse_batch(&reply),
             Letter::Message { message, key, again, reply, scope, .. } => {

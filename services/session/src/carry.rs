@@ -5,7 +5,7 @@
 //! owner is given ids to go on from.
 
 use api::session::{Again, Answer, Event, Frame, Transport};
-use api::{Code, Error, EventId};
+use api::{Code, Detail, Error, EventId};
 use machines::{Cursor, Input, StopReason, StreamId};
 use mcp::rpc::{self, Malformed, Message, Request, RpcError};
 use mcp::{Json, Revision, scan};
@@ -86,6 +86,13 @@ impl Actor {
             return refuse_batch(&reply);
         }
         for message in messages {
+            if self.stopped == Some(StopReason::Lost) {
+                // What was begun before may stand in the store; the next owner has no key to find it by.
+                let lost = Detail::OutcomeUnknown { invocation: String::new() };
+                let error = Error::new(Code::Unavailable, "the session has moved during a batch").with(lost);
+                let _heard = reply.say(Err(error));
+                return;
+            }
             match message {
                 Ok(message) => {
                     let stream = self.resident.machine.reserve_stream();
@@ -187,10 +194,7 @@ impl Actor {
                 }
             }
             Ok(None) => return false,
-            Err(refusal) => {
-                tracing::warn!(?refusal, "a repeated delivery could not be looked up");
-                refuse_for_now(Some(&request.id), reply);
-            }
+            Err(refusal) => self.not_looked_up(refusal, request, reply),
         }
         true
     }

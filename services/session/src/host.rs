@@ -235,7 +235,7 @@ impl Host {
         }
         // Rare, and large.
         if let Err(refusal) = Box::pin(self.0.activate(id, epoch)).await {
-            if refusal == CommitRefusal::Stale {
+            if refusal == CommitRefusal::Stale || self.0.slots.epoch(id.slot()) != Some(epoch) {
                 return Err(self.0.not_owner(id.slot()));
             }
             tracing::warn!(?refusal, "a session could not be loaded");

@@ -93,17 +93,17 @@ impl Actor {
         // One call after the other would wait as long, each for those before it, too.
         let holds = changes.iter().any(ends) && !self.gave_up;
         let until = holds.then(|| Instant::now() + HOLD);
-        let mut asked;
+        let (mut asked, mut is_late) = (self.shared.slots.now(), self.is_given_away());
         let committed = loop {
-            asked = self.shared.slots.now();
-            let committed = if self.is_given_away() {
+            let committed = if is_late {
                 Err(CommitRefusal::Stale)
             } else if self.gave_up && !self.shared.reaches_store.load(Ordering::Relaxed) {
                 Err(CommitRefusal::Down)
             } else {
                 self.shared.store.commit(id, epoch, version, commit.clone()).await
             };
-            if committed == Err(CommitRefusal::Down) && self.is_given_away() {
+            is_late |= committed == Err(CommitRefusal::Down) && self.is_given_away();
+            if is_late {
                 break Err(CommitRefusal::Stale);
             }
             if committed != Err(CommitRefusal::Down) || until.is_none_or(|until| Instant::now() >= until) {
@@ -111,6 +111,7 @@ impl Actor {
             }
             // The same commit again is no second one, even if the first was done.
             tokio::time::sleep(AGAIN).await;
+            (asked, is_late) = (self.shared.slots.now(), self.is_given_away());
         };
         self.gave_up = committed == Err(CommitRefusal::Down) && (self.gave_up || holds);
         let committed = match committed {
@@ -127,16 +128,17 @@ impl Actor {
                 self.resident.unsaved.retain(|(call, _)| journal.contains_key(call));
                 self.shared.slots.agreed(self.resident.id.slot(), asked);
             }
-            Err(CommitRefusal::Stale) if self.is_given_away() => {}
+            // The store has not said so.
+            Err(CommitRefusal::Stale) if is_late => {}
             Err(CommitRefusal::Stale) => self.shared.overtaken(self.resident.id.slot(), self.resident.epoch),
             Err(CommitRefusal::Regress | CommitRefusal::Conflict | CommitRefusal::Down) => {}
         }
         committed
     }
 
-    /// Whether the node, which does not reach the store, has given the slot to one that does: whoever waits here goes on there, and what is
-    /// under way finishes nothing here (`Tenant::hand_over` does not wait for it).
-    fn is_given_away(&self) -> bool {
+    /// Whether the slot has left this node, which does not reach the store: whoever waits here goes on at the next owner, and what is under
+    /// way finishes nothing here (`Tenant::hand_over` does not wait for it).
+    pub(crate) fn is_given_away(&self) -> bool {
         !self.shared.reaches_store.load(Ordering::Relaxed)
             && self.shared.slots.epoch(self.resident.id.slot()) != Some(self.resident.epoch)
     }
@@ -238,6 +240,10 @@ impl Actor {
         match self.shared.certainty(self.resident.id.slot(), self.resident.epoch).await {
             Certainty::Owner => true,
             Certainty::Lost => {
+                self.stopped = Some(StopReason::Lost);
+                false
+            }
+            Certainty::Unknown if self.is_given_away() => {
                 self.stopped = Some(StopReason::Lost);
                 false
             }

@@ -6,8 +6,8 @@ use api::session::{Again, Answer, Frame};
 use chassis::telemetry::Scope;
 use futures::{StreamExt as _, stream};
 use machines::journal::{Entry, JournalState, Pickup};
-use machines::{CallFrame, CallId, Cursor, Input, StreamId};
-use mcp::rpc::{self, Id, Message, RpcError};
+use machines::{CallFrame, CallId, CommitRefusal, Cursor, Input, StopReason, StreamId};
+use mcp::rpc::{self, Id, Message, Request, RpcError};
 use mcp::{Json, Method, code, edit};
 
 use crate::actor::{Actor, News, cursor_at};
@@ -165,13 +165,23 @@ impl Actor {
             Ok(None) if again.accepted => Answer::new(200, Some(unknown_outcome(&request.id))),
             Ok(None) => return false,
             Err(refusal) => {
-                tracing::warn!(?refusal, "a repeated delivery could not be looked up");
-                refuse_for_now(Some(&request.id), reply);
+                self.not_looked_up(refusal, request, reply);
                 return true;
             }
         };
         let _heard = reply.say(Ok(Frame::Answer(answer)));
         true
+    }
+
+    /// Says that the store does not say what became of a delivery, or where it is to be asked if that is elsewhere by now.
+    pub(crate) fn not_looked_up(&mut self, refusal: CommitRefusal, request: &Request, reply: &Reader) {
+        tracing::warn!(?refusal, "a repeated delivery could not be looked up");
+        if self.is_given_away() {
+            let _heard = reply.say(Err(self.shared.not_owner(self.resident.id.slot())));
+            self.stopped = Some(StopReason::Lost);
+        } else {
+            refuse_for_now(Some(&request.id), reply);
+        }
     }
 
     /// Whether this is the first copy of a delivery that has come again before it: bytes that lay in a connection which was given
