@@ -40,3 +40,15 @@ async fn a_node_that_is_back_for_others_a_moment_sooner_is_waited_for() {
 async fn nobody_else_can_tell_of_the_only_node() {
     assert_eq!(given_up(&["a"], NEVER, 0).await, []);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_answers_again_is_in_doubt_no_longer() {
+    let mesh = Mesh::new(&[("a", answered()), ("b", answered())], None);
+    mesh.answers_at.lock().unwrap().insert("a".into(), [4_000, 0]);
+    let forward = mesh.forward();
+    let mut watching = pin!(forward.watch_lines());
+    assert!(tokio::time::timeout(Duration::from_secs(3), watching.as_mut()).await.is_err());
+    assert!(forward.reach.since(&peer("a")).is_some());
+    assert!(tokio::time::timeout(Duration::from_secs(3), watching).await.is_err());
+    assert!(forward.reach.since(&peer("a")).is_none());
+}
