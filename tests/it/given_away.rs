@@ -4,22 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use api::registry::{FrameBody, Kind};
-use api::session::{Delivery, Frame, Frames, Transport};
+use api::session::Transport::{self, HttpSse, Streamable};
+use api::session::{Attach, Delivery, Frame, Frames};
 use api::{Code, Detail, KeyRing, Principal, SessionHost, SlotCount};
 use chassis::drain::{self, Trigger};
 use chassis::serve::{Incoming, RoleResult};
 use chassis::task::{self, Handle, Kind as Work};
 use chassis::tls::Dialler;
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use mcp::{Era, Json};
 use placement::{
     Claimer, Claims, Cluster, Directory, Embedded, Identity, Incarnation, Keys, LeaseStore, Now, keep,
 };
-use session::store::faulty::Faulty;
+use session::store::faulty::{Fault, Faulty, Op};
 use session::store::{Memory, SessionStore};
 use session::{App, Claimed, Config, Deps, RegistryPeer, Seat};
-use tests::scripted::{Scripted, shared};
+use tests::scripted::Scripted;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -83,7 +83,12 @@ impl World {
 }
 
 impl Node {
-    async fn deliver(&self, session: Option<&str>, message: &'static str) -> Result<Frames> {
+    async fn has_all(&self) -> Result<()> {
+        self.claims.standing().wait_for(|standing| standing.held == 4_096).await?;
+        Ok(())
+    }
+
+    async fn deliver(&self, session: Option<&str>, by: Transport, message: &'static str) -> Result<Frames> {
         let delivery = Delivery {
             message: Json::trusted(message),
             read: None,
@@ -94,7 +99,7 @@ impl Node {
             group: String::new(),
             param_headers: Vec::new(),
             request_key: message.to_owned(),
-            transport: Transport::Streamable,
+            transport: by,
             again: None,
             in_batch: false,
         };
@@ -103,30 +108,21 @@ impl Node {
 }
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"c","version":"1"}}}"#;
+const INITIALIZE_EARLIER: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{},"clientInfo":{"name":"c","version":"1"}}}"#;
+const BATCH: &str = r#"[{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"held"}}]"#;
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 const CALL: &str = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"held"}}"#;
 
 /// A call ends while its owner cannot write that down, and is told where it goes on as soon as the slot is another node's.
 async fn whoever_waits_for_the_store_is_sent_to_the_next_owner() -> Result<()> {
     let (end, ended) = watch::channel(false);
-    let registry = Scripted::new("r", move |_, _| {
-        let mut ended = ended.clone();
-        let result = async move {
-            // Whoever would say so may be gone.
-            let _ended = ended.wait_for(|ended| *ended).await.is_ok();
-            FrameBody::Result(Json::trusted("{}"))
-        };
-        stream::once(result).boxed()
-    });
-    registry.list(Kind::Tools, [r#"{"name":"held","inputSchema":{"type":"object"}}"#]);
-    let world = World::new(shared(registry));
+    let world = World::new(Scripted::held(&ended));
     let first = world.start("a", 1)?;
-    let mut standing = first.claims.standing();
-    standing.wait_for(|standing| standing.held == 4_096).await?;
-    let began = first.deliver(None, INITIALIZE).await?.next().await;
+    first.has_all().await?;
+    let began = first.deliver(None, Streamable, INITIALIZE).await?.next().await;
     let Some(Ok(Frame::Accepted { session: Some(session) })) = began else { anyhow::bail!("{began:?}") };
-    first.deliver(Some(&session), INITIALIZED).await?.collect::<Vec<_>>().await;
-    let mut call = first.deliver(Some(&session), CALL).await?;
+    first.deliver(Some(&session), Streamable, INITIALIZED).await?.collect::<Vec<_>>().await;
+    let mut call = first.deliver(Some(&session), Streamable, CALL).await?;
     while world.registry.seen().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -153,8 +149,41 @@ async fn whoever_waits_for_the_store_is_sent_to_the_next_owner() -> Result<()> {
         took < Duration::from_millis(2_500),
         "as long as the end of a call waits for the store: {took:?}"
     );
-    second.claims.standing().wait_for(|standing| standing.held == 4_096).await?;
+    second.has_all().await
+}
+
+/// A batch of HTTP+SSE is under way when its session moves.
+async fn a_batch_is_not_acknowledged_whose_session_moved() -> Result<()> {
+    let (_end, ended) = watch::channel(false);
+    let world = World::new(Scripted::held(&ended));
+    let first = world.start("a", 1)?;
+    first.has_all().await?;
+    let (principal, begin, carried) = (Principal::default(), true, true);
+    let (session, revision, last_event_id) = (String::new(), None, None);
+    let attach = Attach { session, revision, principal, last_event_id, begin, carried };
+    let mut stream = first.host.attach(attach).await?;
+    let began = stream.next().await;
+    let Some(Ok(Frame::Accepted { session: Some(session) })) = began else { anyhow::bail!("{began:?}") };
+    for message in [INITIALIZE_EARLIER, INITIALIZED] {
+        first.deliver(Some(&session), HttpSse, message).await?.collect::<Vec<_>>().await;
+    }
+
+    first.store.next(Op::Commit, Fault::Hold);
+    let mut batch = first.deliver(Some(&session), HttpSse, BATCH).await?;
+    first.store.until_held(1).await;
+    first.store.set_down(true);
+    let second = world.start("b", 2)?;
+    second.has_all().await?;
+    first.store.release();
+    let told = timeout(Duration::from_secs(10), batch.next()).await?;
+    let Some(Err(error)) = told else { anyhow::bail!("{told:?}") };
+    assert!(matches!(error.detail, Some(Detail::OutcomeUnknown { .. })), "{error:?}");
     Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_whose_session_moved_is_not_acknowledged() {
+    a_batch_is_not_acknowledged_whose_session_moved().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

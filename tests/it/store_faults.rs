@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use api::registry::{FrameBody, Kind};
 use api::session::Attach;
 use futures::{StreamExt as _, stream};
-use mcp::Json;
 use session::store::faulty::{Fault, Faulty, Op};
 use session::store::{CommitRefusal, Memory};
 use tests::client::{Client, DEADLINE};
@@ -62,17 +60,7 @@ async fn what_a_store_loses_its_owner_still_has() {
 async fn together_they_wait_once() -> Result<()> {
     const CALLS: usize = 4;
     let (end, ended) = watch::channel(false);
-    let registry = Scripted::new("r", move |_, _| {
-        let mut ended = ended.clone();
-        let result = async move {
-            // Whoever would say so may be gone.
-            let _ended = ended.wait_for(|ended| *ended).await.is_ok();
-            FrameBody::Result(Json::trusted("{}"))
-        };
-        stream::once(result).boxed()
-    });
-    registry.list(Kind::Tools, [r#"{"name":"held","inputSchema":{"type":"object"}}"#]);
-    let registry = shared(registry);
+    let registry = Scripted::held(&ended);
     let store = Faulty::new(Arc::new(Memory::default()));
     let mesh = Mesh::successor(store.clone(), 1, vec![registry.clone()]).await?;
     let mut client = mesh.client();

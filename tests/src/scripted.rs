@@ -64,6 +64,22 @@ impl Scripted {
         }
     }
 
+    /// A registry with a tool `held`, each call of which ends once `ended` is true.
+    pub fn held(ended: &watch::Receiver<bool>) -> Arc<Self> {
+        let ended = ended.clone();
+        let registry = Self::new("r", move |_, _| {
+            let mut ended = ended.clone();
+            let result = async move {
+                // Whoever would say so may be gone.
+                let _ended = ended.wait_for(|ended| *ended).await.is_ok();
+                FrameBody::Result(Json::trusted("{}"))
+            };
+            stream::once(result).boxed()
+        });
+        registry.list(Kind::Tools, [r#"{"name":"held","inputSchema":{"type":"object"}}"#]);
+        shared(registry)
+    }
+
     /// Lists these entries of a kind from now on.
     pub fn list(&self, kind: Kind, items: impl IntoIterator<Item = &'static str>) {
         let items: Vec<Json> = items.into_iter().map(Json::trusted).collect();

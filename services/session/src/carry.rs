@@ -86,13 +86,6 @@ impl Actor {
             return refuse_batch(&reply);
         }
         for message in messages {
-            if self.stopped == Some(StopReason::Lost) {
-                // What was begun before may stand in the store; the next owner has no key to find it by.
-                let lost = Detail::OutcomeUnknown { invocation: String::new() };
-                let error = Error::new(Code::Unavailable, "the session has moved during a batch").with(lost);
-                let _heard = reply.say(Err(error));
-                return;
-            }
             match message {
                 Ok(message) => {
                     let stream = self.resident.machine.reserve_stream();
@@ -102,6 +95,13 @@ impl Actor {
                     let error = rpc::error(bad.id.as_ref(), &RpcError::new(bad.code, bad.message));
                     self.pass_on(StreamId::OWN, Some(error));
                 }
+            }
+            if self.stopped == Some(StopReason::Lost) {
+                // What was begun may stand in the store; the next owner has no key to find it by.
+                let lost = Detail::OutcomeUnknown { invocation: String::new() };
+                let error = Error::new(Code::Unavailable, "the session has moved during a batch").with(lost);
+                let _heard = reply.say(Err(error));
+                return;
             }
         }
         // Not before, since only now all of them are written down.
