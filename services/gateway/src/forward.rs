@@ -305,11 +305,16 @@ impl Forward {
         first_of(call.on(host.as_ref()).await?).await
     }
 
+    /// A node that is well, and can reach another one in our stead.
+    fn neighbour_of(&self, node: &Peer) -> Option<Peer> {
+        let is_well = |via: &Peer| via != node && self.reach.since(via).is_none();
+        self.candidates().into_iter().find(is_well)
+    }
+
     /// Asks a node that is well to pass a request on to one that is not, or that only we do not reach.
     async fn pass_on(&self, call: &Call, node: &Peer) -> Result<Taken, Error> {
         let none = || Error::new(Code::Unimplemented, "nobody is there to pass it on");
-        let is_well = |via: &Peer| via != node && self.reach.since(via).is_none();
-        let via = self.candidates().into_iter().find(is_well).ok_or_else(none)?;
+        let via = self.neighbour_of(node).ok_or_else(none)?;
         let host = self.peers.get(&via.address).ok_or_else(none)?;
         let frames = host.relay(&node.address, call.request()).await?;
         first_of(frames).await?.ok_or_else(|| uncertain("a session node said nothing to what was passed on"))

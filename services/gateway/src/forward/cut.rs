@@ -65,8 +65,7 @@ impl Forward {
     }
 
     async fn is_heard_by_others(&self, node: &Peer) -> bool {
-        let is_well = |via: &Peer| via != node && !self.reach.is_recent(via);
-        let Some(via) = self.candidates().into_iter().find(is_well) else { return false };
+        let Some(via) = self.neighbour_of(node) else { return false };
         let Some(host) = self.peers.patient(&via.address) else { return false };
         let asked = host.probe(Some(&node.address));
         matches!(tokio::time::timeout(SILENT, asked).await, Ok(Ok(())))
