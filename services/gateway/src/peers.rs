@@ -139,14 +139,19 @@ impl Peers for Dialled {
 
 #[cfg(test)]
 mod tests {
-    use api::session::{Close, Transport};
-    use api::{Code, Detail, Principal};
+    use api::session::{Attach, Close, Delivery, Frames, Surroundings, Transport, service};
+    use api::{Code, Detail, Error, Principal};
+    use async_trait::async_trait;
+    use chassis::drain;
+    use chassis::grpc::server::serve_closely;
+    use chassis::serve::Incoming;
     use tokio::net::TcpListener;
+    use tokio::sync::watch;
     use tokio::time::{Duration, Instant, timeout};
 
     use super::*;
 
-    async fn close(address: &str) -> api::Error {
+    async fn close(address: &str) -> Error {
         let peers = Dialled::new([], &Dialler::default()).unwrap();
         let node = peers.get(address).unwrap();
         let asked = timeout(Duration::from_secs(20), node.close(nothing())).await.unwrap();
@@ -174,26 +179,46 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 
+    /// A node that takes requests and answers none.
+    struct Mute(watch::Sender<usize>);
+
+    #[async_trait]
+    impl SessionHost for Mute {
+        async fn deliver(&self, _delivery: Delivery) -> Result<Frames, Error> {
+            std::future::pending().await
+        }
+
+        async fn attach(&self, _attach: Attach) -> Result<Frames, Error> {
+            std::future::pending().await
+        }
+
+        async fn close(&self, _close: Close) -> Result<Frames, Error> {
+            self.0.send_modify(|asked| *asked += 1);
+            std::future::pending().await
+        }
+    }
+
     #[tokio::test]
-    async fn what_waits_for_a_node_that_is_given_up_is_lost() {
+    async fn what_a_node_has_that_is_given_up_is_of_unknown_outcome_and_later_calls_go_there_anew() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let (asked, mut seen) = watch::channel(0);
+        let routes = service(Arc::new(Mute(asked)), Surroundings::none());
+        let (_trigger, shutdown) = drain::pair();
+        let _serving =
+            task::spawn(Kind::Role, "mute", serve_closely(routes, Incoming::Tcp(listener), shutdown));
         let peers = Dialled::new([], &Dialler::default()).unwrap();
-        let node = peers.patient(&address).unwrap();
-        let start = Instant::now();
-        let asked = async {
-            let mut asked = std::pin::pin!(node.close(nothing()));
-            // It waits, and not for being dialled.
-            let (_stream, _) = tokio::select! {
-                accepted = listener.accept() => accepted.unwrap(),
-                _ = &mut asked => panic!("nobody has answered"),
+        for count in 1..=2 {
+            let node = peers.patient(&address).unwrap();
+            let giving_up = async {
+                seen.wait_for(|asked| *asked == count).await.unwrap();
+                peers.give_up(&address);
             };
-            peers.give_up(&address);
-            asked.await
-        };
-        let error = timeout(Duration::from_secs(20), asked).await.unwrap().err().unwrap();
-        assert_eq!(error.code, Code::Unavailable);
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+            let both = async { tokio::join!(node.close(nothing()), giving_up).0 };
+            let error = timeout(Duration::from_secs(20), both).await.unwrap().err().unwrap();
+            assert_eq!(error.code, Code::Unavailable);
+            assert!(matches!(error.detail, Some(Detail::OutcomeUnknown { .. })), "{error:?}");
+        }
     }
 
     #[tokio::test]
