@@ -95,7 +95,7 @@ pub enum Input {
 /// Why a commit was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CommitRefusal {
-    /// Another owner has a higher epoch.
+    /// Another owner has a higher epoch, or may have: the slot has left this node.
     Stale,
     /// The store has lost data.
     Regress,
