@@ -20,6 +20,6 @@ pub use effect::{CallContext, Effect, Effects, Event, StopReason};
 pub use exchange::{Exchange, ExchangeSettings};
 pub use input::{CallFrame, CallId, CommitRefusal, Continuation, Input, ListKind, Millis, StreamId};
 pub use listen::{Filter, Listen, ListenSettings};
-pub use session::{Cursor, Phase, Replay, Session, check};
+pub use session::{Cursor, Phase, Remembered, Replay, Session, check};
 pub use settings::Settings;
 pub use snapshot::{Change, Lists, Snapshot};

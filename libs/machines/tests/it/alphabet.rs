@@ -41,6 +41,7 @@ pub(crate) enum Move {
     Drain,
     Close,
     TakeOver,
+    LetGo,
 }
 
 /// The move with its commit refused, if it has one.
@@ -73,6 +74,10 @@ pub(crate) fn apply(world: &mut World, (step, refusal): &Refusable) -> Effects {
         Move::Close => world.close(),
         Move::TakeOver => {
             world.take_over();
+            Effects::new()
+        }
+        Move::LetGo => {
+            world.let_go();
             Effects::new()
         }
     };
@@ -135,6 +140,7 @@ pub(crate) fn moves(world: &World) -> Vec<Move> {
         Move::Drain,
         Move::Close,
         Move::TakeOver,
+        Move::LetGo,
     ];
     for call in world.running.iter().chain(&world.subscribing) {
         all.extend(frames().into_iter().map(|frame| Move::Frame(*call, frame)));

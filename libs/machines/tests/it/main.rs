@@ -12,6 +12,7 @@ mod dialogue;
 mod explore;
 mod lines;
 mod modern;
+mod remembered;
 mod scripts;
 mod snapshot;
 mod table;

@@ -220,6 +220,20 @@ impl World {
         check(&self.session).unwrap();
     }
 
+    /// The owner lets go of it if it can, and has it from the store again. True if it could.
+    pub(crate) fn let_go(&mut self) -> bool {
+        self.session.settle();
+        let Some(remembered) = self.session.remembered(self.now) else { return false };
+        let before = self.session.next_wake();
+        assert!(before.is_some_and(|at| remembered.wake() <= at), "woken too late");
+        let again = Session::restore(self.settings.clone(), self.saved.clone(), self.now);
+        self.session = again.remembering(&remembered);
+        assert_eq!(self.session.next_wake(), before, "the same moment as if it had stayed");
+        self.wake = before;
+        check(&self.session).unwrap();
+        true
+    }
+
     /// One step, performed. What comes back is what was done; a refused commit comes back as it was asked for.
     pub(crate) fn give(&mut self, input: Input) -> Effects {
         assert!(self.stopped.is_none(), "a session that has stopped hears nothing more");
