@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chassis::task::{self, Kind};
 use chassis::telemetry::{Scope, Side};
 use futures::StreamExt as _;
-use machines::{CommitRefusal, ListKind, Session, StreamId};
+use machines::{CommitRefusal, ListKind, StreamId};
 use mcp::rpc::{self, Body, Malformed, Message, RpcError};
 use mcp::telemetry::attribute;
 use mcp::{Era, Method, code};
@@ -20,7 +20,6 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{SetOnce, mpsc};
 
 use crate::actor::Actor;
-use crate::begin::carried_by;
 use crate::budget::Budget;
 use crate::carry::Visit;
 use crate::config::Config;
@@ -33,7 +32,7 @@ use crate::ownership::Slots;
 use crate::reader::{Queue, Reader, queue};
 use crate::refuse;
 use crate::registries::Registries;
-use crate::residents::{Repeated, Resident, Residents, Undelivered, Visitor};
+use crate::residents::{Resident, Residents, Undelivered, Visitor};
 use crate::store::SessionStore;
 
 /// The role that spans and log lines are shown under.
@@ -160,39 +159,6 @@ impl Shared {
             task::spawn(Kind::Call, "session", Box::pin(work))
         };
         self.residents.offer(id, visitor, letter, &start)
-    }
-
-    /// Loads a session that this node owns and does not have in memory.
-    async fn activate(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal> {
-        let _alone = self.loads.begin(id).await;
-        if self.residents.knows(id) {
-            return Ok(());
-        }
-        let Some(stored) = self.store.load(id).await? else { return Ok(()) };
-        if stored.snapshot.ended {
-            // Its owner never heard that its end was stored.
-            return self.store.remove(id, epoch).await;
-        }
-        let settings = self.settings();
-        let machine = Session::restore(settings, stored.snapshot, chassis::clock::dated_millis());
-        self.residents.insert(Box::new(Resident {
-            id: id.clone(),
-            epoch,
-            principal: Arc::new(stored.principal),
-            transport: stored.transport,
-            machine: carried_by(stored.transport, machine.owned_by(epoch.0)),
-            version: stored.version,
-            subscriptions: std::collections::HashMap::new(),
-            begun: chassis::clock::dated_millis(),
-            is_restored: true,
-            repeated: Repeated::default(),
-            unsaved: Vec::new(),
-        }));
-        if self.slots.epoch(id.slot()) != Some(epoch) {
-            // The slot went while the session came: nobody else looks after it here.
-            drop(self.residents.leave(&|slot| slot == id.slot()));
-        }
-        Ok(())
     }
 
     /// Refuses while the node is starting for too long, or drains.

@@ -3,10 +3,17 @@
 //! Whoever loads a session is alone with it. A second load could come back with what the session was before it ended here, and
 //! bring it back to life.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
 
-use api::SessionId;
+use api::{Epoch, SessionId};
+use machines::{CommitRefusal, Session};
 use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::begin::carried_by;
+use crate::host::Shared;
+use crate::residents::{Repeated, Resident};
 
 /// Sessions that are loaded at a time: a node that takes over many must not drown in them.
 const AT_A_TIME: usize = 256;
@@ -40,6 +47,41 @@ impl Loads {
         // They are never closed.
         let place = self.places[place].acquire().await.ok();
         Loading { _place: place, _room: self.room.acquire().await.ok() }
+    }
+}
+
+impl Shared {
+    /// Loads a session that this node owns and does not have in memory.
+    pub(crate) async fn activate(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal> {
+        let _alone = self.loads.begin(id).await;
+        if self.residents.knows(id) {
+            return Ok(());
+        }
+        let Some(stored) = self.store.load(id).await? else { return Ok(()) };
+        if stored.snapshot.ended {
+            // Its owner never heard that its end was stored.
+            return self.store.remove(id, epoch).await;
+        }
+        let settings = self.settings();
+        let machine = Session::restore(settings, stored.snapshot, chassis::clock::dated_millis());
+        self.residents.insert(Box::new(Resident {
+            id: id.clone(),
+            epoch,
+            principal: Arc::new(stored.principal),
+            transport: stored.transport,
+            machine: carried_by(stored.transport, machine.owned_by(epoch.0)),
+            version: stored.version,
+            subscriptions: HashMap::new(),
+            begun: chassis::clock::dated_millis(),
+            is_restored: true,
+            repeated: Repeated::default(),
+            unsaved: Vec::new(),
+        }));
+        if self.slots.epoch(id.slot()) != Some(epoch) {
+            // The slot went while the session came: nobody else looks after it here.
+            drop(self.residents.leave(&|slot| slot == id.slot()));
+        }
+        Ok(())
     }
 }
 
