@@ -206,6 +206,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Whether it answers.
     async fn is_up(&self) -> bool;
 
+    /// Whether sessions are kept outside of this process, so that what an owner does not need of them is best left there.
+    fn is_outside(&self) -> bool {
+        false
+    }
+
     /// Says how many slots its sessions live in from now on. Asked once, at the start: a store whose sessions may live in slots
     /// that there are no more refuses, and remembers the larger number otherwise.
     async fn live_in(&self, _slots: SlotCount) -> Result<(), Unfit> {

@@ -41,6 +41,23 @@ pub async fn all(store: &dyn SessionStore) {
     the_first_name_stays(store).await;
 }
 
+/// Checks a store that keeps sessions outside of this process, by two that were opened for the same place: what one has written is
+/// there for the other, so that no memory of it is needed.
+///
+/// # Panics
+/// Where they break the contract.
+pub async fn outside(one: &dyn SessionStore, other: &dyn SessionStore) {
+    assert!(one.is_outside() && other.is_outside());
+    let mut writer = Writer::begin(one, 1, 1).await;
+    for level in [Level::Error, Level::Info] {
+        writer.write(&[Change::LevelSet(level)], None).await;
+        let there = other.load(&writer.id).await.expect("load").expect("is there");
+        assert_eq!((there.version, there.snapshot), (writer.version, writer.state.clone()));
+    }
+    one.remove(&writer.id, writer.epoch).await.expect("remove");
+    assert_eq!(other.load(&writer.id).await, Ok(None));
+}
+
 /// Commits to a session, and keeps its state along with it.
 struct Writer<'a> {
     store: &'a dyn SessionStore,

@@ -46,6 +46,7 @@ pub enum Fault {
 /// See the module.
 pub struct Faulty {
     inner: Arc<dyn SessionStore>,
+    is_outside: bool,
     plan: Mutex<Plan>,
     told: watch::Sender<Told>,
 }
@@ -69,7 +70,15 @@ impl Faulty {
     /// Everything goes well until something else is said.
     #[must_use]
     pub fn new(inner: Arc<dyn SessionStore>) -> Arc<Self> {
-        Arc::new(Self { inner, plan: Mutex::default(), told: watch::channel(Told::default()).0 })
+        let is_outside = inner.is_outside();
+        Arc::new(Self { inner, is_outside, plan: Mutex::default(), told: watch::channel(Told::default()).0 })
+    }
+
+    /// The same, and it says that it keeps sessions outside of this process.
+    #[must_use]
+    pub fn outside(inner: Arc<dyn SessionStore>) -> Arc<Self> {
+        let told = watch::channel(Told::default()).0;
+        Arc::new(Self { inner, is_outside: true, plan: Mutex::default(), told })
     }
 
     /// What happens to the next call of this kind for which nothing was said yet.
@@ -224,6 +233,10 @@ impl SessionStore for Faulty {
     async fn remove(&self, id: &SessionId, epoch: Epoch) -> Result<(), CommitRefusal> {
         let is_lost = self.fate(Op::Remove).await?;
         heard(self.inner.remove(id, epoch).await, is_lost)
+    }
+
+    fn is_outside(&self) -> bool {
+        self.is_outside
     }
 
     async fn live_in(&self, slots: SlotCount) -> Result<(), Unfit> {

@@ -178,6 +178,8 @@ mod tests {
 
     #[tokio::test]
     async fn memory_keeps_the_contract() {
-        crate::store::contract::all(&Memory::default()).await;
+        let memory = Memory::default();
+        assert!(!memory.is_outside());
+        crate::store::contract::all(&memory).await;
     }
 }

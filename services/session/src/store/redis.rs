@@ -450,6 +450,10 @@ impl SessionStore for Redis {
         self.lines.get().send(&::redis::cmd("PING")).await.is_ok()
     }
 
+    fn is_outside(&self) -> bool {
+        true
+    }
+
     async fn live_in(&self, slots: SlotCount) -> Result<(), Unfit> {
         let key = self.keys.slots();
         let mut cmd = SCRIPTS.slots.call(std::slice::from_ref(&key));

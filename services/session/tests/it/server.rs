@@ -169,6 +169,13 @@ async fn one_server_keeps_the_contract() {
 }
 
 #[tokio::test]
+async fn what_is_in_a_server_is_outside_of_every_process() {
+    let server = Server::start(&[]);
+    let config = config(&[&server]);
+    session::store::contract::outside(&*connect(&config).await, &*connect(&config).await).await;
+}
+
+#[tokio::test]
 async fn a_shared_server_with_users_and_a_prefix_keeps_the_contract() {
     let rule = "user mesh on >s3cret ~ours:* &* -@all +@read +@write +@scripting +role +ping +info +time +wait +hello";
     let server = Server::start_as(&["--requirepass", "other"], Some("other"));

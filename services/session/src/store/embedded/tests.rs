@@ -95,7 +95,9 @@ fn opened() -> Change {
 #[tokio::test]
 async fn a_file_keeps_the_contract() {
     let (_folder, path) = folder();
-    contract::all(&open(&path)).await;
+    let file = open(&path);
+    assert!(!file.is_outside(), "it has all versions in memory");
+    contract::all(&file).await;
 }
 
 #[tokio::test]
