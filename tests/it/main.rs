@@ -35,6 +35,8 @@ mod http_sse;
 mod listen;
 mod mutual;
 mod params;
+#[cfg(debug_assertions)]
+mod passive;
 mod principals;
 mod processes;
 mod proxy;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use api::{KeyRing, Registry};
 use chassis::drain::{self, Trigger};
+use chassis::metrics::Metrics;
 use chassis::serve::Incoming;
 use chassis::task::{self, Handle, Kind};
 use chassis::tls::Dialler;
@@ -41,6 +42,8 @@ pub struct Mesh {
     pub gateways: Vec<SocketAddr>,
     /// Who asks its gateways.
     auth: Arc<dyn Authenticate>,
+    /// What is counted of the session role, where all roles are in this process.
+    metrics: Metrics,
     triggers: Vec<Trigger>,
     _tasks: Vec<Handle<()>>,
     /// Each gateway, by its place in `gateways`.
@@ -124,9 +127,30 @@ impl Mesh {
         Ok(mesh)
     }
 
+    /// The same with these settings of the session role, whose gateway asks this who calls.
+    pub async fn keeping(
+        (store, epoch): (Arc<dyn session::store::SessionStore>, u64),
+        config: session::Config,
+        auth: Arc<dyn Authenticate>,
+        registries: Vec<Arc<dyn Registry>>,
+    ) -> Result<Self> {
+        let mut mesh = Self { auth, ..Self::empty() };
+        mesh.embed(config, (store, api::Epoch(epoch)), registries).await?;
+        Ok(mesh)
+    }
+
+    /// What a gauge of the session role says now, where all roles are in this process.
+    #[must_use]
+    pub fn gauge(&self, name: &str) -> Option<u64> {
+        let text = self.metrics.text();
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+        lines.find(|rest| rest.starts_with(['{', ' ']))?.rsplit_once(' ')?.1.parse().ok()
+    }
+
     fn empty() -> Self {
         Self {
             auth: Arc::new(Anonymous),
+            metrics: Metrics::default(),
             gateways: Vec::new(),
             triggers: Vec::new(),
             _tasks: Vec::new(),
@@ -185,7 +209,7 @@ impl Mesh {
             store,
             seat: session::Seat::Fixed { slots: Default::default(), epoch },
             registries: peers,
-            process: Default::default(),
+            process: chassis::process::Process { metrics: self.metrics.clone(), ..Default::default() },
         };
         let app = session::App::build(config, deps)?;
         let locator = Arc::new(Static::embedded(Default::default(), "session"));

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use api::SessionHost;
 use api::session::Surroundings;
+use api::{SessionHost, SessionId};
 use chassis::drain::{Shutdown, pair};
 use chassis::process::Health;
 use chassis::serve::Incoming;
@@ -13,7 +13,7 @@ use chassis::task::{self, Kind};
 use chassis::telemetry::{Scope, propagate};
 use chassis::tls::Dialler;
 use futures::{FutureExt as _, StreamExt as _, stream};
-use machines::ListKind;
+use machines::{CommitRefusal, ListKind};
 use placement::BeyondError;
 use tokio::sync::{SetOnce, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ use crate::neighbours::Neighbours;
 use crate::observe::Observed;
 use crate::ownership::Slots;
 use crate::registries::Registries;
-use crate::residents::Residents;
+use crate::residents::{PARTS, Residents, Undelivered};
 use crate::seat;
 
 /// How often a draining node looks whether its sessions rest.
@@ -38,6 +38,8 @@ const REST: Duration = Duration::from_millis(5);
 const TOUCHES: usize = 16;
 /// The least between two parts of them.
 const SHORTEST: Duration = Duration::from_millis(20);
+/// Passive sessions that are loaded at the same time because their moment has come.
+const ROUSED: usize = 16;
 /// How often idle sessions are looked at whose moment may have come.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -85,6 +87,9 @@ impl App {
             Duration::from_millis(config.registry_grace_ms),
             observed.clone(),
         );
+        // What is only in the memory of this process, or in its own file, is no cheaper there.
+        let is_outside = config.passivate_after_s > 0 && deps.store.is_outside();
+        let passivate = is_outside.then(|| config.passivate_after_s.saturating_mul(1000));
         let shared = Arc::new_cyclic(|this| Shared {
             this: this.clone(),
             facts: Facts::new(&config),
@@ -100,7 +105,7 @@ impl App {
             store: deps.store,
             registries,
             observed,
-            residents: Residents::default(),
+            residents: Residents::new(passivate),
             ready: SetOnce::new(),
             draining: AtomicBool::new(false),
             reaches_store: AtomicBool::new(true),
@@ -227,9 +232,26 @@ async fn sweep(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(SWEEP);
     loop {
         tick.tick().await;
-        for id in shared.residents.due(chassis::clock::dated_millis()) {
-            // A session that is gone, or busy, needs no waking.
-            let _gone = shared.post(&id, None, Letter::Wake).is_err();
+        let mut due = Vec::new();
+        for place in 0..PARTS {
+            due.extend(shared.residents.due(place, chassis::clock::dated_millis()));
+            tokio::task::yield_now().await;
+        }
+        // A session that is gone, or busy, needs no waking.
+        let is_passive = |id: &SessionId| shared.post(id, None, Letter::Wake) == Err(Undelivered::Passive);
+        let passive: Vec<SessionId> = due.into_iter().filter(is_passive).collect();
+        let rouse = |id| {
+            let shared = shared.clone();
+            async move { shared.rouse(&id).await }
+        };
+        let mut rousing = stream::iter(passive).map(rouse).buffer_unordered(ROUSED);
+        while let Some(roused) = rousing.next().await {
+            match roused {
+                Ok(()) => {}
+                // The others are asked for again, too.
+                Err(CommitRefusal::Down) => break,
+                Err(refusal) => tracing::warn!(?refusal, "a session could not be loaded"),
+            }
         }
     }
 }
@@ -240,7 +262,7 @@ async fn keep(shared: Arc<Shared>) {
     let idle = Duration::from_secs(shared.config.idle_timeout_s);
     let mut place = 0;
     loop {
-        let (parts, sessions) = shared.residents.part(place);
+        let sessions = shared.residents.part(place);
         let touch = |id| {
             let store = shared.store.clone();
             async move { store.touch(&id).await }
@@ -249,7 +271,7 @@ async fn keep(shared: Arc<Shared>) {
         // A store that is down is asked again with the next part.
         while let Some(Ok(())) = touched.next().await {}
         drop(touched);
-        tokio::time::sleep((idle / 2 / u32::try_from(parts).unwrap_or(u32::MAX)).max(SHORTEST)).await;
+        tokio::time::sleep((idle / 2 / u32::try_from(PARTS).unwrap_or(u32::MAX)).max(SHORTEST)).await;
         place += 1;
     }
 }

@@ -60,6 +60,7 @@ impl Host {
             is_restored: false,
             repeated: Repeated::default(),
             unsaved: Vec::new(),
+            is_in_doubt: false,
         }));
         shared.observed.begun();
         Ok(Ok(id))

@@ -146,7 +146,7 @@ mod tests {
 
     /// How many sessions a principal can begin at a time.
     fn begun(config: &Config, principal: &Principal, most: usize) -> usize {
-        let (budget, residents) = (Budget::new(config), Residents::default());
+        let (budget, residents) = (Budget::new(config), Residents::new(None));
         let places: Vec<_> = (0..most).map_while(|_| budget.begin(&residents, principal).ok()).collect();
         places.len()
     }
@@ -168,7 +168,7 @@ mod tests {
         }
         let local = Config { creations_per_s_local: 1, creation_burst: 3, ..unlimited() };
         assert_eq!(begun(&local, &who("", ""), 100), 3);
-        let (budget, residents) = (Budget::new(&config), Residents::default());
+        let (budget, residents) = (Budget::new(&config), Residents::new(None));
         let ada = who("ada", "i");
         let wait = (0..100).find_map(|_| budget.begin(&residents, &ada).err()).unwrap();
         assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_of_what_is_refused() {
         let config = Config { max_sessions_per_principal: 1, max_listens_per_principal: 1, ..unlimited() };
-        let (budget, residents) = (Budget::new(&config), Residents::default());
+        let (budget, residents) = (Budget::new(&config), Residents::new(None));
         let ada = who("ada", "i");
         let place = budget.begin(&residents, &ada).unwrap();
         let stream = budget.listen(&ada).unwrap();

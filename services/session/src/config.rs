@@ -30,6 +30,9 @@ pub struct Config {
     pub registry_grace_ms: u64,
     /// A session without any traffic for this long is ended, in seconds.
     pub idle_timeout_s: u64,
+    /// Of a session without any traffic for this long, in seconds, only what finds it again stays in memory, where sessions live in
+    /// Redis: its next message loads it from there. 0 = never.
+    pub passivate_after_s: u64,
     /// A session whose handshake is not finished within this is ended, in seconds.
     pub init_timeout_s: u64,
     /// A call that has not ended within this is cancelled, in seconds.
@@ -79,6 +82,7 @@ impl Default for Config {
             list_ttl_ms: 5_000,
             registry_grace_ms: 5_000,
             idle_timeout_s: 1800,
+            passivate_after_s: 60,
             init_timeout_s: 30,
             call_timeout_s: 300,
             ask_timeout_s: 600,

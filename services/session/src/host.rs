@@ -32,7 +32,7 @@ use crate::ownership::Slots;
 use crate::reader::{Queue, Reader, queue};
 use crate::refuse;
 use crate::registries::Registries;
-use crate::residents::{Resident, Residents, Undelivered, Visitor};
+use crate::residents::{Census, Resident, Residents, Undelivered, Visitor};
 use crate::store::SessionStore;
 
 /// The role that spans and log lines are shown under.
@@ -89,6 +89,7 @@ impl Shared {
         let gauges = [
             ("trunkline_sessions", "Sessions on this node"),
             ("trunkline_sessions_active", "Sessions on this node that have something under way"),
+            ("trunkline_sessions_passive", "Sessions on this node whose state is only in the store"),
             ("trunkline_session_letters_waiting", "Messages that wait in the queues of sessions"),
             (
                 "trunkline_registry_releases_waiting",
@@ -100,10 +101,10 @@ impl Shared {
         ];
         self.observed.watch(&gauges, move || {
             let shared = this.upgrade()?;
-            let (all, active, letters) = shared.residents.census();
+            let Census { all, active, passive, letters } = shared.residents.census();
             let (releases, cancels) = shared.registries.waiting();
             let (owned, slots) = (shared.slots.count(), usize::from(shared.slots.all().get()));
-            Some(vec![all, active, letters, releases, cancels, owned, slots])
+            Some(vec![all, active, passive, letters, releases, cancels, owned, slots])
         });
     }
 
@@ -119,7 +120,7 @@ impl Shared {
         });
     }
 
-    /// Tells every session that a list has changed.
+    /// Tells every session that a list has changed. One that is passive finds it out when it is loaded.
     pub(crate) async fn announce(&self, kind: ListKind) {
         for (index, id) in self.residents.all().into_iter().enumerate() {
             // A session that is gone does not want to know.
@@ -194,26 +195,28 @@ impl Host {
         letter: impl FnOnce(Reader) -> Letter,
     ) -> Result<Result<Queue, Undelivered>, Error> {
         let (reply, frames) = queue();
-        let mut letter = Some(letter(reply));
-        match self.0.offer(id, Some(visitor), &mut letter) {
-            Err(Undelivered::Unknown) => {}
-            other => return Ok(other.map(|()| frames)),
-        }
-        // Rare, and large.
-        if let Err(refusal) = Box::pin(self.0.activate(id, epoch)).await {
-            if refusal == CommitRefusal::Stale || self.0.slots.epoch(id.slot()) != Some(epoch) {
-                return Err(self.0.not_owner(id.slot()));
+        let (mut letter, mut is_loaded) = (Some(letter(reply)), false);
+        loop {
+            match self.0.offer(id, Some(visitor), &mut letter) {
+                Err(Undelivered::Unknown) if is_loaded => break,
+                Err(Undelivered::Unknown | Undelivered::Passive) => {}
+                other => return Ok(other.map(|()| frames)),
             }
-            tracing::warn!(?refusal, "a session could not be loaded");
-            return Ok(Err(Undelivered::NotNow));
-        }
-        match self.0.offer(id, Some(visitor), &mut letter) {
-            // Only the owner can say that there is no such session, and this node may no longer be that.
-            Err(Undelivered::Unknown) if self.0.slots.epoch(id.slot()) != Some(epoch) => {
-                Err(self.0.not_owner(id.slot()))
+            // Rare, and large.
+            if let Err(refusal) = Box::pin(self.0.activate(id, epoch)).await {
+                if refusal == CommitRefusal::Stale || self.0.slots.epoch(id.slot()) != Some(epoch) {
+                    return Err(self.0.not_owner(id.slot()));
+                }
+                tracing::warn!(?refusal, "a session could not be loaded");
+                return Ok(Err(Undelivered::NotNow));
             }
-            other => Ok(other.map(|()| frames)),
+            is_loaded = true;
         }
+        // Only the owner can say that there is no such session, and this node may no longer be that.
+        if self.0.slots.epoch(id.slot()) != Some(epoch) {
+            return Err(self.0.not_owner(id.slot()));
+        }
+        Ok(Err(Undelivered::Unknown))
     }
 
     async fn deliver_older(&self, delivery: Delivery, message: Message) -> Result<Frames, Error> {
@@ -384,9 +387,12 @@ impl SessionHost for Host {
 impl Host {
     async fn foreign_cursor(&self, id: (&SessionId, Epoch), principal: &Principal) -> Result<Frames, Error> {
         Ok(match self.hand_over(id, streamable(principal), |_| Letter::Wake).await? {
-            Err(undelivered @ (Undelivered::Unknown | Undelivered::Foreign | Undelivered::NotNow)) => {
-                undelivered.answer(None)
-            }
+            Err(
+                undelivered @ (Undelivered::Unknown
+                | Undelivered::Passive
+                | Undelivered::Foreign
+                | Undelivered::NotNow),
+            ) => undelivered.answer(None),
             Ok(_) | Err(Undelivered::Full) => refuse::refused(400, None, &foreign()),
         })
     }

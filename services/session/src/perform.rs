@@ -120,6 +120,7 @@ impl Actor {
             Err(CommitRefusal::Conflict) => self.repair(false).await,
             Ok(()) | Err(CommitRefusal::Stale | CommitRefusal::Down) => committed,
         };
+        self.resident.is_in_doubt = committed == Err(CommitRefusal::Down);
         match committed {
             Ok(()) => {
                 self.resident.version += 1;

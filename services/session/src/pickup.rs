@@ -18,8 +18,10 @@ use crate::store::Answered;
 
 impl Actor {
     /// Takes a loaded session up again: its resources are watched here from now on, its calls are followed to their ends, and
-    /// what changed in the lists while it had no owner is announced.
+    /// what changed in the lists while it had no owner, or was passive, is announced.
     pub(crate) fn restore(&mut self) {
+        // Read behind its coming here: from then on it is told of changes like any other.
+        self.resident.machine.serve(self.shared.settings());
         let saved = self.resident.machine.snapshot();
         self.pending.extend(self.resident.machine.unannounced().map(Input::CatalogChanged));
         for (call, entry) in &saved.journal {

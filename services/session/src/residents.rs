@@ -1,4 +1,7 @@
-//! The sessions of this node. An idle one is a struct in a map: no task, no queue. While something is in flight it has both.
+//! The sessions of this node. An idle one is a struct in a map: no task, no queue. While something is in flight it has both. One that
+//! has been idle for longer is a few numbers, where the store keeps sessions outside of this process.
+
+mod passive;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash};
@@ -12,6 +15,7 @@ use machines::{CallId, Millis, Session};
 use mcp::rpc::Id;
 use tokio::sync::mpsc;
 
+pub(crate) use self::passive::{Passive, Presence};
 use crate::letter::{Letter, Overdue};
 use crate::refuse;
 use crate::registries::watches::Subscription;
@@ -38,6 +42,8 @@ pub(crate) struct Resident {
     pub(crate) repeated: Repeated,
     /// Answers to journaled calls that were given without the store, until it has them.
     pub(crate) unsaved: Vec<(CallId, Answered)>,
+    /// The store has not said what became of the last commit.
+    pub(crate) is_in_doubt: bool,
 }
 
 /// Keys of deliveries that came again, so that a first copy behind them is told. Empty as a rule.
@@ -58,6 +64,10 @@ impl Repeated {
     pub(crate) fn knows(&self, key: &str) -> bool {
         self.0.iter().any(|known| known == key)
     }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 enum Cell {
@@ -67,6 +77,8 @@ enum Cell {
         mailbox: mpsc::Sender<Box<Letter>>,
         _task: Handle<()>,
     },
+    /// To be loaded when something happens.
+    Passive(Passive),
 }
 
 /// Who asks for a session, and in which way.
@@ -76,12 +88,20 @@ pub(crate) struct Visitor<'a> {
     pub(crate) transport: Transport,
 }
 
+/// Parts that the sessions are in. What goes through all of them lets others in between.
+pub(crate) const PARTS: usize = 32;
+
+/// Of a session that is not in the wheel.
+const NEVER: Millis = Millis::MAX;
+/// When a passive session is woken again that could not be loaded.
+const AGAIN: Millis = 10_000;
+
 struct Entry {
     principal: Arc<Principal>,
     transport: Transport,
     cell: Option<Cell>,
-    /// Its moment in the wheel.
-    armed: Option<Millis>,
+    /// Its moment in the wheel; [`NEVER`] if it has none.
+    armed: Millis,
     overdue: Option<Box<Overdue>>,
 }
 
@@ -95,6 +115,8 @@ pub(crate) struct Removed {
 pub(crate) enum Undelivered {
     /// No such session here.
     Unknown,
+    /// It is passive: whoever wants it has to load it first.
+    Passive,
     /// Not this principal's, or not of this transport. To be told in the same words, and not to be looked for elsewhere.
     Foreign,
     /// Its queue is full.
@@ -107,16 +129,31 @@ impl Undelivered {
     /// What whoever asked is told.
     pub(crate) fn answer(self, request: Option<&Id>) -> Frames {
         match self {
-            Self::Unknown | Self::Foreign => refuse::session_not_found(),
+            // Whoever waits for an answer has a passive one loaded.
+            Self::Unknown | Self::Passive | Self::Foreign => refuse::session_not_found(),
             Self::Full => refuse::rate_limited(request, "too many messages wait in this session"),
             Self::NotNow => refuse::unavailable(request, "store_down"),
         }
     }
 }
 
+/// How many sessions there are, and how they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Census {
+    pub(crate) all: usize,
+    /// Those that have something under way.
+    pub(crate) active: usize,
+    /// Those whose state is only in the store.
+    pub(crate) passive: usize,
+    /// What waits in their queues.
+    pub(crate) letters: usize,
+}
+
 /// See the module.
 pub(crate) struct Residents {
-    shards: [Mutex<Shard>; 32],
+    /// After so long without traffic a session becomes passive.
+    passivate: Option<Millis>,
+    shards: [Mutex<Shard>; PARTS],
     per_principal: Mutex<HashMap<Arc<Principal>, usize>>,
 }
 
@@ -132,10 +169,11 @@ impl Shard {
     /// Makes sure that an idle session is woken at this moment or before.
     fn arm(&mut self, id: &SessionId, wake: Option<Millis>) {
         let (Some(wake), Some(entry)) = (wake, self.sessions.get_mut(id)) else { return };
-        if entry.armed.is_some_and(|armed| armed <= wake) {
+        if entry.armed <= wake {
             return;
         }
-        if let Some(armed) = entry.armed.replace(wake) {
+        let armed = std::mem::replace(&mut entry.armed, wake);
+        if armed != NEVER {
             self.wheel.remove(&(armed, id.clone()));
         }
         self.wheel.insert((wake, id.clone()));
@@ -145,13 +183,12 @@ impl Shard {
 /// Starts the actor of a session; called with the shard locked, so it must not wait.
 pub(crate) type Start<'a> = &'a dyn Fn(Box<Resident>, mpsc::Receiver<Box<Letter>>) -> Handle<()>;
 
-impl Default for Residents {
-    fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()), per_principal: Mutex::default() }
-    }
-}
-
 impl Residents {
+    /// None; those that come become passive after so long without traffic, or never.
+    pub(crate) fn new(passivate: Option<Millis>) -> Self {
+        Self { passivate, shards: std::array::from_fn(|_| Mutex::default()), per_principal: Mutex::default() }
+    }
+
     fn shard(&self, id: &SessionId) -> MutexGuard<'_, Shard> {
         // The last character of the MAC spreads well enough.
         let index = id.as_str().bytes().rev().take(2).fold(0_usize, |sum, c| sum * 31 + usize::from(c));
@@ -171,20 +208,24 @@ impl Residents {
         self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).sessions.len()).sum()
     }
 
-    /// Number of sessions, of active ones, and of letters in their queues.
-    pub(crate) fn census(&self) -> (usize, usize, usize) {
-        let (mut all, mut active, mut letters) = (0, 0, 0);
+    /// Looks at every session.
+    pub(crate) fn census(&self) -> Census {
+        let mut census = Census::default();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            all += shard.sessions.len();
+            census.all += shard.sessions.len();
             for entry in shard.sessions.values() {
-                if let Some(Cell::Active { mailbox, .. }) = &entry.cell {
-                    active += 1;
-                    letters += mailbox.max_capacity() - mailbox.capacity();
+                match &entry.cell {
+                    Some(Cell::Active { mailbox, .. }) => {
+                        census.active += 1;
+                        census.letters += mailbox.max_capacity() - mailbox.capacity();
+                    }
+                    Some(Cell::Passive(_)) => census.passive += 1,
+                    Some(Cell::Idle(_)) | None => {}
                 }
             }
         }
-        (all, active, letters)
+        census
     }
 
     /// Takes a session in. One that is there already stays.
@@ -196,12 +237,25 @@ impl Residents {
         }
         let principal = self.count_one(&resident.principal);
         resident.principal = principal.clone();
-        let wake = resident.machine.next_wake();
+        let wake = self.looked_at(&resident.machine, 0);
         let transport = resident.transport;
         let entry =
-            Entry { principal, transport, cell: Some(Cell::Idle(resident)), armed: None, overdue: None };
+            Entry { principal, transport, cell: Some(Cell::Idle(resident)), armed: NEVER, overdue: None };
         shard.sessions.insert(id.clone(), entry);
         shard.arm(&id, wake);
+    }
+
+    /// Puts all of a passive session in the place of what was remembered. One that is gone meanwhile, or here, stays so.
+    pub(crate) fn wake(&self, mut resident: Box<Resident>) {
+        let (id, wake) = (resident.id.clone(), resident.machine.next_wake());
+        let mut shard = self.shard(&id);
+        let Some(entry) = shard.sessions.get_mut(&id) else { return };
+        if let Some(Cell::Passive(_)) = entry.cell {
+            resident.principal = entry.principal.clone();
+            entry.cell = Some(Cell::Idle(resident));
+            // What it is loaded for follows; only behind that it may become passive again.
+            shard.arm(&id, wake);
+        }
     }
 
     /// Counts a session more of a principal, which is kept once for all of them.
@@ -213,9 +267,13 @@ impl Residents {
         principal
     }
 
-    /// Whether a session is here.
-    pub(crate) fn knows(&self, id: &SessionId) -> bool {
-        self.shard(id).sessions.contains_key(id)
+    /// What is here of a session.
+    pub(crate) fn presence(&self, id: &SessionId) -> Presence {
+        match self.shard(id).sessions.get(id) {
+            None => Presence::Absent,
+            Some(Entry { cell: Some(Cell::Passive(passive)), .. }) => Presence::Passive(*passive),
+            Some(_) => Presence::Here,
+        }
     }
 
     /// Forgets a session. What is given back holds its actor, which ends when it is dropped.
@@ -226,8 +284,8 @@ impl Residents {
     fn forget(&self, shard: &mut Shard, id: &SessionId) -> Option<Removed> {
         let entry = shard.sessions.remove(id)?;
         give_back(&mut shard.sessions);
-        if let Some(armed) = entry.armed {
-            shard.wheel.remove(&(armed, id.clone()));
+        if entry.armed != NEVER {
+            shard.wheel.remove(&(entry.armed, id.clone()));
         }
         let mut counts = self.per_principal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&entry.principal) {
@@ -240,7 +298,7 @@ impl Residents {
     }
 
     /// Puts a letter into a session's queue and starts its actor if it has none. The `visitor` is checked
-    /// if given. The letter stays if there is no such session.
+    /// if given. The letter stays if there is no such session, or it has to be loaded first.
     pub(crate) fn offer(
         &self,
         id: &SessionId,
@@ -252,6 +310,9 @@ impl Residents {
         let entry = shard.sessions.get_mut(id).ok_or(Undelivered::Unknown)?;
         if visitor.is_some_and(|v| *v.principal != *entry.principal || v.transport != entry.transport) {
             return Err(Undelivered::Foreign);
+        }
+        if let Some(Cell::Passive(_)) = entry.cell {
+            return Err(Undelivered::Passive);
         }
         let Some(letter) = offered.take() else { return Ok(()) };
         match entry.cell.take() {
@@ -288,7 +349,7 @@ impl Residents {
                     Undelivered::Unknown
                 })
             }
-            None => Err(Undelivered::Unknown),
+            Some(Cell::Passive(_)) | None => Err(Undelivered::Unknown),
         }
     }
 
@@ -309,12 +370,18 @@ impl Residents {
             return Err(Box::new((resident, *letter)));
         }
         resident.machine.rest();
-        let (id, wake) = (resident.id.clone(), resident.machine.next_wake());
+        let (id, wake) = (resident.id.clone(), self.looked_at(&resident.machine, 0));
         if let Some(entry) = shard.sessions.get_mut(&id) {
             entry.cell = Some(Cell::Idle(resident));
             shard.arm(&id, wake);
         }
         Ok(())
+    }
+
+    /// When an idle session is to be looked at: it wants to be woken, or may become passive, unless that was to be before.
+    fn looked_at(&self, machine: &Session, not_before: Millis) -> Option<Millis> {
+        let passive = self.passivate.map(|after| machine.active().saturating_add(after));
+        machine.next_wake().into_iter().chain(passive.filter(|at| *at >= not_before)).min()
     }
 
     /// Whether something is in flight in any session.
@@ -347,45 +414,50 @@ impl Residents {
             for id in leaving {
                 match shard.sessions.get(&id).and_then(|entry| entry.cell.as_ref()) {
                     Some(Cell::Active { .. }) => active.push(id),
-                    Some(Cell::Idle(_)) | None => drop(self.forget(&mut shard, &id)),
+                    Some(Cell::Idle(_) | Cell::Passive(_)) | None => drop(self.forget(&mut shard, &id)),
                 }
             }
         }
         active
     }
 
-    /// The sessions whose moment has come.
-    pub(crate) fn due(&self, now: Millis) -> Vec<SessionId> {
-        let mut due = Vec::new();
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            while let Some((wake, id)) = shard.wheel.pop_first() {
-                if wake > now {
-                    shard.wheel.insert((wake, id));
-                    break;
+    /// The sessions of a part whose moment has come. Those that were idle for long enough are passive from now on.
+    pub(crate) fn due(&self, place: usize, now: Millis) -> Vec<SessionId> {
+        // Dropped when the part is no longer locked.
+        let (mut due, mut let_go) = (Vec::new(), Vec::new());
+        let mut shard = self.shards[place % PARTS].lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((wake, id)) = shard.wheel.pop_first() {
+            if wake > now {
+                shard.wheel.insert((wake, id));
+                break;
+            }
+            let Some(entry) = shard.sessions.get_mut(&id) else { continue };
+            entry.armed = NEVER;
+            let_go.extend(self.passivate.and_then(|after| entry.passivate(after, now)));
+            let again = match &entry.cell {
+                Some(Cell::Idle(resident)) => self.looked_at(&resident.machine, now + 1),
+                Some(Cell::Passive(passive)) => Some(passive.remembered().wake()),
+                // An actor keeps its own time.
+                Some(Cell::Active { .. }) | None => None,
+            };
+            // The store may not have a passive one just now.
+            let retry = matches!(entry.cell, Some(Cell::Passive(_))).then(|| now.saturating_add(AGAIN));
+            match again {
+                Some(later) if later > now => shard.arm(&id, Some(later)),
+                Some(_) => {
+                    shard.arm(&id, retry);
+                    due.push(id);
                 }
-                let Some(entry) = shard.sessions.get_mut(&id) else { continue };
-                entry.armed = None;
-                let again = match &entry.cell {
-                    Some(Cell::Idle(resident)) => resident.machine.next_wake(),
-                    // An actor keeps its own time.
-                    Some(Cell::Active { .. }) | None => None,
-                };
-                match again {
-                    Some(later) if later > now => shard.arm(&id, Some(later)),
-                    Some(_) => due.push(id),
-                    None => {}
-                }
+                None => {}
             }
         }
         due
     }
 
-    /// Number of parts that the sessions are in, and the ids of one of them.
-    pub(crate) fn part(&self, place: usize) -> (usize, Vec<SessionId>) {
-        let parts = self.shards.len();
-        let part = self.shards[place % parts].lock().unwrap_or_else(PoisonError::into_inner);
-        (parts, part.sessions.keys().cloned().collect())
+    /// The ids of a part.
+    pub(crate) fn part(&self, place: usize) -> Vec<SessionId> {
+        let part = self.shards[place % PARTS].lock().unwrap_or_else(PoisonError::into_inner);
+        part.sessions.keys().cloned().collect()
     }
 
     /// Every session.
