@@ -32,6 +32,8 @@ class Running:
     url: str
     processes: list[int]
     redis: str = ""
+    # Where the session node's metrics are.
+    metrics: str = ""
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Bench:
         ready(url, 2)
         return Running(url, [gateway.pid, session.pid, tools.pid])
 
-    def clustered(self) -> Running:
+    def clustered(self, *more: str) -> Running:
         """The same with etcd, which says who owns what, and Redis, in which sessions and their calls are written down."""
         redis, redis_at = stores.redis(self.mesh, self._number)
         etcd, etcd_at = stores.etcd(self.mesh, self._number)
@@ -105,11 +107,12 @@ class Bench:
         keys = f'keys.ring={{k1="{base64.b64encode(os.urandom(32)).decode()}"}}'
         both = ["keys.current=k1", keys, *settings]
         tools, _ = self._role("tool-registry", settings)
-        session, _ = self._role("session", [*both, f'store.redis=["{redis_at}"]'])
+        session, _ = self._role("session", [*both, f'store.redis=["{redis_at}"]', *more])
         gateway, url = self._role("gateway", both)
         ready(url, 2)
         begun(url)
-        return Running(url, [gateway.pid, session.pid, tools.pid, redis.pid, etcd.pid], redis_at)
+        metrics = f"{session.address('admin').rstrip('/')}/metrics"
+        return Running(url, [gateway.pid, session.pid, tools.pid, redis.pid, etcd.pid], redis_at, metrics)
 
     def sdk(self) -> Running | None:
         """A server of the official Rust SDK with the same tool and nothing in front of it; built when it is first needed."""

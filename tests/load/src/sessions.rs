@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -21,6 +21,12 @@ use crate::processes::{self, Memory};
 
 /// How long the first comment of a stream may take.
 const FIRST_WORD: Duration = Duration::from_secs(20);
+
+/// How long it may take until all sessions are passive, and how often that is looked at.
+const PASSIVE: Duration = Duration::from_secs(180);
+const LOOK: Duration = Duration::from_millis(200);
+/// The gauges that are compared.
+const GAUGES: [&str; 2] = ["trunkline_sessions", "trunkline_sessions_passive"];
 
 /// What many sessions cost.
 #[derive(Debug, Clone, Serialize)]
@@ -51,7 +57,8 @@ pub struct Made {
     pub report: Report,
 }
 
-/// Makes `count` sessions through `clients` connections, and with `streams` opens the stream of each.
+/// Makes `count` sessions through `clients` connections, and with `streams` opens the stream of each. With the metrics of their
+/// owner they are idle when all of them are passive there.
 ///
 /// # Errors
 /// When one of them is refused, or a stream does not last.
@@ -61,13 +68,16 @@ pub async fn make(
     count: usize,
     clients: usize,
     streams: bool,
+    passive_at: Option<&Target>,
 ) -> Result<Made> {
     // A hundredth more come first and are not counted: what is made once is none of theirs.
     create(target, count / 100 + 1, clients).await?;
+    all_passive(passive_at).await?;
     let before = processes::memory(processes)?;
     let begin = Instant::now();
     let sessions = create(target, count, clients).await?;
     let rate = size(count) / begin.elapsed().as_secs_f64();
+    all_passive(passive_at).await?;
     let idle = processes::memory(processes)?;
     let held = if streams { hold(target, &sessions, clients).await? } else { Vec::new() };
     let streaming = processes::memory(processes)?;
@@ -103,6 +113,29 @@ async fn create(target: &Target, count: usize, clients: usize) -> Result<Vec<Hea
     }))
     .await?;
     Ok(made.into_iter().flatten().collect())
+}
+
+/// Waits until every session is passive at the owner whose metrics these are.
+async fn all_passive(metrics: Option<&Target>) -> Result<()> {
+    let Some(metrics) = metrics else { return Ok(()) };
+    let until = Instant::now() + PASSIVE;
+    let mut connection = Connection::open(metrics).await?;
+    loop {
+        let answer = connection.send(metrics.request(Method::GET, &HeaderMap::new(), Bytes::new())).await?;
+        let text = std::str::from_utf8(answer.body())?;
+        let [all, passive] = GAUGES.map(|name| gauge(text, name));
+        if all.is_some() && all == passive {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "{passive:?} of {all:?} sessions are passive");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What a gauge says in the text of all metrics.
+fn gauge(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+    lines.find(|rest| rest.starts_with(['{', ' ']))?.rsplit_once(' ')?.1.parse().ok()
 }
 
 /// A stream held open.
@@ -159,4 +192,15 @@ fn more(before: Memory, after: Memory) -> f64 {
 
 fn size(count: usize) -> f64 {
     u64_to_f64(u64::try_from(count).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_is_read_by_its_whole_name() {
+        let text = "# TYPE a gauge\na_b{role=\"x\"} 7\na{role=\"x\"} 3\nc 4\n";
+        assert_eq!(["a", "a_b", "c", "d"].map(|name| gauge(text, name)), [Some(3), Some(7), Some(4), None]);
+    }
 }

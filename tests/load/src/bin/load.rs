@@ -77,6 +77,9 @@ struct Sessions {
     /// Whether the stream of each is opened too.
     #[arg(long)]
     streams: bool,
+    /// URL of the metrics of their owner: memory is measured when all of them are passive there.
+    #[arg(long)]
+    passive_at: Option<String>,
     /// File that their ids are written to.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -137,7 +140,10 @@ fn make(wanted: &Sessions) -> Result<()> {
     let target = Target::parse(&wanted.common.url)?;
     let processes = processes::with_children(&wanted.common.processes);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let made = sessions::make(&target, &processes, wanted.count, wanted.common.clients, wanted.streams);
+    let passive_at = wanted.passive_at.as_deref().map(Target::parse).transpose()?;
+    let Sessions { count, streams, .. } = *wanted;
+    let made =
+        sessions::make(&target, &processes, count, wanted.common.clients, streams, passive_at.as_ref());
     let made = runtime.block_on(made)?;
     if let Some(path) = &wanted.out {
         let ids: Vec<&str> = made.sessions.iter().map(HeaderValue::to_str).collect::<Result<_, _>>()?;
