@@ -17,7 +17,53 @@ pub struct KeyRing(Arc<RwLock<Arc<Keys>>>);
 
 struct Keys {
     current: Arc<str>,
-    keys: BTreeMap<String, [u8; 32]>,
+    keys: BTreeMap<String, Key>,
+}
+
+/// A key, and what is derived from it for each MAC: identifiers are read with every message.
+struct Key {
+    secret: [u8; 32],
+    macs: [[u8; 16]; Purpose::ALL.len()],
+}
+
+/// What a MAC is for. One for one purpose is worth nothing for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Identifiers of sessions.
+    SessionId,
+    /// Identifiers of events.
+    EventId,
+    /// What stands for an identifier in traces.
+    Telemetry,
+}
+
+impl Purpose {
+    const ALL: [Self; 3] = [Self::SessionId, Self::EventId, Self::Telemetry];
+
+    /// Every version of a mesh has to derive the same keys.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::SessionId => "session-id",
+            Self::EventId => "event-id",
+            Self::Telemetry => "telemetry",
+        }
+    }
+}
+
+impl Key {
+    fn new(secret: [u8; 32]) -> Self {
+        let half = |purpose: Purpose| {
+            let mut half = [0_u8; 16];
+            half.copy_from_slice(&derived(&secret, purpose.name())[..16]);
+            half
+        };
+        Self { secret, macs: Purpose::ALL.map(half) }
+    }
+}
+
+/// The key has a fixed length, so key and purpose cannot be confused.
+fn derived(secret: &[u8; 32], purpose: &str) -> [u8; 32] {
+    Sha256::new().chain_update(secret).chain_update(purpose.as_bytes()).finalize().into()
 }
 
 /// Why a ring cannot be used.
@@ -86,11 +132,9 @@ impl KeyRing {
 
     /// A 64-bit MAC of `message` under the named key, for one purpose. `None` if there is no such key.
     #[must_use]
-    pub fn mac(&self, key: &str, purpose: &str, message: &[u8]) -> Option<u64> {
-        let derived = self.derive(key, purpose)?;
-        let mut half = [0_u8; 16];
-        half.copy_from_slice(&derived[..16]);
-        let mut hasher = SipHasher24::new_with_key(&half);
+    pub fn mac(&self, key: &str, purpose: Purpose, message: &[u8]) -> Option<u64> {
+        let ring = self.now();
+        let mut hasher = SipHasher24::new_with_key(&ring.keys.get(key)?.macs[purpose as usize]);
         hasher.write(message);
         Some(hasher.finish())
     }
@@ -98,13 +142,11 @@ impl KeyRing {
     /// A key for one purpose, derived from the named key. `None` if there is no such key.
     #[must_use]
     pub fn derive(&self, key: &str, purpose: &str) -> Option<[u8; 32]> {
-        let ring = self.now();
-        let secret = ring.keys.get(key)?;
-        // The key has a fixed length, so key and purpose cannot be confused.
-        Some(Sha256::new().chain_update(secret).chain_update(purpose.as_bytes()).finalize().into())
+        self.now().keys.get(key).map(|key| derived(&key.secret, purpose))
     }
 
-    fn of(current: &str, keys: BTreeMap<String, [u8; 32]>) -> Self {
+    fn of(current: &str, secrets: BTreeMap<String, [u8; 32]>) -> Self {
+        let keys = secrets.into_iter().map(|(name, secret)| (name, Key::new(secret))).collect();
         Self(Arc::new(RwLock::new(Arc::new(Keys { current: current.into(), keys }))))
     }
 
@@ -144,10 +186,25 @@ mod tests {
     fn a_ring_is_replaced_in_all_clones() {
         let ring = KeyRing::single("k1", [7; 32]);
         let clone = ring.clone();
-        let before = clone.mac("k1", "p", b"m");
+        let before = clone.mac("k1", Purpose::Telemetry, b"m");
         ring.replace(&KeyRing::single("k2", [8; 32]));
-        assert_eq!((&*clone.current(), clone.mac("k1", "p", b"m")), ("k2", None));
-        assert_ne!(clone.mac("k2", "p", b"m"), before);
+        assert_eq!((&*clone.current(), clone.mac("k1", Purpose::Telemetry, b"m")), ("k2", None));
+        assert_ne!(clone.mac("k2", Purpose::Telemetry, b"m"), before);
+    }
+
+    #[test]
+    fn a_mac_is_worth_nothing_for_another_purpose() {
+        let ring = KeyRing::single("k1", [7; 32]);
+        let macs = Purpose::ALL.map(|purpose| {
+            // As it was when each was derived anew.
+            let mut half = [0_u8; 16];
+            half.copy_from_slice(&ring.derive("k1", purpose.name()).unwrap()[..16]);
+            let mut hasher = SipHasher24::new_with_key(&half);
+            hasher.write(b"m");
+            assert_eq!(ring.mac("k1", purpose, b"m"), Some(hasher.finish()));
+            hasher.finish()
+        });
+        assert!(macs[0] != macs[1] && macs[1] != macs[2] && macs[0] != macs[2]);
     }
 
     #[test]

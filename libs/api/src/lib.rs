@@ -14,7 +14,7 @@ pub mod wire;
 
 pub use error::{Code, Detail, Error};
 pub use ids::{Epoch, EventId, SessionId, Slot, SlotCount};
-pub use keys::KeyRing;
+pub use keys::{KeyRing, Purpose};
 pub use registry::Registry;
 pub use session::SessionHost;
 

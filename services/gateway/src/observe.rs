@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api::session::Answer;
-use api::{Code, KeyRing};
+use api::{Code, KeyRing, Purpose};
 use axum::body::Bytes;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Version};
@@ -437,7 +437,7 @@ fn describe(
     }
     // Revisions without sessions have none to name.
     if let Some(session) = &letter.session
-        && let Some(hash) = keys.mac(&keys.current(), "telemetry", session.as_str().as_bytes())
+        && let Some(hash) = keys.mac(&keys.current(), Purpose::Telemetry, session.as_str().as_bytes())
     {
         to.set(attribute::SESSION, format!("{hash:016x}"));
         to.set(attribute::SLOT, i64::from(session.slot().number()));
