@@ -187,20 +187,21 @@ impl Forward {
     }
 
     async fn find_in_time(&self, call: &mut Call, slot: Option<Slot>) -> Result<Found, Error> {
-        let is_repeatable = call.is_repeatable();
-        let mut finding = pin!(async {
-            match slot {
-                Some(slot) => self.find(call, slot, None).await,
-                None => self.ask_in_turn(call).await,
+        let found = {
+            let mut finding = pin!(async {
+                match slot {
+                    Some(slot) => self.find(call, slot, None).await,
+                    None => self.ask_in_turn(call).await,
+                }
+            });
+            // Within one process it is found at once, and needs no timer.
+            match poll!(finding.as_mut()) {
+                Poll::Ready(found) => Ok(found),
+                Poll::Pending => tokio::time::timeout(self.patience.request, finding).await,
             }
-        });
-        // Within one process it is found at once, and needs no timer.
-        let found = match poll!(finding.as_mut()) {
-            Poll::Ready(found) => Ok(found),
-            Poll::Pending => tokio::time::timeout(self.patience.request, finding).await,
         };
         found.unwrap_or_else(|_late| {
-            let code = if is_repeatable { Code::Deadline } else { Code::OutcomeUnknown };
+            let code = if call.is_repeatable() { Code::Deadline } else { Code::OutcomeUnknown };
             Err(Error::new(code, "no session node took the request on in time"))
         })
     }
