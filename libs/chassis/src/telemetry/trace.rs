@@ -33,9 +33,14 @@ impl Trace {
         let bytes = parent.as_bytes();
         let head = bytes.get(..LENGTH)?;
         let hex = |from: usize, to: usize| {
-            let part = head.get(from..to)?;
-            part.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')).then_some(())?;
-            u128::from_str_radix(std::str::from_utf8(part).ok()?, 16).ok()
+            head.get(from..to)?.iter().try_fold(0_u128, |number, digit| {
+                let digit = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'a'..=b'f' => digit - b'a' + 10,
+                    _ => return None,
+                };
+                Some((number << 4) | u128::from(digit))
+            })
         };
         if head[2] != b'-' || head[35] != b'-' || head[52] != b'-' {
             return None;
@@ -93,7 +98,7 @@ impl Trace {
         write(3, &self.id.to_be_bytes());
         write(36, &self.span.to_be_bytes());
         write(53, &[u8::from(self.sampled)]);
-        String::from_utf8_lossy(&text).into_owned()
+        String::from_utf8(text.to_vec()).unwrap_or_default()
     }
 
     /// `tracestate`; empty = none.
