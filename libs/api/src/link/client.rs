@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
+use foldhash::fast::RandomState;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use prost::Message as _;
@@ -53,7 +54,8 @@ struct State<P: Port> {
     queue: VecDeque<Up<P::Request>>,
     /// How many links there were before this one.
     link: u64,
-    calls: HashMap<u64, Entry<P>>,
+    /// Hashed quickly: the numbers are our own.
+    calls: HashMap<u64, Entry<P>, RandomState>,
     last: u64,
     driver: Option<Waker>,
     sender: Option<Waker>,
@@ -67,7 +69,7 @@ impl<P: Port> Default for State<P> {
             unasked: 0,
             queue: VecDeque::new(),
             link: 0,
-            calls: HashMap::new(),
+            calls: HashMap::default(),
             last: 0,
             driver: None,
             sender: None,

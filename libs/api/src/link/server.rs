@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, SelectAll};
 use futures::task::AtomicWaker;
@@ -63,7 +64,8 @@ pub(crate) struct Calls<P: Port> {
     draining: Option<BoxFuture<'static, ()>>,
     inbound: Option<Streaming<P::Up>>,
     calls: SelectAll<Call<P>>,
-    controls: HashMap<u64, Arc<Control>>,
+    /// Hashed quickly: the numbers are those of another process of the mesh.
+    controls: HashMap<u64, Arc<Control>, RandomState>,
     unsent: VecDeque<Down<P::Frame>>,
 }
 
@@ -87,7 +89,7 @@ impl<P: Port> Calls<P> {
             draining: Some((surroundings.draining)()),
             inbound: Some(inbound),
             calls: SelectAll::new(),
-            controls: HashMap::new(),
+            controls: HashMap::default(),
             unsent: VecDeque::new(),
         }
     }

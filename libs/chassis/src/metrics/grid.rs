@@ -1,8 +1,10 @@
 //! Durations with several labels, found by position and without a look-up.
 
 use std::fmt;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+use foldhash::fast::RandomState;
 
 use super::{Histogram, Metrics};
 
@@ -94,7 +96,7 @@ impl<T> Names<T> {
     #[must_use]
     pub fn new(most: usize) -> Self {
         let slots = (0..(2 * most).next_power_of_two()).map(|_| OnceLock::new()).collect();
-        Self { most, slots, hasher: RandomState::new(), count: Mutex::default() }
+        Self { most, slots, hasher: RandomState::default(), count: Mutex::default() }
     }
 
     /// A name which was admitted before.
