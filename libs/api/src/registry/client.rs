@@ -56,6 +56,30 @@ impl RegistryClient {
         }
     }
 
+    /// Starts with a call of its own, not over the link.
+    async fn start_plainly(&self, context: &Context, start: Start) -> Result<Frames, Error> {
+        let deadline = context.deadline;
+        let context = Some(convert::context_to(context));
+        let raw_params = start.params.bytes();
+        let continuation = start.continuation.as_ref().map(convert::round_to);
+        let target = start.target;
+        let response = match start.operation {
+            Operation::Call => {
+                let message = pb::CallRequest { context, name: target, raw_params, continuation };
+                self.tools.clone().call(with_deadline(message, deadline)).await?
+            }
+            Operation::Read => {
+                let message = pb::ReadRequest { context, uri: target, raw_params, continuation };
+                self.resources.clone().read(with_deadline(message, deadline)).await?
+            }
+            Operation::Get => {
+                let message = pb::GetRequest { context, name: target, raw_params, continuation };
+                self.prompts.clone().get(with_deadline(message, deadline)).await?
+            }
+        };
+        Ok(frames(response))
+    }
+
     /// Starts over the link that `link` gives, where that can be.
     #[must_use]
     pub fn over(mut self, link: impl Fn() -> RegistryLink + Send + Sync + 'static) -> Self {
@@ -149,26 +173,8 @@ impl Registry for RegistryClient {
         {
             return link.start(context, start).await;
         }
-        let deadline = context.deadline;
-        let context = Some(convert::context_to(&context));
-        let raw_params = start.params.bytes();
-        let continuation = start.continuation.as_ref().map(convert::round_to);
-        let target = start.target;
-        let response = match start.operation {
-            Operation::Call => {
-                let message = pb::CallRequest { context, name: target, raw_params, continuation };
-                self.tools.clone().call(with_deadline(message, deadline)).await?
-            }
-            Operation::Read => {
-                let message = pb::ReadRequest { context, uri: target, raw_params, continuation };
-                self.resources.clone().read(with_deadline(message, deadline)).await?
-            }
-            Operation::Get => {
-                let message = pb::GetRequest { context, name: target, raw_params, continuation };
-                self.prompts.clone().get(with_deadline(message, deadline)).await?
-            }
-        };
-        Ok(frames(response))
+        // Rare, and large: so that what every call pays for is not.
+        Box::pin(self.start_plainly(&context, start)).await
     }
 
     async fn complete(&self, context: Context, params: Json) -> Result<Result<Json, RpcError>, Error> {
