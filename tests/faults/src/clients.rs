@@ -7,6 +7,7 @@ mod batched;
 pub mod call;
 mod carried;
 mod churn;
+pub mod drowsy;
 mod modern;
 mod session;
 mod stranger;
@@ -41,6 +42,8 @@ pub struct Load {
     pub carried: usize,
     /// Sessions that stay, of clients that post several messages at once.
     pub batched: usize,
+    /// Sessions that are used now and then.
+    pub drowsy: usize,
     /// Clients that begin and end sessions.
     pub churning: usize,
     /// Clients that call without a session.
@@ -56,6 +59,7 @@ impl Default for Load {
             width: 2,
             carried: 0,
             batched: 0,
+            drowsy: 3,
             churning: 2,
             modern: 3,
             pause: Duration::from_millis(150),
@@ -122,6 +126,9 @@ impl World {
         }
         for number in 0..load.batched {
             clients.spawn(batched::work(self.clone(), format!("{name}batch{number}"), load));
+        }
+        for number in 0..load.drowsy {
+            clients.spawn(drowsy::work(self.clone(), format!("{name}drowsy{number}")));
         }
         for number in 0..load.churning {
             clients.spawn(churn::work(self.clone(), format!("{name}churn{number}"), load));

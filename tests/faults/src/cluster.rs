@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 use tokio::time::Instant;
 
+use crate::clients::drowsy::PASSIVATE_AFTER_S;
 use crate::draw::Draw;
 use crate::observers;
 use crate::process::{Pids, Process, binary};
@@ -197,6 +198,9 @@ impl Cluster {
             USUAL_SLOTS => String::new(),
             other => format!("slots = {other}\n"),
         };
+        // An earlier version may not know of it.
+        let passivate = shape.former.is_none().then(|| format!("passivate_after_s = {PASSIVATE_AFTER_S}\n"));
+        let passivate = passivate.unwrap_or_default();
         let ledgers = self.units.iter().filter(|unit| unit.role == Role::Ledger);
         let ledgers: Vec<String> =
             ledgers.map(|unit| format!("{{ address = \"{}\" }}", unit.proxy.address())).collect();
@@ -218,7 +222,7 @@ impl Cluster {
                 Role::Prompts => format!("directory = {content:?}\n"),
                 Role::Session => format!(
                     "node = \"{name}\"\nregistries = [{}]\ncreations_per_s = 0\nmax_sessions_per_principal = 0\n\
-                     call_timeout_s = 20\ninit_timeout_s = 10\n",
+                     call_timeout_s = 20\ninit_timeout_s = 10\n{passivate}",
                     ledgers.join(", ")
                 ),
                 Role::Gateway => "request_timeout_s = 10\nkeep_alive_s = 5\n".to_owned(),

@@ -217,7 +217,7 @@ async fn serves(world: &World) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     let (quiet, draw) = (Recorder::default(), Draw::new(1));
     let probe = World::new(quiet.clone(), world.gateways(), world.keys(), draw);
-    let load = Load { sessions: 0, churning: 0, modern: 1, ..Load::default() };
+    let load = Load { sessions: 0, drowsy: 0, churning: 0, modern: 1, ..Load::default() };
     let _calling = probe.start_named(observers::PROBE, load);
     let mut in_a_row = 0;
     while in_a_row < 5 {

@@ -223,7 +223,7 @@ impl Session {
     /// Does one thing after another.
     pub(super) async fn hand(self, hand: usize, pause: Duration) {
         let mut draw = self.world.draw(&format!("{}/{hand}", self.name));
-        while self.world.goes_on() && !self.gone.load(Ordering::Relaxed) {
+        while self.world.goes_on() && !self.has_gone() {
             let f = match draw.below(20) {
                 0..6 => Doing::Append,
                 6..11 => Doing::Read,
