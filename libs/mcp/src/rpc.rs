@@ -10,6 +10,8 @@ use crate::edit::{self, ObjectEditor};
 use crate::json::{Json, Part};
 use crate::scan::{self, Limits, ScanError};
 
+mod twice;
+
 /// Longest id, in bytes as written.
 pub const MAX_ID: usize = 258;
 
@@ -267,7 +269,7 @@ impl<'a> Envelope<'a> {
         let mut found =
             Self { version: None, id: None, method: None, params: None, result: None, error: None };
         let (mut repeated, mut two_ids) = (false, false);
-        for (key, value) in json.part().members() {
+        json.part().members().for_each(|(key, value)| {
             let place = match key.as_ref() {
                 "jsonrpc" => &mut found.version,
                 "id" => &mut found.id,
@@ -275,12 +277,12 @@ impl<'a> Envelope<'a> {
                 "params" => &mut found.params,
                 "result" => &mut found.result,
                 "error" => &mut found.error,
-                _ => continue,
+                _ => return,
             };
             let again = place.replace(value).is_some();
             repeated |= again;
             two_ids |= again && key == "id";
-        }
+        });
         if two_ids {
             // Neither is the one to answer with.
             found.id = None;
@@ -317,7 +319,7 @@ impl<'a> Envelope<'a> {
             }
             let params = match self.params {
                 Some(raw) if !scan::is_object(raw.as_str()) => return fail("`params` must be an object"),
-                Some(raw) if repeats(raw) => return fail("a member of `params` occurs twice"),
+                Some(raw) if twice::decides(raw) => return fail("a member of `params` occurs twice"),
                 other => other.map(|raw| json.slice(raw.as_str())),
             };
             let method = method.into_owned();
@@ -339,27 +341,6 @@ impl<'a> Envelope<'a> {
         };
         Ok(Message::Response(Response { id, outcome }))
     }
-}
-
-/// Whether a name that decides something occurs twice in `params` or in its `_meta`.
-fn repeats(params: Part<'_>) -> bool {
-    const DECIDING: [&str; 8] =
-        ["name", "uri", "arguments", "_meta", "requestState", "inputResponses", "cursor", "notifications"];
-    let mut seen = [false; DECIDING.len()];
-    let mut meta = None;
-    for (key, value) in params.members() {
-        let Some(place) = DECIDING.iter().position(|name| *name == key) else { continue };
-        if std::mem::replace(&mut seen[place], true) {
-            return true;
-        }
-        if key == "_meta" {
-            meta = Some(value);
-        }
-    }
-    let mut names: Vec<_> = meta.into_iter().flat_map(Part::members).map(|(key, _)| key).collect();
-    // Sorted, because a client may send as many as a message holds.
-    names.sort_unstable();
-    names.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 /// Text of a request.
