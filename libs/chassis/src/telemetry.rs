@@ -21,8 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::filter::{FilterExt as _, LevelFilter};
+use tracing::Subscriber;
+use tracing::subscriber::set_global_default;
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use self::export::{Exporter, Fates, Sink};
@@ -32,13 +35,11 @@ pub use self::span::Attributes;
 pub use self::trace::Trace;
 pub use self::wire::{Any, Value};
 use crate::clock;
+use crate::metrics::Metrics;
 use crate::process::Process;
 
 /// The attribute that names the role of a span.
 pub const ROLE: &str = "trunkline.role";
-
-/// Crates whose own spans say nothing about a request.
-const TOO_DEEP: [&str; 5] = ["h2", "hyper", "hyper_util", "tonic", "tower"];
 
 /// How long the last spans may take.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -180,35 +181,22 @@ pub fn init(roles: &[&'static str], config: &Config, process: &Process) -> Resul
     let (filter, levels) = reload::Layer::new(filter(&config.log)?);
     let levels = Some(Levels(levels));
     let fates = Fates::new(&process.metrics);
-    let (exporter, spans) = match exporter(roles, config, fates)? {
-        Some((exporter, sink)) => (Some(exporter), Some(span_layers(sink, config))),
-        None => (None, None),
-    };
+    let (exporter, sink) = exporter(roles, config, fates)?.unzip();
     let guard = Guard { exporter, levels };
     let lines = log::Lines {
         format: config.format,
         node: process.health.node().to_owned(),
         role: roles.first().copied().unwrap_or_default(),
     };
-    // Nobody's spans show in lines, so none are made for them.
-    #[allow(
-        clippy::redundant_closure_for_method_calls,
-        reason = "the method is not general enough over lifetimes"
-    )]
-    let counts = scope::Counts(process.metrics.clone()).with_filter(nothing());
-    // The hint lets that of the levels pass: without it every span of every library would be looked at.
-    let events_only =
-        tracing_subscriber::filter::filter_fn(|meta| meta.is_event()).with_max_level_hint(LevelFilter::TRACE);
-    let logs = tracing_subscriber::fmt::layer()
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal() && config.format == Format::Text)
         .with_writer(std::io::stderr)
-        .event_format(lines)
-        .with_filter(filter.and(events_only));
-    let subscriber = tracing_subscriber::registry().with(logs).with(counts);
+        .event_format(lines);
+    let subscriber = logging(lines, filter, process.metrics.clone());
     // A layer that is `None` counts as one that wants everything, and every span of every library would be made.
-    match spans {
-        Some(spans) => tracing::subscriber::set_global_default(subscriber.with(spans))?,
-        None => tracing::subscriber::set_global_default(subscriber)?,
+    match sink {
+        Some(sink) => set_global_default(with_spans(subscriber, sink, config))?,
+        None => set_global_default(subscriber)?,
     }
     log_panics(config.record_content);
     Ok(guard)
@@ -237,29 +225,29 @@ fn exporter(
     Ok(Some((Exporter::start(&config.endpoint, sink.clone())?, sink)))
 }
 
-fn span_layers<S>(sink: Arc<Sink>, config: &Config) -> impl Layer<S> + use<S>
-where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
-{
-    let ours = |meta: &tracing::Metadata<'_>| {
-        let root = meta.target().split("::").next().unwrap_or_default();
-        meta.is_span() && *meta.level() <= tracing::Level::INFO && !TOO_DEEP.contains(&root)
-    };
-    let recorded = tracing_subscriber::filter::dynamic_filter_fn(move |meta, _| {
-        ours(meta) && scope::is_current_recorded()
-    });
-    let recorded = recorded.with_callsite_filter(move |meta| match ours(meta) {
-        true => tracing::subscriber::Interest::sometimes(),
-        false => tracing::subscriber::Interest::never(),
-    });
-    let tracer = scope::Tracer::new(sink, config.sample, config.record_content);
-    // It is only to be found, and wants nothing: a layer without a filter would want everything.
-    joined::Joined.with_filter(recorded).and_then(tracer.with_filter(nothing()))
+/// Writes lines for the events that `filter` lets pass.
+fn logging(
+    lines: impl Layer<Registry> + Send + Sync,
+    filter: reload::Layer<EnvFilter, Registry>,
+    metrics: Metrics,
+) -> impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync {
+    // Nobody's spans show in lines, so none are made for them. Each layer hints at the levels it wants: without one of the hints
+    // every event and span of every library would be looked at.
+    let events_only = filter_fn(|meta| meta.is_event()).with_max_level_hint(LevelFilter::TRACE);
+    // It is only to be found.
+    let nothing = filter_fn(|_| false).with_max_level_hint(LevelFilter::OFF);
+    let logs = lines.with_filter(filter.and(events_only));
+    tracing_subscriber::registry().with(logs).with(scope::Counts(metrics).with_filter(nothing))
 }
 
-fn nothing<S>() -> impl tracing_subscriber::layer::Filter<S> {
-    // Without a hint of a level: that of the outermost layer would hold for all.
-    tracing_subscriber::filter::filter_fn(|_| false)
+/// Records spans, too.
+fn with_spans<S>(subscriber: S, sink: Arc<Sink>, config: &Config) -> impl Subscriber + Send + Sync + use<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    let ours = filter_fn(scope::is_for_spans).with_max_level_hint(LevelFilter::INFO);
+    let tracer = scope::Tracer::new(sink, config.sample, config.record_content);
+    subscriber.with(joined::Joined.with_filter(ours)).with(tracer)
 }
 
 /// On which side of an exchange a span stands.

@@ -12,6 +12,10 @@ use std::task::{Context as TaskContext, Poll};
 
 use futures::Stream;
 use pin_project_lite::pin_project;
+use tracing::Metadata;
+use tracing::subscriber::Interest;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::Context;
 
 use super::export::Sink;
 use super::span::{Above, Attributes, Draft, Recorded};
@@ -49,7 +53,35 @@ pub(super) struct Tracer {
     content: bool,
 }
 
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Tracer {}
+/// It also decides whether a span of a library is made at all. Filters of single layers cannot: a span that all of them refuse is
+/// made for nobody, and costs nearly as much as one that is recorded.
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Tracer {
+    fn register_callsite(&self, meta: &'static Metadata<'static>) -> Interest {
+        match (meta.is_span(), is_for_spans(meta)) {
+            (false, _) => Interest::always(),
+            (true, false) => Interest::never(),
+            (true, true) => Interest::sometimes(),
+        }
+    }
+
+    fn enabled(&self, meta: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        !meta.is_span() || (is_current_recorded() && is_for_spans(meta))
+    }
+
+    /// Which events there are is for others to say.
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::OFF)
+    }
+}
+
+/// Crates whose own spans say nothing about a request.
+const TOO_DEEP: [&str; 5] = ["h2", "hyper", "hyper_util", "tonic", "tower"];
+
+/// Whether it is a span that says something about a request.
+pub(super) fn is_for_spans(meta: &Metadata<'_>) -> bool {
+    let root = meta.target().split("::").next().unwrap_or_default();
+    meta.is_span() && *meta.level() <= tracing::Level::INFO && !TOO_DEEP.contains(&root)
+}
 
 impl Tracer {
     pub(super) fn new(sink: Arc<Sink>, sample: f64, content: bool) -> Self {
@@ -90,7 +122,7 @@ pub(crate) fn process_metrics() -> Option<Metrics> {
 }
 
 /// Whether the work under way on this thread is recorded.
-pub(super) fn is_current_recorded() -> bool {
+fn is_current_recorded() -> bool {
     CURRENT.with_borrow(Scope::is_recorded)
 }
 

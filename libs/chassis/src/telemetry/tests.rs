@@ -43,7 +43,7 @@ fn text(attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue], key: &s
 
 fn recorded_with(config: &Config, act: impl FnOnce()) -> Vec<(String, Span)> {
     let sink = Sink::new(&ROLES, "test", Fates::new(&Metrics::default()));
-    let subscriber = tracing_subscriber::registry().with(span_layers(sink.clone(), config));
+    let subscriber = with_spans(tracing_subscriber::registry(), sink.clone(), config);
     tracing::subscriber::with_default(subscriber, act);
     let requests = sink.requests().into_iter();
     let mut spans: Vec<_> = requests
@@ -322,7 +322,7 @@ fn spans_reach_a_collector_before_the_process_ends() {
     let process = Process::new("n1");
     let fates = Fates::new(&process.metrics);
     let (exporter, sink) = exporter(&["gateway", "session"], &config, fates).unwrap().unwrap();
-    let subscriber = tracing_subscriber::registry().with(span_layers(sink, &config));
+    let subscriber = with_spans(tracing_subscriber::registry(), sink, &config);
     tracing::subscriber::with_default(subscriber, || {
         drop(edge(Origin::default()).child("session", Side::Internal, || "deliver".into()));
     });
@@ -346,7 +346,7 @@ fn a_collector_that_does_not_answer_costs_spans_and_nothing_else() {
     let process = Process::new("n1");
     let fates = Fates::new(&process.metrics);
     let (exporter, sink) = exporter(&["gateway"], &config, fates).unwrap().unwrap();
-    let subscriber = tracing_subscriber::registry().with(span_layers(sink, &config));
+    let subscriber = with_spans(tracing_subscriber::registry(), sink, &config);
     let begun = Instant::now();
     tracing::subscriber::with_default(subscriber, || {
         (0..3 * export::QUEUE).for_each(|_| drop(edge(Origin::default())));
@@ -361,6 +361,41 @@ fn a_collector_that_does_not_answer_costs_spans_and_nothing_else() {
     assert_eq!(count("dropped") + count("failed"), 2 * export::QUEUE, "{text}");
     drop(Guard { exporter: Some(exporter), levels: None });
     assert!(begun.elapsed() < Duration::from_secs(20), "the end does not wait for it either");
+}
+
+#[test]
+fn spans_of_libraries_are_made_where_something_is_recorded() {
+    for sample in [0.0, 1.0] {
+        let seen = recorded_with(&Config { sample, ..Config::default() }, || {
+            assert!(tracing::info_span!("nobody asked").is_disabled());
+            let _inside = edge(Origin::default()).enter();
+            assert_eq!(tracing::info_span!("of a library").is_disabled(), sample == 0.0);
+            assert!(tracing::debug_span!("of no interest").is_disabled());
+            assert!(tracing::info_span!(target: "h2::proto", "too deep").is_disabled());
+        });
+        assert_eq!(seen.len(), if sample == 0.0 { 0 } else { 2 });
+    }
+}
+
+/// Else each line of the deepest library is looked at, for every request.
+#[test]
+fn recording_spans_changes_nothing_about_levels() {
+    let hints = ["error", "info", "info,session=debug"].map(|log| {
+        let logging = || {
+            let (filter, _levels) = reload::Layer::new(filter(log).unwrap());
+            logging(tracing_subscriber::fmt::layer(), filter, Metrics::default())
+        };
+        let sink = Sink::new(&ROLES, "test", Fates::new(&Metrics::default()));
+        let recording = with_spans(logging(), sink, &Config::default());
+        (logging().max_level_hint(), recording.max_level_hint())
+    });
+    let level = |level: LevelFilter| Some(level);
+    let expected = [
+        (level(LevelFilter::ERROR), level(LevelFilter::INFO)),
+        (level(LevelFilter::INFO), level(LevelFilter::INFO)),
+        (level(LevelFilter::DEBUG), level(LevelFilter::DEBUG)),
+    ];
+    assert_eq!(hints, expected);
 }
 
 #[test]
