@@ -72,6 +72,11 @@ impl<'a> Part<'a> {
         noted.chain(read).map(move |(name, text)| (name, Self { text, ..self }))
     }
 
+    /// Whether it is known without reading it that no name occurs twice in this object. `false` says nothing.
+    pub(crate) fn has_no_twins(self) -> bool {
+        self.outline.is_some_and(|outline| outline.has_no_twins(self.text))
+    }
+
     /// Its content, if it is a string.
     #[must_use]
     pub fn string(self) -> Option<Cow<'a, str>> {

@@ -129,4 +129,24 @@ impl Outline {
         };
         Some(own.filter_map(move |place| Some((part(place.key)?, part(place.value)?))))
     }
+
+    /// Whether it is noted that no name occurs twice in the object that is written as `text`. `false` says nothing.
+    pub(crate) fn has_no_twins(&self, text: &str) -> bool {
+        let at = text.as_ptr().addr().checked_sub(self.base).and_then(|at| u32::try_from(at).ok());
+        let (Some(at), Some(places)) = (at, self.places.get(..self.count)) else { return false };
+        let name = |place: &Place| {
+            let (from, to) = (place.key.0.checked_sub(at)?, place.key.1.checked_sub(at)?);
+            text.as_bytes().get(from as usize..to as usize)
+        };
+        let length = |place: &Place| place.key.1.wrapping_sub(place.key.0);
+        let mut is_noted = false;
+        for (index, one) in places.iter().enumerate().filter(|(_, one)| one.object == at) {
+            is_noted = true;
+            let mut later = places[index + 1..].iter().filter(|other| other.object == at);
+            if later.any(|other| length(one) == length(other) && name(one) == name(other)) {
+                return false;
+            }
+        }
+        is_noted
+    }
 }

@@ -1,15 +1,16 @@
 //! Names that occur twice in a request: readers may differ on which of their values counts.
 
-use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use crate::json::Part;
 
 /// Whether a name that decides something occurs twice in `params` or in its `_meta`.
 pub(super) fn decides(params: Part<'_>) -> bool {
+    if params.has_no_twins() {
+        return params.get("_meta").is_some_and(has_twins);
+    }
     let mut seen = [false; 8];
     let mut meta = None;
-    // Not a loop over `next`, which would ask for each member where the names come from.
     let end = params.members().try_for_each(|(key, value)| {
         let place = match key.as_ref() {
             "name" => 0,
@@ -36,28 +37,13 @@ pub(super) fn decides(params: Part<'_>) -> bool {
 
 /// Whether any name occurs twice in an object.
 fn has_twins(object: Part<'_>) -> bool {
-    /// So many are compared with each other.
-    const FEW: usize = 8;
-    let mut few: [Cow<'_, str>; FEW] = Default::default();
-    let mut count = 0;
-    let end = object.members().try_for_each(|(key, _)| {
-        if count == FEW || few[..count].contains(&key) {
-            return ControlFlow::Break(count < FEW);
-        }
-        few[count] = key;
-        count += 1;
-        ControlFlow::Continue(())
-    });
-    match end {
-        ControlFlow::Continue(()) => false,
-        ControlFlow::Break(true) => true,
-        ControlFlow::Break(false) => {
-            // Sorted, because a client may send as many as a message holds.
-            let mut names: Vec<_> = object.members().map(|(key, _)| key).collect();
-            names.sort_unstable();
-            names.windows(2).any(|pair| pair[0] == pair[1])
-        }
+    if object.has_no_twins() {
+        return false;
     }
+    // Sorted, because a client may send as many as a message holds.
+    let mut names: Vec<_> = object.members().map(|(key, _)| key).collect();
+    names.sort_unstable();
+    names.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 #[cfg(test)]
