@@ -5,14 +5,14 @@
 
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tower::{Layer, Service};
 
 use super::scope::{Scope, Within};
 use super::trace::Trace;
 
-const PARENT: &str = "traceparent";
-const STATE: &str = "tracestate";
+const PARENT: HeaderName = HeaderName::from_static("traceparent");
+const STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Writes the current trace context into the headers of each request.
 #[derive(Debug, Clone)]
