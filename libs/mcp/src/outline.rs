@@ -120,10 +120,8 @@ impl Outline {
         &'a self,
         text: &'a str,
     ) -> Option<impl DoubleEndedIterator<Item = (&'a str, &'a str)>> {
-        let at = u32::try_from(text.as_ptr().addr().checked_sub(self.base)?).ok()?;
-        let places = self.places.get(..self.count)?;
-        let first = places.iter().position(|place| place.object == at)?;
-        let own = places.get(first..)?.iter().filter(move |place| place.object == at);
+        let (at, places) = self.noted(text)?;
+        let own = places.iter().filter(move |place| place.object == at);
         let part = move |(from, to): (u32, u32)| {
             text.get(from.checked_sub(at)? as usize..to.checked_sub(at)? as usize)
         };
@@ -132,21 +130,24 @@ impl Outline {
 
     /// Whether it is noted that no name occurs twice in the object that is written as `text`. `false` says nothing.
     pub(crate) fn has_no_twins(&self, text: &str) -> bool {
-        let at = text.as_ptr().addr().checked_sub(self.base).and_then(|at| u32::try_from(at).ok());
-        let (Some(at), Some(places)) = (at, self.places.get(..self.count)) else { return false };
+        let Some((at, places)) = self.noted(text) else { return false };
         let name = |place: &Place| {
             let (from, to) = (place.key.0.checked_sub(at)?, place.key.1.checked_sub(at)?);
             text.as_bytes().get(from as usize..to as usize)
         };
         let length = |place: &Place| place.key.1.wrapping_sub(place.key.0);
-        let mut is_noted = false;
-        for (index, one) in places.iter().enumerate().filter(|(_, one)| one.object == at) {
-            is_noted = true;
-            let mut later = places[index + 1..].iter().filter(|other| other.object == at);
-            if later.any(|other| length(one) == length(other) && name(one) == name(other)) {
-                return false;
-            }
-        }
-        is_noted
+        let is_twin = |one: &Place, other: &Place| {
+            other.object == at && length(one) == length(other) && name(one) == name(other)
+        };
+        let mut own = places.iter().enumerate().filter(|(_, place)| place.object == at);
+        !own.any(|(index, one)| places[index + 1..].iter().any(|other| is_twin(one, other)))
+    }
+
+    /// Where the object begins that is written as `text`, and what was noted from its first member on.
+    fn noted(&self, text: &str) -> Option<(u32, &[Place])> {
+        let at = u32::try_from(text.as_ptr().addr().checked_sub(self.base)?).ok()?;
+        let places = self.places.get(..self.count)?;
+        let first = places.iter().position(|place| place.object == at)?;
+        Some((at, places.get(first..)?))
     }
 }

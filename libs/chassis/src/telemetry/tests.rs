@@ -379,7 +379,7 @@ fn spans_of_libraries_are_made_where_something_is_recorded() {
 
 /// Else each line of the deepest library is looked at, for every request.
 #[test]
-fn recording_spans_changes_nothing_about_levels() {
+fn recording_spans_asks_for_their_level_and_no_deeper_one() {
     let hints = ["error", "info", "info,session=debug"].map(|log| {
         let logging = || {
             let (filter, _levels) = reload::Layer::new(filter(log).unwrap());

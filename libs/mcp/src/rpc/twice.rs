@@ -1,38 +1,28 @@
 //! Names that occur twice in a request: readers may differ on which of their values counts.
 
-use std::ops::ControlFlow;
-
 use crate::json::Part;
+
+/// Names in `params` that decide something.
+const DECIDING: [&str; 8] =
+    ["name", "uri", "arguments", "_meta", "requestState", "inputResponses", "cursor", "notifications"];
 
 /// Whether a name that decides something occurs twice in `params` or in its `_meta`.
 pub(super) fn decides(params: Part<'_>) -> bool {
     if params.has_no_twins() {
         return params.get("_meta").is_some_and(has_twins);
     }
-    let mut seen = [false; 8];
+    let mut seen = [false; DECIDING.len()];
     let mut meta = None;
-    let end = params.members().try_for_each(|(key, value)| {
-        let place = match key.as_ref() {
-            "name" => 0,
-            "uri" => 1,
-            "arguments" => 2,
-            "_meta" => 3,
-            "requestState" => 4,
-            "inputResponses" => 5,
-            "cursor" => 6,
-            "notifications" => 7,
-            _ => return ControlFlow::Continue(()),
-        };
-        if place == 3 {
+    for (key, value) in params.members() {
+        let Some(place) = DECIDING.iter().position(|name| *name == key) else { continue };
+        if std::mem::replace(&mut seen[place], true) {
+            return true;
+        }
+        if key == "_meta" {
             meta = Some(value);
         }
-        if std::mem::replace(&mut seen[place], true) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
-    end.is_break() || meta.is_some_and(has_twins)
+    }
+    meta.is_some_and(has_twins)
 }
 
 /// Whether any name occurs twice in an object.
@@ -52,27 +42,28 @@ mod tests {
     use crate::json::Json;
     use crate::scan::Limits;
 
-    /// The same whether where members stand was noted or not.
+    /// Of the params of a message; the same whether where members stand was noted or not.
     fn decided(params: &str) -> bool {
-        let noted = Json::parse(params.to_owned().into(), &Limits::MESSAGE).unwrap();
-        let read = Json::trusted(params.to_owned());
-        assert_eq!(decides(noted.part()), decides(read.part()), "{params}");
-        decides(read.part())
+        let text = format!("{{\"method\":\"x\",\"params\":{params}}}");
+        let noted = Json::parse(text.clone().into(), &Limits::MESSAGE).unwrap();
+        let read = Json::trusted(text);
+        let [noted, read] = [&noted, &read].map(|json| decides(json.part().get("params").unwrap()));
+        assert_eq!(noted, read, "{params}");
+        read
+    }
+
+    #[test]
+    fn of_a_usual_call_it_is_known_without_reading() {
+        let text = r#"{"id":1,"params":{"name":"n","arguments":{"a":1},"_meta":{"a":{},"b":"2"}}}"#;
+        let json = Json::parse(text.into(), &Limits::MESSAGE).unwrap();
+        let params = json.part().get("params").unwrap();
+        assert!(params.has_no_twins() && params.get("_meta").unwrap().has_no_twins());
+        assert!(!Json::trusted(text).part().has_no_twins(), "nothing was noted of it");
     }
 
     #[test]
     fn each_name_that_decides_may_be_there_once() {
-        let names = [
-            "name",
-            "uri",
-            "arguments",
-            "_meta",
-            "requestState",
-            "inputResponses",
-            "cursor",
-            "notifications",
-        ];
-        let all: Vec<String> = names.iter().map(|name| format!("\"{name}\":{{}}")).collect();
+        let all: Vec<String> = DECIDING.iter().map(|name| format!("\"{name}\":{{}}")).collect();
         assert!(!decided(&format!("{{{}}}", all.join(","))));
         for one in &all {
             assert!(decided(&format!("{{{},{one}}}", all.join(","))), "{one}");
