@@ -60,7 +60,8 @@ pub mod pb {
 use mcp::Revision;
 
 /// On whose behalf a request is made.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Eq, PartialOrd, Ord, Hash, Default)]
+#[expect(clippy::derived_hash_with_manual_eq, reason = "equal in the same cases as derived")]
 pub struct Principal {
     /// Stable within the issuer; empty = anonymous.
     pub subject: String,
@@ -70,6 +71,18 @@ pub struct Principal {
     pub tenant: String,
     /// Program that acts for the subject; empty where the credentials do not tell.
     pub client: String,
+}
+
+impl PartialEq for Principal {
+    /// Compares nothing with nothing without a look at it: where vectors are compared under a mask, reading no bytes at the address
+    /// of an empty string is a fault that the processor takes hundreds of cycles to swallow, and the anonymous are four of those.
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = |one: &str, other: &str| one.len() == other.len() && (one.is_empty() || one == other);
+        is_same(&self.subject, &other.subject)
+            && is_same(&self.issuer, &other.issuer)
+            && is_same(&self.tenant, &other.tenant)
+            && is_same(&self.client, &other.client)
+    }
 }
 
 impl Principal {
@@ -83,4 +96,24 @@ impl Principal {
 /// The revision a request context names, or the newest where it names none this build knows.
 pub(crate) fn revision_or_latest(text: &str) -> Revision {
     Revision::parse(text).unwrap_or(Revision::LATEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn principals_are_the_same_if_all_is() {
+        let of = |[subject, issuer, tenant, client]: [&str; 4]| {
+            let [subject, issuer, tenant, client] = [subject, issuer, tenant, client].map(str::to_owned);
+            Principal { subject, issuer, tenant, client }
+        };
+        let words = ["", "a", "b", "ab"];
+        let each = |number: usize| [0, 2, 4, 6].map(|shift| words[(number >> shift) & 3]);
+        let all: Vec<_> = (0..256).map(|number| of(each(number))).collect();
+        for (number, one) in all.iter().enumerate() {
+            let alike: Vec<usize> = (0..all.len()).filter(|other| all[*other] == *one).collect();
+            assert_eq!(alike, [number], "{one:?}");
+        }
+    }
 }
