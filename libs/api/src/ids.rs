@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -103,7 +104,8 @@ impl fmt::Display for Epoch {
 /// three hexadecimal digits, and four from 4096 on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId {
-    text: String,
+    /// Shared, because a node has each of its sessions' ids in several places.
+    text: Arc<str>,
     slot: Slot,
 }
 
@@ -123,7 +125,7 @@ impl SessionId {
         let key = keys.current();
         let head = format!("v1.{key}.{:03x}.{}", slot.0, BASE64.encode(random));
         let mac = keys.mac(&key, Purpose::SessionId, head.as_bytes()).unwrap_or_default();
-        Self { text: format!("{head}.{}", BASE64.encode(mac.to_be_bytes())), slot }
+        Self { text: format!("{head}.{}", BASE64.encode(mac.to_be_bytes())).into(), slot }
     }
 
     /// Reads an id and checks its MAC; `None` if it was not made with a key of the ring.
@@ -146,7 +148,7 @@ impl SessionId {
             return None;
         }
         let slot = Self::read_slot(slot)?;
-        Some(Self { text: text.to_owned(), slot })
+        Some(Self { text: text.into(), slot })
     }
 
     /// The slot that an id names, without a look at its MAC: for operators, who have no keys. Nothing is decided by it that a
