@@ -9,7 +9,7 @@ use tokio::time::Sleep;
 /// Ends when that moment has come; never without one. Safe to use in `select!`.
 pub(crate) async fn reached(moment: Option<Millis>) {
     match moment {
-        Some(at) => sleep(at).await,
+        Some(at) => sleep(chassis::clock::dated_millis(), at).await,
         None => std::future::pending().await,
     }
 }
@@ -22,20 +22,21 @@ impl Timer {
     /// See [`reached`].
     pub(crate) async fn reached(&mut self, moment: Option<Millis>) {
         let Some(at) = moment else { return std::future::pending().await };
+        let now = chassis::clock::dated_millis();
         // A machine that was suspended has lost time which its timers do not know of.
-        if at <= chassis::clock::dated_millis() {
+        if at <= now {
             return;
         }
         let (_, timer) = match self.0.take_if(|(armed, _)| *armed == at) {
             Some(armed) => self.0.insert(armed),
-            None => self.0.insert((at, Box::pin(sleep(at)))),
+            None => self.0.insert((at, Box::pin(sleep(now, at)))),
         };
         timer.await;
     }
 }
 
-fn sleep(until: Millis) -> Sleep {
-    tokio::time::sleep(Duration::from_millis(until.saturating_sub(chassis::clock::dated_millis())))
+fn sleep(now: Millis, until: Millis) -> Sleep {
+    tokio::time::sleep(Duration::from_millis(until.saturating_sub(now)))
 }
 
 #[cfg(test)]

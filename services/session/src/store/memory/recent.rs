@@ -34,14 +34,14 @@ struct Place {
 #[derive(Default)]
 struct OfSession {
     kept: VecDeque<Kept>,
+    /// Of their keys, side by side: each answer is compared with all before it, which need not be looked at for that.
+    digests: VecDeque<u64>,
     bytes: usize,
 }
 
 struct Kept {
     serial: u64,
     at: u64,
-    /// Of its key: most others need not be looked at.
-    digest: u64,
     answered: Answered,
 }
 
@@ -59,7 +59,8 @@ impl Recent {
         };
         let (serial, most) = (self.next, answered.most());
         self.next += 1;
-        of.kept.push_back(Kept { serial, at: now, digest, answered });
+        of.kept.push_back(Kept { serial, at: now, answered });
+        of.digests.push_back(digest);
         (of.bytes, self.bytes) = (of.bytes + size, self.bytes + size);
         while of.kept.len() > most || of.bytes > Answered::BYTES {
             let Some(gone) = of.oldest() else { break };
@@ -101,12 +102,14 @@ impl Recent {
 
 impl OfSession {
     fn find(&self, key: &str, digest: u64, now: u64) -> Option<&Kept> {
-        let is = |kept: &&Kept| kept.digest == digest && kept.answered.key == key && !is_over(kept.at, now);
-        self.kept.iter().find(is)
+        let alike = self.digests.iter().enumerate().filter(|(_, known)| **known == digest);
+        let mut alike = alike.filter_map(|(place, _)| self.kept.get(place));
+        alike.find(|kept| kept.answered.key == key && !is_over(kept.at, now))
     }
 
     /// Lets go of its oldest answer, and says how large it was.
     fn oldest(&mut self) -> Option<usize> {
+        self.digests.pop_front();
         let size = self.kept.pop_front()?.answered.size();
         self.bytes -= size;
         Some(size)
@@ -160,6 +163,7 @@ mod tests {
         }
         assert_eq!(recent.order.len(), MOST);
         assert_eq!(recent.sessions.values().map(|of| of.kept.len()).sum::<usize>(), MOST);
+        assert!(recent.sessions.values().all(|of| of.kept.len() == of.digests.len()));
         let kept = recent.sessions.values().flat_map(|of| &of.kept);
         let bytes = kept.map(|kept| kept.answered.size()).sum::<usize>();
         assert_eq!(recent.bytes, bytes);
