@@ -81,7 +81,7 @@ impl Answered {
     pub const BARE: usize = 512;
     /// Most bytes of answers that are kept for one session. A larger one is not kept at all.
     pub const BYTES: usize = 1 << 20;
-    /// How long one is kept, in milliseconds.
+    /// How long one is kept at least, in milliseconds.
     pub const KEPT_MS: u64 = 600_000;
 
     /// How many are kept with this one.

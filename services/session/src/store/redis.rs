@@ -184,7 +184,10 @@ impl Redis {
                 .rewrite(id, &Instead::Of(version), (epoch, by), (version + 1, &whole), answered)
                 .await;
         };
-        let places = Places::new(&self.keys, id, parts.logs.iter().map(|(stream, _)| *stream));
+        let mut places = Places::new(&self.keys, id, parts.logs.iter().map(|(stream, _)| *stream));
+        if commit.answered.is_none() {
+            places = places.without_done();
+        }
         let mut cmd = SCRIPTS.commit.call(places.all());
         let look = if fields::begins(commit.changes) { "" } else { "look" };
         cmd.arg(epoch.0).arg(version).arg(version + 1).arg(by).arg(self.life_ms()).arg(look);

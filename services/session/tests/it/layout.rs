@@ -85,6 +85,32 @@ async fn answers_are_let_go_of_together_and_live_as_long_as_the_last_one() {
     writer.version += 1;
     assert_eq!(writer.attempt(&[], Some(answered("l"))).await, Ok(()));
     assert!(left_ms(&server, &done).await <= 610_000, "most answers leave it alone");
+
+    // As a writer leaves it whose clock is far ahead.
+    let _: i64 = server.ask(&["HSET", &done, "until", "9999999999999"]).await;
+    writer.version += 1;
+    assert_eq!(writer.attempt(&[], Some(answered("m"))).await, Ok(()));
+    assert!(left_ms(&server, &done).await > 610_000);
+    writer.version += 1;
+    assert_eq!(store.answered(&writer.id, "m").await, Ok(Some(answered("m"))));
+}
+
+#[tokio::test]
+async fn answers_look_to_their_session_when_they_are_prolonged() {
+    let server = Server::start(&[]);
+    let store = connect(&config(&[&server])).await;
+    let mut writer = Writer::begin(&store, 1).await;
+    let done = writer.key().replace(":sess:", ":done:");
+    let idle = i64::try_from(IDLE.as_millis()).unwrap();
+    for (is_due, key) in [(true, "a"), (false, "b"), (true, "c")] {
+        if is_due {
+            let _: i64 = server.ask(&["HDEL", &done, "until"]).await;
+        }
+        let _: i64 = server.ask(&["PEXPIRE", &writer.key(), &(idle / 2).to_string()]).await;
+        assert_eq!(writer.attempt(&[], Some(answered(key))).await, Ok(()));
+        writer.version += 1;
+        assert_eq!(left_ms(&server, &writer.key()).await > idle / 2, is_due, "{key}");
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 -- Behind every script that changes a session: writes what is said from ARGV[at] on. `ver` is the version to be, `by` the writer,
 -- `life` in ms, `look` whether it is to be seen to how long the session has still to live.
 -- ARGV: fields to set (number, then names and values), fields to delete (number, names), steps of logs (number, then for each the
--- place of its key in KEYS, what is to be done and with what), and what is to be remembered (0, or 1 and three more, see below).
+-- place of its key in KEYS, what is to be done and with what), and what is to be remembered (0, or 1 and five more, see below).
 -- Zeros at the end are left out.
 -- Answers 1, or 2 if the life of the session was renewed and that of its other keys should be.
 --
--- Written in one piece and with few numbers: for each call Redis makes every function anew, and a number is text outside of Lua.
+-- Written in one piece, with few numbers and few texts: for each call Redis makes every function anew, a number is text outside of
+-- Lua, and of each text that is made inside Lua reads every byte.
 local session = KEYS[2]
 local first, last = at + 1, at + ARGV[at]
 local gone = last + 2
@@ -46,15 +47,15 @@ if deleted ~= '0' then
 end
 
 -- The answer ARGV[at + 2] is kept under ARGV[at + 1] for $KEPT_MS and some more. Entry n of the hash is that of the nth answer: its
--- bytes and its name, ARGV[at + 3]. At least the last $MOST are kept, $BARE behind one that is a status and a space alone, and half as
--- many again before the oldest of them go together, unless all have more than $BYTES.
+-- bytes and its name, ARGV[at + 3]. At least the last ARGV[at + 5] are kept, and half as many again before the oldest of them go
+-- together, unless all have more than $BYTES. ARGV[at + 4] is the date of the writer.
 if ARGV[at] == '1' then
     local done, name = KEYS[3], 'k' .. ARGV[at + 1]
     local head = call('HMGET', done, 'next', 'oldest', 'bytes', 'until', name)
     if not head[5] then
-        local place, entry = head[1] or '0', ARGV[at + 3]
+        local place, entry, now, most = head[1] or '0', ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
         local oldest, bytes = head[2] or '0', (head[3] or 0) + string.match(entry, '^%d+')
-        local coming, due, most = place + 1, 0, #ARGV[at + 2] == 4 and $BARE or $MOST
+        local coming, due = place + 1, 0
         if coming - oldest > most * 1.5 then
             due = coming - most
         end
@@ -70,15 +71,15 @@ if ARGV[at] == '1' then
             call('HDEL', done, unpack(some))
             oldest = next
         end
-        -- Seconds, and microseconds without leading zeros.
-        local time = call('TIME')
-        local micros = time[2]
-        local now = time[1] .. (#micros == 6 and string.sub(micros, 1, 3) or string.sub(1000000 + micros, 2, 4))
-        call('HSET', done, name, now .. ' ' .. ARGV[at + 2], place, entry, 'next', coming, 'oldest', oldest, 'bytes', bytes)
-        -- The key lives longer than it has to, so that only some answers prolong it.
-        if not head[4] or tonumber(now) > tonumber(head[4]) then
+        call('HSET', done, name, ARGV[at + 2], place, entry, 'next', coming, 'oldest', oldest, 'bytes', bytes)
+        -- The key lives longer than it has to, so that only some answers prolong it, and look to the session. Clocks of writers differ:
+        -- what one that is ahead has left is not waited for.
+        local left = (head[4] or 0) - now
+        if left < 0 or left > $KEPT_MS * 0.1 then
             call('HSET', done, 'until', string.format('%.0f', now + $KEPT_MS * 0.1))
             call('PEXPIRE', done, string.format('%.0f', $KEPT_MS * 1.1))
+        else
+            look = false
         end
     end
 end

@@ -49,8 +49,6 @@ impl Source {
     fn of(parts: &[&str]) -> Self {
         let code = parts
             .concat()
-            .replace("$MOST", &Answered::MOST.to_string())
-            .replace("$BARE", &Answered::BARE.to_string())
             .replace("$BYTES", &Answered::BYTES.to_string())
             .replace("$KEPT_MS", &Answered::KEPT_MS.to_string())
             .replace("$OVER_MS", &OVER_MS.to_string());
