@@ -86,13 +86,17 @@ async fn answers_are_let_go_of_together_and_live_as_long_as_the_last_one() {
     assert_eq!(writer.attempt(&[], Some(answered("l"))).await, Ok(()));
     assert!(left_ms(&server, &done).await <= 610_000, "most answers leave it alone");
 
-    // As a writer leaves it whose clock is far ahead.
-    let _: i64 = server.ask(&["HSET", &done, "until", "9999999999999"]).await;
-    writer.version += 1;
-    assert_eq!(writer.attempt(&[], Some(answered("m"))).await, Ok(()));
-    assert!(left_ms(&server, &done).await > 610_000);
-    writer.version += 1;
-    assert_eq!(store.answered(&writer.id, "m").await, Ok(Some(answered("m"))));
+    // As another owner leaves it, whose clock is ahead, far or not.
+    let until: String = server.ask(&["HGET", &done, "until"]).await;
+    let (date, _epoch) = until.split_once('.').unwrap();
+    for until in ["9999999999999.7", &format!("{date}.7"), date] {
+        let _: i64 = server.ask(&["HSET", &done, "until", until]).await;
+        let _: i64 = server.ask(&["PEXPIRE", &done, "610000"]).await;
+        writer.version += 1;
+        assert_eq!(writer.attempt(&[], Some(answered(until))).await, Ok(()));
+        assert!(left_ms(&server, &done).await > 610_000, "{until}");
+        assert_eq!(store.answered(&writer.id, until).await, Ok(Some(answered(until))));
+    }
 }
 
 #[tokio::test]
@@ -111,6 +115,9 @@ async fn answers_look_to_their_session_when_they_are_prolonged() {
         writer.version += 1;
         assert_eq!(left_ms(&server, &writer.key()).await > idle / 2, is_due, "{key}");
     }
+    // One that is written anew as a whole has no end from before.
+    assert_eq!(writer.attempt(&[Change::Ended], Some(answered("d"))).await, Ok(()));
+    assert!(left_ms(&server, &writer.key()).await > idle);
 }
 
 #[tokio::test]

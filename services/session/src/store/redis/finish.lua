@@ -1,5 +1,5 @@
 -- Behind every script that changes a session: writes what is said from ARGV[at] on. `ver` is the version to be, `by` the writer,
--- `life` in ms, `look` whether it is to be seen to how long the session has still to live.
+-- `life` in ms, `look` whether it is to be seen to how long the session has still to live; `new` if it has no end yet.
 -- ARGV: fields to set (number, then names and values), fields to delete (number, names), steps of logs (number, then for each the
 -- place of its key in KEYS, what is to be done and with what), and what is to be remembered (0, or 1 and five more, see below).
 -- Zeros at the end are left out.
@@ -72,14 +72,14 @@ if ARGV[at] == '1' then
             oldest = next
         end
         call('HSET', done, name, ARGV[at + 2], place, entry, 'next', coming, 'oldest', oldest, 'bytes', bytes)
-        -- The key lives longer than it has to, so that only some answers prolong it, and look to the session. Clocks of writers differ:
-        -- what one that is ahead has left is not waited for.
-        local left = (head[4] or 0) - now
-        if left < 0 or left > $KEPT_MS * 0.1 then
-            call('HSET', done, 'until', string.format('%.0f', now + $KEPT_MS * 0.1))
+        -- The key lives longer than it has to, so that only some answers prolong it, and look to the session. Clocks differ, so each
+        -- owner waits for a date of its own: `<date>.<epoch>`.
+        local date, whose = string.match(head[4] or '', '^(%d+)%.(%d+)$')
+        if whose ~= ARGV[1] or now - date > 0 then
+            call('HSET', done, 'until', string.format('%.0f.%s', now + $KEPT_MS * 0.1, ARGV[1]))
             call('PEXPIRE', done, string.format('%.0f', $KEPT_MS * 1.1))
         else
-            look = false
+            look = look == 'new'
         end
     end
 end

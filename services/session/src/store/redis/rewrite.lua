@@ -50,4 +50,4 @@ for place, name in ipairs({ 'v', 'who', 'transport' }) do
         call('HSET', KEYS[2], name, there[place + 2])
     end
 end
-local life, look, at = ARGV[7], true, 8
+local life, look, at = ARGV[7], 'new', 8
